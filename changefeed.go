@@ -1,0 +1,290 @@
+package changefeed
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A Change is one write to a row of a table, as its subscribers see it and as the
+// write returns it.
+//
+// Old and New point to the rows that the table stores. They never change again,
+// and must not be changed by whoever gets them.
+type Change[V any] struct {
+	Seq  uint64 // position in the table's history: 1, 2, 3, ... without gaps
+	Kind Kind
+	Old  *V // the row before; nil for an insert
+	New  *V // the row after; nil for a delete
+}
+
+// Row returns the row that the change is about: New, or Old for a delete.
+func (c Change[V]) Row() *V {
+	if c.New == nil {
+		return c.Old
+	}
+	return c.New
+}
+
+// MarshalJSON returns {"old_val": ..., "new_val": ...}, with null for a row that
+// is not there, as RethinkDB writes a change.
+func (c Change[V]) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Old *V `json:"old_val"`
+		New *V `json:"new_val"`
+	}{c.Old, c.New})
+}
+
+// A Kind tells what a write did to its row.
+type Kind uint8
+
+const (
+	None   Kind = iota // nothing: the row was and is equal to what was written
+	Insert             // the row is new
+	Update             // the row was there, and is another one now
+	Delete             // the row is gone
+)
+
+// String returns "none", "insert", "update" or "delete".
+func (k Kind) String() string {
+	switch k {
+	case None:
+		return "none"
+	case Insert:
+		return "insert"
+	case Update:
+		return "update"
+	case Delete:
+		return "delete"
+	}
+	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+// DefaultBuffer is the number of changes buffered for a subscriber, as in
+// RethinkDB.
+const DefaultBuffer = 100_000
+
+// A FeedOption is an option of [Table.Changes]. Of an option that is given twice,
+// the last one counts.
+type FeedOption func(*feedConfig)
+
+type feedConfig struct {
+	name   string
+	buffer int
+}
+
+// Buffer sets how many changes are buffered for the subscriber, in place of
+// [DefaultBuffer]. If n is below 1, the stream yields [ErrInvalidOption] and ends.
+//
+// A buffer costs memory only for what is in it, and changes that several
+// subscribers of a table have not read yet are held once for all of them.
+func Buffer(n int) FeedOption { return func(c *feedConfig) { c.buffer = n } }
+
+// Named gives the subscriber a name for [Table.Feeds].
+func Named(name string) FeedOption { return func(c *feedConfig) { c.name = name } }
+
+func newFeedConfig(opts []FeedOption) (feedConfig, error) {
+	c := feedConfig{buffer: DefaultBuffer}
+	for _, opt := range opts {
+		if opt == nil {
+			panic("changefeed: Table.Changes: nil option; leave it out")
+		}
+		opt(&c)
+	}
+	if c.buffer < 1 {
+		return c, fmt.Errorf("%w: Buffer(%d): must be at least 1", ErrInvalidOption, c.buffer)
+	}
+	return c, nil
+}
+
+// Changes subscribes to the table and returns the stream of all changes made from
+// now on, in the order of their sequence numbers: it follows RethinkDB's
+// table.changes(). A write in between is not lost, also when the stream is ranged
+// on later.
+//
+// A range waits when there is nothing to read. To break out of the loop pauses it:
+// ranging again goes on after the last change handed out, and so it does after a
+// panic in the loop's body. The stream is for one goroutine at a time: a second
+// range while one runs panics. It holds no lock while the loop's body runs, so the
+// body may write to the same table.
+//
+// Of the changes not yet handed to the loop the newest are buffered, up to
+// [Buffer]. Where older ones had to make room, the stream yields a [*SkippedError]
+// and goes on. The writers never wait for a subscriber.
+//
+// The subscription ends, and with it the range, with one of these errors, which is
+// then the only pair of every later range:
+//
+//   - the cause of ctx, when ctx is done. This comes before anything still buffered.
+//   - [ErrTableDropped], when the table is dropped, after everything still buffered.
+//   - [ErrInvalidOption], at once, for an option that cannot be.
+//
+// It also ends when the stream is garbage, so one that is forgotten costs nothing
+// once the collector has seen it; but cancel ctx where you can. Changes panics if
+// ctx is nil.
+func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Change[V]] {
+	if ctx == nil {
+		panic("changefeed: Table.Changes: nil context; pass context.Background() to follow without an end")
+	}
+	config, err := newFeedConfig(opts)
+	var sub *subscription[V]
+	if err == nil {
+		sub, err = t.subscribe(config)
+	}
+	if err != nil {
+		return failed[Change[V]](fmt.Errorf("changefeed: changes of %q: %w", t.name, err))
+	}
+	return newFeed(ctx, sub).changes
+}
+
+// A subscription is what a table and a context know of a subscriber. They must not
+// know the feed, or a forgotten one would never be garbage.
+type subscription[V any] struct {
+	window window[Change[V]]
+	feeds  *feeds[V]
+	table  string
+	name   string
+	number uint64 // in order of subscription
+	seq    uint64 // of the last change before the subscription
+	unhook func() bool
+}
+
+// end ends the subscription, from any goroutine. To end it again does nothing.
+func (s *subscription[V]) end() {
+	s.feeds.remove(s)
+	s.window.close()
+}
+
+// forget is end for a subscriber who does not wait for ctx to end it.
+func (s *subscription[V]) forget() {
+	s.unhook()
+	s.end()
+}
+
+// A feed is the subscriber's side of a subscription. A stream owns it.
+type feed[V any] struct {
+	ctx     context.Context
+	sub     *subscription[V]
+	ranging atomic.Bool
+	seq     uint64 // of the last change handed out, or told to be skipped
+	final   error  // nil until the feed has ended
+}
+
+func newFeed[V any](ctx context.Context, sub *subscription[V]) *feed[V] {
+	f := &feed[V]{ctx: ctx, sub: sub, seq: sub.seq}
+	sub.unhook = context.AfterFunc(ctx, sub.end)
+	runtime.AddCleanup(f, (*subscription[V]).forget, sub)
+	return f
+}
+
+// changes is the feed's stream.
+func (f *feed[V]) changes(yield func(Change[V], error) bool) {
+	if !f.ranging.CompareAndSwap(false, true) {
+		panic("changefeed: a second range over a stream while one runs; call Changes for each goroutine")
+	}
+	defer f.ranging.Store(false) // this also keeps f from being collected until here
+	for f.final == nil {
+		if f.ctx.Err() != nil {
+			f.finish(context.Cause(f.ctx))
+			break
+		}
+		c, skipped, ok := f.sub.window.read()
+		switch {
+		case ok:
+			f.seq = c.Seq
+			if !yield(c, nil) {
+				return
+			}
+		case skipped > 0:
+			notice := &SkippedError{Count: skipped, From: f.seq + 1, To: c.Seq - 1}
+			f.seq = notice.To
+			if !yield(Change[V]{}, notice) {
+				return
+			}
+		case f.sub.window.drained():
+			f.finish(fmt.Errorf("changefeed: changes of %q: %w", f.sub.table, ErrTableDropped))
+		default:
+			f.sub.window.wait()
+		}
+	}
+	yield(Change[V]{}, f.final)
+}
+
+func (f *feed[V]) finish(err error) {
+	f.final = err
+	f.sub.forget()
+}
+
+// A FeedInfo tells how a subscriber is doing. Since it subscribed, Delivered +
+// Skipped + Buffered changes were made.
+type FeedInfo struct {
+	Name      string // see [Named]
+	Buffered  int    // changes waiting to be read
+	Capacity  int    // of the buffer, see [Buffer]
+	Delivered uint64 // changes handed to the loop
+	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet
+	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription
+}
+
+// Feeds tells of each subscription that has not ended, in the order in which they
+// were made. Each FeedInfo is exact, but they are not all of one moment. It takes
+// time in proportion to their number, and no writer waits for it longer than for
+// one of them.
+func (t *Table[K, V]) Feeds() []FeedInfo {
+	subs := t.feeds.all()
+	infos := make([]FeedInfo, len(subs))
+	for i, s := range subs {
+		u := s.window.usage()
+		infos[i] = FeedInfo{
+			Name:      s.name,
+			Buffered:  int(u.buffered),
+			Capacity:  int(s.window.limit),
+			Delivered: u.delivered,
+			Skipped:   u.skipped,
+			Seq:       s.seq + u.pos - s.window.start,
+		}
+	}
+	return infos
+}
+
+// A feeds is the set of a table's subscriptions. It has a lock of its own, so that
+// a subscription can end while the table's lock is held. The zero value is empty.
+type feeds[V any] struct {
+	mu     sync.Mutex // a leaf; guards what follows
+	set    map[*subscription[V]]struct{}
+	number uint64 // of the last one added
+}
+
+func (f *feeds[V]) add(s *subscription[V]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.set == nil {
+		f.set = make(map[*subscription[V]]struct{})
+	}
+	f.number++
+	s.number = f.number
+	f.set[s] = struct{}{}
+}
+
+func (f *feeds[V]) remove(s *subscription[V]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.set, s)
+}
+
+// all returns the subscriptions, oldest first.
+func (f *feeds[V]) all() []*subscription[V] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	subs := make([]*subscription[V], 0, len(f.set))
+	for s := range f.set {
+		subs = append(subs, s)
+	}
+	slices.SortFunc(subs, func(a, b *subscription[V]) int { return cmp.Compare(a.number, b.number) })
+	return subs
+}

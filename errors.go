@@ -1,0 +1,76 @@
+package changefeed
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+)
+
+// The conditions that a caller can meet. What is returned wraps one of them and
+// says which operation on which table met it, and with which key; tell them apart
+// with [errors.Is].
+var (
+	// ErrDuplicateKey: an insert of a row whose key is in the table, be the rows
+	// equal or not. [Table.Upsert] inserts or replaces.
+	ErrDuplicateKey = errors.New("duplicate primary key")
+
+	// ErrNotFound: an update, replace or delete of a row that is not in the table.
+	ErrNotFound = errors.New("no row with primary key")
+
+	// ErrKeyChanged: a function handed to [Table.Update] or [Table.Compute] gave the
+	// row another key. To move a row, delete it and insert it.
+	ErrKeyChanged = errors.New("a write must not change primary key")
+
+	// ErrTableDropped: the table was dropped. It ends the streams of the table's
+	// changes, after everything that they still had buffered.
+	ErrTableDropped = errors.New("table dropped")
+
+	// ErrInvalidOption: a [FeedOption] was given a value that it does not take.
+	ErrInvalidOption = errors.New("invalid option")
+)
+
+// A SkippedError tells that a subscriber was too slow: its buffer was full, and
+// the oldest changes in it made room for new ones. It comes in a stream at the
+// very place where the skipped changes would have come, and the stream goes on
+// after it.
+//
+// Its text and its JSON are those of RethinkDB's overflow notice. What differs is
+// what was skipped: RethinkDB discards the whole queue, here the newest changes
+// survive.
+type SkippedError struct {
+	Count    uint64 // changes skipped here, and told in no other notice
+	From, To uint64 // the sequence numbers between which they lie, both included
+}
+
+func (e *SkippedError) Error() string {
+	return fmt.Sprintf("Changefeed cache over array size limit, skipped %d elements.", e.Count)
+}
+
+// MarshalJSON returns {"error": "..."}, as RethinkDB's notice reads.
+func (e *SkippedError) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Error string `json:"error"`
+	}{e.Error()})
+}
+
+// A keyError is a failed write. Its text is made when it is asked for, for a
+// missing row may be the normal case of a program.
+type keyError struct {
+	op, table string
+	key       any
+	err       error
+}
+
+func (e *keyError) Error() string {
+	key := fmt.Sprint(e.key)
+	if reflect.ValueOf(e.key).Kind() == reflect.String {
+		key = fmt.Sprintf("%q", key)
+	}
+	if errors.Is(e.err, ErrTableDropped) {
+		return fmt.Sprintf("changefeed: %s %q: %v, primary key %s", e.op, e.table, e.err, key)
+	}
+	return fmt.Sprintf("changefeed: %s %q: %v %s", e.op, e.table, e.err, key)
+}
+
+func (e *keyError) Unwrap() error { return e.err }

@@ -1,0 +1,98 @@
+package changefeed
+
+import "sync/atomic"
+
+// A Stream is a sequence of elements and errors that is followed with a range loop:
+//
+//	for v, err := range stream {
+//		if err != nil {
+//			log.Print(err)
+//			continue
+//		}
+//		// use v
+//	}
+//
+// An element comes with a nil error; an error comes with the zero element. An
+// error need not end the stream (a [SkippedError] does not), and one that ends it
+// is its last pair, so the loop above is always right. To leave the error out, as
+// in for v := range stream, takes the zero element of an error for an element.
+//
+// The loop runs in the caller's goroutine, and no lock is held while its body
+// runs. Whether a range waits, what ends it, and whether a stream may be ranged
+// again is told where the stream comes from: see [Table.Changes].
+//
+// Stages are chained behind a stream: [Stream.Filter], [Stream.Map],
+// [Stream.Limit] and the function [Map]. They run in the loop's goroutine, for one
+// element at a time, pass errors through untouched, and never hand an error to a
+// user's function; a panic in such a function reaches the loop's caller. There is
+// no Count, Reduce, Sort or Group: a stream of changes never ends, and what would
+// never return does not exist here.
+//
+// To pull from a stream, use iter.Pull2(iter.Seq2[T, error](stream)); stop must be
+// called in the end, for until then the range counts as running.
+type Stream[T any] func(yield func(T, error) bool)
+
+// Filter returns the stream of those elements for which keep returns true, and of
+// all errors. It panics if keep is nil.
+func (s Stream[T]) Filter(keep func(T) bool) Stream[T] {
+	if keep == nil {
+		panic("changefeed: Stream.Filter: nil function; pass the predicate of the elements to keep")
+	}
+	return func(yield func(T, error) bool) {
+		s(func(v T, err error) bool {
+			if err == nil && !keep(v) {
+				return true
+			}
+			return yield(v, err)
+		})
+	}
+}
+
+// Map returns the stream of f of each element. It panics if f is nil. To get
+// elements of another type, use the function [Map].
+func (s Stream[T]) Map(f func(T) T) Stream[T] { return Map(s, f) }
+
+// Limit returns the stream of the first n elements, over all of its ranges
+// together, and of the errors before the last of them. It ends with the n-th
+// element, without waiting for another and without an error; if n is below 1, it
+// ends at once. The stream s can be ranged on.
+func (s Stream[T]) Limit(n int) Stream[T] {
+	var left atomic.Int64 // atomic, so that a second range meets the panic of s and not a data race
+	left.Store(int64(n))
+	return func(yield func(T, error) bool) {
+		if left.Load() < 1 {
+			return
+		}
+		s(func(v T, err error) bool {
+			if err != nil {
+				return yield(v, err)
+			}
+			last := left.Add(-1) < 1
+			return yield(v, nil) && !last
+		})
+	}
+}
+
+// Map returns the stream of f of each element of s. It panics if f is nil.
+func Map[T, U any](s Stream[T], f func(T) U) Stream[U] {
+	if f == nil {
+		panic("changefeed: Map: nil function; pass the function to apply to each element")
+	}
+	return func(yield func(U, error) bool) {
+		s(func(v T, err error) bool {
+			if err != nil {
+				var zero U
+				return yield(zero, err)
+			}
+			return yield(f(v), nil)
+		})
+	}
+}
+
+// failed returns the stream whose every range yields err and ends.
+func failed[T any](err error) Stream[T] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		yield(zero, err)
+	}
+}

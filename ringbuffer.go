@@ -1,0 +1,440 @@
+package changefeed
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Pages start small, so that a ring which sees few elements costs little, and
+// double up to maxPage. At 256 slots the mutex that a reader takes once a page
+// no longer shows: pages of 64 cost 1.6 times as much with 1,000 readers, pages
+// of 512 gain nothing (BenchmarkFanOut).
+const (
+	minPage = 8
+	maxPage = 256
+)
+
+// A ring keeps a sequence of elements for any number of readers, each of which
+// sees a bounded ring buffer of its own. What they see is stored once: elements
+// lie in pages that are written once and never again, and a reader is a [window]
+// on them, that is a position, a limit and a count of what it lost. An append
+// therefore costs the same whatever the number of readers, and readers that
+// stalled at one place hold what one of them holds.
+//
+// Elements are numbered by position, from 0. The end is the position of the next
+// element; a slot is written before the end passes it, and read only below the
+// end, so that reading takes no lock:
+//
+//	R1  A slot is written once, before the ring's end covers it; it is read only
+//	    below that end.
+//	R2  appended = delivered + skipped + buffered, for every window, at any time.
+//	R3  To within a page, the ring holds what some window may still read and
+//	    nothing else, whatever the others' limits; a stalled window pins one page.
+//
+// Pages do not point to each other, or a stalled window would hold all that came
+// after the page it stands on. The ring keeps a directory of them instead. Each
+// page counts the windows that stand on it, by limit, and the oldest one is
+// dropped as soon as none of those may still read it: their next read jumps over
+// it in any case, so they are counted on the next page from then on.
+//
+// The calls of open, append and close must not overlap; everything else may be
+// called at any time. mu is a leaf: it is held for a few steps of the ring's own,
+// never while a user's code runs. A reader takes it at a page's end, when it has
+// fallen too far behind, and to wait; append takes it to add a page, and wake when
+// somebody waits.
+//
+// The zero value is an empty ring without readers.
+type ring[T any] struct {
+	end    atomic.Uint64           // stored by append alone
+	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: nobody reads
+	closed atomic.Bool             // nothing will be appended any more
+	parked atomic.Int64            // length of queue; changes under mu
+
+	mu      sync.Mutex // guards what follows, and standing of each page
+	pages   []*page[T] // the directory, oldest first; the last is tail
+	windows int        // open ones
+	queue   queue[T]   // windows that wait
+}
+
+// A page holds the elements at the positions from first up to, not including, end.
+type page[T any] struct {
+	first    uint64
+	slots    []T
+	standing tally // the windows that stand here; guarded by ring.mu
+}
+
+// end returns the position after the page's last slot.
+func (p *page[T]) end() uint64 { return p.first + uint64(len(p.slots)) }
+
+// append adds v at the end. Without a reader it does nothing. It never waits for
+// one. The caller calls wake afterwards, when it holds no lock.
+func (r *ring[T]) append(v T) {
+	p := r.tail.Load()
+	if p == nil {
+		return
+	}
+	end := r.end.Load()
+	if end == p.end() {
+		if p = r.grow(end); p == nil {
+			return
+		}
+	}
+	p.slots[end-p.first] = v
+	r.end.Store(end + 1) // R1: after the slot, for readers take no lock
+}
+
+// grow adds a page for the element at end, unless the last window left.
+func (r *ring[T]) grow(end uint64) *page[T] {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.windows == 0 {
+		return nil
+	}
+	return r.addPageLocked(end)
+}
+
+func (r *ring[T]) addPageLocked(end uint64) *page[T] {
+	size := minPage
+	if tail := r.tail.Load(); tail != nil {
+		size = min(2*len(tail.slots), maxPage)
+	}
+	p := &page[T]{first: end, slots: make([]T, size)}
+	r.pages = append(r.pages, p)
+	r.tail.Store(p)
+	r.trimLocked()
+	return p
+}
+
+// close ends the ring: readers get what is still buffered, and then nothing more.
+// The caller calls wake afterwards.
+func (r *ring[T]) close() { r.closed.Store(true) }
+
+// open makes w a window on the elements from here on, of which it buffers at most
+// limit. It stands on a page from the start, so that a ring has a tail for as long
+// as it has a window.
+func (r *ring[T]) open(w *window[T], limit uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.windows++
+	end := r.end.Load()
+	p := r.tail.Load()
+	if p == nil || p.end() == end {
+		p = r.addPageLocked(end)
+	}
+	w.ring, w.limit, w.start = r, limit, end
+	w.wakeup = make(chan struct{}, 1)
+	w.pos.Store(end)
+	w.standLocked(p)
+}
+
+// findLocked returns the page that holds pos, which must be held.
+func (r *ring[T]) findLocked(pos uint64) *page[T] {
+	i, found := slices.BinarySearchFunc(r.pages, pos, func(p *page[T], pos uint64) int {
+		return cmp.Compare(p.first, pos)
+	})
+	if !found {
+		i--
+	}
+	return r.pages[i]
+}
+
+// trimLocked drops the oldest pages that no window may still read.
+func (r *ring[T]) trimLocked() { // R3
+	if r.windows == 0 {
+		r.pages = nil
+		r.tail.Store(nil)
+		return
+	}
+	end := r.end.Load()
+	for len(r.pages) > 1 { // the tail is always needed
+		oldest, next := r.pages[0], r.pages[1]
+		if oldest.standing.largest() > end-oldest.end() {
+			return
+		}
+		next.standing.merge(&oldest.standing)
+		r.pages[0] = nil // the array behind the directory outlives its first element
+		r.pages = r.pages[1:]
+	}
+}
+
+// wake wakes up to n of the windows that wait although there is something for
+// them to read.
+//
+// Whoever appends wakes one, and each window that was woken wakes two more before
+// it does anything else, so that an append pays for one, whatever the crowd, and
+// a crowd wakes in the logarithm of its number of turns (BenchmarkParked). None is
+// forgotten: the queue is in order of position, for a window enters it when it has
+// read to the end and the end only grows. So if the first in the queue has nothing
+// to read, none has; and if it has, it is taken off and answers for those behind
+// it.
+func (r *ring[T]) wake(n int) {
+	for range n {
+		w := r.takeParked()
+		if w == nil {
+			return
+		}
+		w.wakeup <- struct{}{}
+	}
+}
+
+// takeParked takes the window that has waited longest off the queue, if there is
+// something for it to read. The caller owes it a send.
+func (r *ring[T]) takeParked() *window[T] {
+	// An append stores the end before it looks here, and a window enters the queue
+	// before it looks at the end: one of the two sees the other.
+	if r.parked.Load() == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.queue.front
+	if w == nil || !w.readyLocked() {
+		return nil
+	}
+	w.leaveQueueLocked()
+	return w
+}
+
+// A window is one reader's bounded ring buffer: the newest limit elements at most
+// of those that came after it was opened and that it has not read. next, drained
+// and wait are for one goroutine at a time; close and usage are for any.
+type window[T any] struct {
+	ring   *ring[T]
+	limit  uint64
+	start  uint64                  // position when it was opened
+	pos    atomic.Uint64           // of the next element to read
+	lost   atomic.Uint64           // elements skipped and told; changes under ring.mu
+	page   atomic.Pointer[page[T]] // where it stands; changes under ring.mu; nil: closed
+	wakeup chan struct{}           // gets one value for each time it leaves the queue by another's hand
+
+	// The place in ring.queue; guarded by ring.mu.
+	queued     bool
+	prev, next *window[T]
+}
+
+// read returns the oldest element that was not read, with ok.
+//
+// If elements were dropped before it, read returns the number of those first,
+// with ok false and the element that the following call would return if nothing
+// were appended before it. If there is nothing to read, it returns 0 and false.
+func (w *window[T]) read() (v T, skipped uint64, ok bool) {
+	p, pos := w.page.Load(), w.pos.Load()
+	// One comparison for both: nothing unread wraps around to the largest number.
+	if w.ring.end.Load()-pos-1 >= w.limit || p == nil || pos >= p.end() {
+		return w.readFar()
+	}
+	v = p.slots[pos-p.first]
+	w.pos.Store(pos + 1)
+	return v, 0, true
+}
+
+// readFar is read where the window must move to another page, or may have to.
+func (w *window[T]) readFar() (v T, skipped uint64, ok bool) {
+	r, pos := w.ring, w.pos.Load()
+	if r.end.Load() == pos {
+		return v, 0, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.page.Load() == nil {
+		return v, 0, false
+	}
+	if unread := r.end.Load() - pos; unread > w.limit {
+		skipped = unread - w.limit
+		pos += skipped
+		w.lost.Add(skipped) // R2: with pos, under mu
+		w.pos.Store(pos)
+	}
+	p := r.findLocked(pos)
+	if p != w.page.Load() {
+		w.unstandLocked()
+		w.standLocked(p)
+		r.trimLocked()
+	}
+	v = p.slots[pos-p.first]
+	if skipped > 0 {
+		return v, skipped, false
+	}
+	w.pos.Store(pos + 1)
+	return v, 0, true
+}
+
+// drained reports whether the ring is closed and w has read all of it.
+func (w *window[T]) drained() bool {
+	// The end is loaded after closed: what came before the close counts.
+	return w.ring.closed.Load() && w.ring.end.Load() == w.pos.Load()
+}
+
+// wait returns when there is something to read, or the ring or w is closed; at
+// once if that is so already. No wake-up is lost (F3): the window is in the queue
+// before it looks for the last time.
+func (w *window[T]) wait() {
+	if w.park() {
+		<-w.wakeup
+		w.ring.wake(2)
+	}
+}
+
+// park puts w into the queue, unless there is no need to wait.
+func (w *window[T]) park() bool {
+	w.ring.mu.Lock()
+	defer w.ring.mu.Unlock()
+	w.enterQueueLocked()
+	return w.stayLocked()
+}
+
+// stayLocked takes w off the queue again if there is no need to wait.
+func (w *window[T]) stayLocked() bool {
+	if !w.readyLocked() {
+		return true
+	}
+	w.leaveQueueLocked()
+	return false
+}
+
+// readyLocked reports whether w need not wait.
+func (w *window[T]) readyLocked() bool {
+	return w.page.Load() == nil || w.ring.end.Load() != w.pos.Load() || w.ring.closed.Load()
+}
+
+// close gives up the window: it holds nothing any more, its reads find nothing,
+// and if it waits it is woken. To close it again does nothing.
+func (w *window[T]) close() {
+	if w.closeAndUnpark() {
+		w.wakeup <- struct{}{}
+	}
+}
+
+// closeAndUnpark reports whether w was waiting: it is owed a send then.
+func (w *window[T]) closeAndUnpark() (parked bool) {
+	r := w.ring
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.page.Load() == nil {
+		return false
+	}
+	w.unstandLocked()
+	r.windows--
+	r.trimLocked()
+	if w.queued {
+		w.leaveQueueLocked()
+		return true
+	}
+	return false
+}
+
+// standLocked makes p the page on which w stands.
+func (w *window[T]) standLocked(p *page[T]) {
+	w.page.Store(p)
+	p.standing.add(w.limit, 1)
+}
+
+// unstandLocked takes w off its page, which need not be held any more: those who
+// stood on a dropped page are counted on the oldest one.
+func (w *window[T]) unstandLocked() {
+	p := w.page.Load()
+	if oldest := w.ring.pages[0]; p.first < oldest.first {
+		p = oldest
+	}
+	p.standing.add(w.limit, -1)
+	w.page.Store(nil)
+}
+
+// A usage tells what became of the elements appended since a window was opened.
+type usage struct {
+	pos                          uint64 // of the next element to read
+	delivered, skipped, buffered uint64
+}
+
+// usage is exact at one moment during the call. R2
+func (w *window[T]) usage() usage {
+	w.ring.mu.Lock() // so that pos and lost are of one moment
+	defer w.ring.mu.Unlock()
+	pos, end := w.pos.Load(), w.ring.end.Load()
+	for now := w.pos.Load(); now != pos; now = w.pos.Load() {
+		pos, end = now, w.ring.end.Load()
+	}
+	u := usage{pos: pos, skipped: w.lost.Load()}
+	u.delivered = pos - w.start - u.skipped
+	u.buffered = min(end-pos, w.limit)
+	u.skipped += end - pos - u.buffered
+	return u
+}
+
+// A queue is a list of the windows that wait, in order of arrival. Its links are
+// in the windows, so that waiting allocates nothing and one that is cancelled
+// leaves at once, from the middle.
+type queue[T any] struct{ front, back *window[T] }
+
+func (w *window[T]) enterQueueLocked() {
+	q := &w.ring.queue
+	w.queued, w.prev = true, q.back
+	if q.back == nil {
+		q.front = w
+	} else {
+		q.back.next = w
+	}
+	q.back = w
+	w.ring.parked.Add(1)
+}
+
+func (w *window[T]) leaveQueueLocked() {
+	q := &w.ring.queue
+	if w.prev == nil {
+		q.front = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		q.back = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	w.queued, w.prev, w.next = false, nil, nil
+	w.ring.parked.Add(-1)
+}
+
+// A tally counts windows by their limits, largest limit first. Few different ones
+// are the rule, so it is a sorted slice.
+type tally []limitCount
+
+type limitCount struct {
+	limit   uint64
+	windows int
+}
+
+// largest returns the largest limit counted, or 0.
+func (t tally) largest() uint64 {
+	if len(t) == 0 {
+		return 0
+	}
+	return t[0].limit
+}
+
+// add counts n more windows of that limit.
+func (t *tally) add(limit uint64, n int) {
+	i, found := slices.BinarySearchFunc(*t, limit, func(c limitCount, limit uint64) int {
+		return cmp.Compare(limit, c.limit)
+	})
+	if !found {
+		*t = slices.Insert(*t, i, limitCount{limit: limit})
+	}
+	(*t)[i].windows += n
+	if (*t)[i].windows == 0 {
+		*t = slices.Delete(*t, i, i+1)
+	}
+}
+
+// merge moves all of from to t. It adds the shorter one to the longer, so that
+// many stalled windows are not moved one by one from page to page.
+func (t *tally) merge(from *tally) {
+	if len(*from) > len(*t) {
+		*t, *from = *from, *t
+	}
+	for _, c := range *from {
+		t.add(c.limit, c.windows)
+	}
+	*from = nil
+}

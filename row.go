@@ -1,0 +1,188 @@
+package changefeed
+
+import "reflect"
+
+// How a table copies and compares its rows is settled once, when it is made, by
+// the type of the rows alone. The rules, which the package documentation gives to
+// users, are in chooseCopy and chooseEqual.
+
+// chooseCopy returns the function that makes the copy which an update may edit.
+func chooseCopy[V any]() func(row *V) *V {
+	switch t, p := reflect.TypeFor[V](), reflect.TypeFor[*V](); {
+	case has[interface{ Clone() V }](p): // also for a method on V itself
+		return func(row *V) *V {
+			return new(any(row).(interface{ Clone() V }).Clone())
+		}
+	case has[interface{ Clone() *V }](p):
+		return func(row *V) *V { return any(row).(interface{ Clone() *V }).Clone() }
+	case has[interface{ Clone() V }](t): // V is a pointer or an interface: *V has no methods
+		return func(row *V) *V {
+			return new(any(*row).(interface{ Clone() V }).Clone())
+		}
+	case has[interface{ Clone() *V }](t):
+		return func(row *V) *V { return any(*row).(interface{ Clone() *V }).Clone() }
+	case isFlat(t):
+		return func(row *V) *V { return new(*row) }
+	}
+	return func(row *V) *V {
+		dst := new(*row)
+		var c copier
+		c.detach(reflect.ValueOf(dst).Elem())
+		return dst
+	}
+}
+
+// chooseEqual returns the function that decides whether a write is no change.
+func chooseEqual[V any]() func(a, b *V) bool {
+	switch t, p := reflect.TypeFor[V](), reflect.TypeFor[*V](); {
+	case has[interface{ Equal(V) bool }](p):
+		return func(a, b *V) bool { return any(a).(interface{ Equal(V) bool }).Equal(*b) }
+	case has[interface{ Equal(*V) bool }](p):
+		return func(a, b *V) bool { return any(a).(interface{ Equal(*V) bool }).Equal(b) }
+	case has[interface{ Equal(V) bool }](t):
+		return func(a, b *V) bool { return any(*a).(interface{ Equal(V) bool }).Equal(*b) }
+	case has[interface{ Equal(*V) bool }](t):
+		return func(a, b *V) bool { return any(*a).(interface{ Equal(*V) bool }).Equal(b) }
+	case isStrictlyComparable(t) && isFlat(t):
+		// What is not flat has pointers that a copy does not share, so an update
+		// that changes nothing would never be equal to what it began with.
+		return func(a, b *V) bool { return any(*a) == any(*b) }
+	}
+	return func(a, b *V) bool { return reflect.DeepEqual(a, b) }
+}
+
+// has reports whether t has the methods of I.
+func has[I any](t reflect.Type) bool { return t.Implements(reflect.TypeFor[I]()) }
+
+// isStrictlyComparable reports whether == on values of t compares all of them and
+// cannot panic: there is no interface inside.
+func isStrictlyComparable(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Interface:
+		return false
+	case reflect.Array:
+		return isStrictlyComparable(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if !isStrictlyComparable(f.Type) {
+				return false
+			}
+		}
+		return true
+	default:
+		return t.Comparable()
+	}
+}
+
+// isFlat reports whether an assignment copies all of a value of t that a copier
+// would: there is no map, slice, pointer or interface in it but behind unexported
+// fields.
+func isFlat(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Map, reflect.Slice, reflect.Pointer, reflect.Interface:
+		return false
+	case reflect.Array:
+		return isFlat(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if isCopied(f) && !isFlat(f.Type) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isCopied reports whether a copier goes into a struct's field. It cannot set an
+// unexported one, but the exported fields of an embedded struct it can.
+func isCopied(f reflect.StructField) bool {
+	return f.IsExported() || f.Anonymous && f.Type.Kind() == reflect.Struct
+}
+
+// A copier makes a plain copy of a value a deep one: it copies the maps, slices,
+// pointers and interfaces in it, as far as exported fields lead. What two places
+// refer to is one thing in the copy too, so a value may contain itself. Channels,
+// functions, map keys and what unexported fields refer to are shared.
+type copier struct {
+	seen map[reference]reflect.Value // the copies made; nil until there is one
+}
+
+// A reference is a map, slice or pointer that was met. An address alone would not
+// do: a struct and its first field have the same.
+type reference struct {
+	address uintptr
+	len     int
+	typ     reflect.Type
+}
+
+// detach puts copies in place of all that v, which it can set, refers to.
+func (c *copier) detach(v reflect.Value) {
+	if isFlat(v.Type()) {
+		return
+	}
+	switch v.Kind() {
+	case reflect.Interface:
+		if !v.IsNil() {
+			elem := reflect.New(v.Elem().Type()).Elem()
+			elem.Set(v.Elem())
+			c.detach(elem)
+			v.Set(elem)
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			c.detach(v.Index(i))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if isCopied(v.Type().Field(i)) {
+				c.detach(v.Field(i))
+			}
+		}
+	default: // a map, slice or pointer
+		if !v.IsNil() {
+			v.Set(c.copyOf(v))
+		}
+	}
+}
+
+// copyOf returns a copy of a map, a slice or what a pointer points to.
+func (c *copier) copyOf(v reflect.Value) reflect.Value {
+	ref := reference{address: v.Pointer(), typ: v.Type()}
+	if v.Kind() != reflect.Pointer {
+		ref.len = v.Len()
+	}
+	if dst, ok := c.seen[ref]; ok {
+		return dst
+	}
+	if c.seen == nil {
+		c.seen = make(map[reference]reflect.Value)
+	}
+	switch v.Kind() {
+	case reflect.Map:
+		dst := reflect.MakeMapWithSize(v.Type(), v.Len())
+		c.seen[ref] = dst // before its elements: they may refer to it
+		for key, elem := range v.Seq2() {
+			copied := reflect.New(elem.Type()).Elem()
+			copied.Set(elem)
+			c.detach(copied)
+			dst.SetMapIndex(key, copied)
+		}
+		return dst
+	case reflect.Slice:
+		dst := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		c.seen[ref] = dst
+		reflect.Copy(dst, v)
+		if !isFlat(v.Type().Elem()) {
+			for i := range dst.Len() {
+				c.detach(dst.Index(i))
+			}
+		}
+		return dst
+	default:
+		dst := reflect.New(v.Type().Elem())
+		c.seen[ref] = dst.Convert(v.Type()) // the type may have a name
+		dst.Elem().Set(v.Elem())
+		c.detach(dst.Elem())
+		return c.seen[ref]
+	}
+}
