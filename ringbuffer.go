@@ -124,7 +124,6 @@ func (r *ring[T]) open(w *window[T], limit uint64) {
 		p = r.addPageLocked(end)
 	}
 	w.ring, w.limit, w.start = r, limit, end
-	w.wakeup = make(chan struct{}, 1)
 	w.pos.Store(end)
 	w.standLocked(p)
 }
@@ -207,7 +206,7 @@ type window[T any] struct {
 	pos    atomic.Uint64           // of the next element to read
 	lost   atomic.Uint64           // elements skipped and told; changes under ring.mu
 	page   atomic.Pointer[page[T]] // where it stands; changes under ring.mu; nil: closed
-	wakeup chan struct{}           // gets one value for each time it leaves the queue by another's hand
+	wakeup chan struct{}           // gets one value for each time another takes it off the queue; nil until it waits
 
 	// The place in ring.queue; guarded by ring.mu.
 	queued     bool
@@ -369,6 +368,9 @@ func (w *window[T]) usage() usage {
 type queue[T any] struct{ front, back *window[T] }
 
 func (w *window[T]) enterQueueLocked() {
+	if w.wakeup == nil {
+		w.wakeup = make(chan struct{}, 1)
+	}
 	q := &w.ring.queue
 	w.queued, w.prev = true, q.back
 	if q.back == nil {

@@ -1,0 +1,600 @@
+package changefeed
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/btree"
+)
+
+// The figures that count are ratios within one run: a benchmark that compares runs
+// both sides in turn, in rounds, and reports the median of each and the median of
+// the rounds' ratios. ns/op and allocs/op are of the library's side, for a whole
+// round where the benchmark reports ns/write.
+
+// A bare is what a table is compared with: a B-tree under a lock, with rows and
+// descents as in a table, and nothing else.
+type bare struct {
+	mu   sync.RWMutex
+	tree *btree.BTreeG[entry[int, game]]
+}
+
+func newBare() *bare {
+	return &bare{tree: btree.NewG(degree, func(a, b entry[int, game]) bool { return a.key < b.key })}
+}
+
+func (t *bare) insert(row game) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.tree.Get(entry[int, game]{key: row.ID}); !ok {
+		t.tree.ReplaceOrInsert(entry[int, game]{row.ID, &row})
+	}
+}
+
+func (t *bare) update(key int, edit func(*game)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, ok := t.tree.Get(entry[int, game]{key: key}); ok {
+		row := *e.row
+		edit(&row)
+		t.tree.ReplaceOrInsert(entry[int, game]{key, &row})
+	}
+}
+
+func (t *bare) replace(row game) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.tree.Get(entry[int, game]{key: row.ID}); ok {
+		t.tree.ReplaceOrInsert(entry[int, game]{row.ID, &row})
+	}
+}
+
+func (t *bare) delete(key int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.tree.Get(entry[int, game]{key: key}); ok {
+		t.tree.Delete(entry[int, game]{key: key})
+	}
+}
+
+// A side is one side of a comparison; what is nil is left out, and only run timed.
+type side struct {
+	prepare, run, restore func(keys []int)
+}
+
+const round = 2000 // writes
+
+// versus times a against c in rounds, on the same random keys below limit, each at
+// most once a round.
+func versus(b *testing.B, limit int, a, c side) {
+	b.ReportAllocs()
+	random := rand.New(rand.NewPCG(1, 2))
+	keys := random.Perm(limit)
+	timed := func(s side, keys []int) float64 {
+		call(s.prepare, keys)
+		start := time.Now()
+		s.run(keys)
+		ns := float64(time.Since(start)) / round
+		call(s.restore, keys)
+		return ns
+	}
+	var as, cs, ratios []float64
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		from := random.IntN(limit - round)
+		keys := keys[from : from+round]
+		var other float64
+		if i%2 == 0 { // neither always finds the caches warm
+			other = timed(c, keys)
+		}
+		call(a.prepare, keys)
+		start := time.Now()
+		b.StartTimer()
+		a.run(keys)
+		b.StopTimer()
+		ns := float64(time.Since(start)) / round
+		call(a.restore, keys)
+		if i%2 == 1 {
+			other = timed(c, keys)
+		}
+		as, cs, ratios = append(as, ns), append(cs, other), append(ratios, ns/other)
+		b.StartTimer()
+	}
+	b.ReportMetric(median(as), "ns/write")
+	b.ReportMetric(median(cs), "other-ns/write")
+	b.ReportMetric(median(ratios), "ratio")
+}
+
+func call(f func([]int), keys []int) {
+	if f != nil {
+		f(keys)
+	}
+}
+
+func median(v []float64) float64 { return quantile(v, 0.5) }
+
+func quantile(v []float64, q float64) float64 {
+	slices.Sort(v)
+	return v[min(int(q*float64(len(v))), len(v)-1)]
+}
+
+// BenchmarkWrite: what a write costs over the tree and the lock that it needs in
+// any case, without a feed.
+func BenchmarkWrite(b *testing.B) {
+	for _, rows := range []int{1e4, 1e6} {
+		table, tree := newGames(), newBare()
+		for i := range rows {
+			table.Insert(game{ID: 2 * i})
+			tree.insert(game{ID: 2 * i})
+		}
+		score := 0
+		edit := func(g *game) { score++; g.Score = score }
+		tableInsert := func(keys []int) {
+			for _, k := range keys {
+				table.Insert(game{ID: 2*k + 1})
+			}
+		}
+		tableDelete := func(keys []int) {
+			for _, k := range keys {
+				table.Delete(2*k + 1)
+			}
+		}
+		treeInsert := func(keys []int) {
+			for _, k := range keys {
+				tree.insert(game{ID: 2*k + 1})
+			}
+		}
+		treeDelete := func(keys []int) {
+			for _, k := range keys {
+				tree.delete(2*k + 1)
+			}
+		}
+		name := fmt.Sprintf("rows=%g", float64(rows))
+		b.Run("insert/"+name, func(b *testing.B) {
+			versus(b, rows, side{run: tableInsert, restore: tableDelete}, side{run: treeInsert, restore: treeDelete})
+		})
+		b.Run("update/"+name, func(b *testing.B) {
+			versus(b, rows,
+				side{run: func(keys []int) {
+					for _, k := range keys {
+						table.Update(2*k, edit)
+					}
+				}},
+				side{run: func(keys []int) {
+					for _, k := range keys {
+						tree.update(2*k, edit)
+					}
+				}})
+		})
+		b.Run("replace/"+name, func(b *testing.B) {
+			versus(b, rows,
+				side{run: func(keys []int) {
+					for _, k := range keys {
+						score++
+						table.Replace(game{ID: 2 * k, Score: score})
+					}
+				}},
+				side{run: func(keys []int) {
+					for _, k := range keys {
+						score++
+						tree.replace(game{ID: 2 * k, Score: score})
+					}
+				}})
+		})
+		b.Run("delete/"+name, func(b *testing.B) {
+			versus(b, rows, side{tableInsert, tableDelete, nil}, side{treeInsert, treeDelete, nil})
+		})
+	}
+}
+
+// A scoreboard is a table of 10,000 rows whose writes set rising scores.
+type scoreboard struct {
+	*Table[int, game]
+	score int
+}
+
+const scoreboardRows = 10_000
+
+func newScoreboard() *scoreboard {
+	t := &scoreboard{Table: newGames()}
+	for i := range scoreboardRows {
+		t.Insert(game{ID: i})
+	}
+	return t
+}
+
+func (t *scoreboard) set(key int) {
+	t.score++
+	t.Update(key, func(g *game) { g.Score = t.score })
+}
+
+func (t *scoreboard) setAll(keys []int) {
+	for _, k := range keys {
+		t.set(k)
+	}
+}
+
+// stalled returns a scoreboard with n subscribers whose buffers are full.
+func stalled(ctx context.Context, n int) (*scoreboard, []Stream[Change[game]]) {
+	t := newScoreboard()
+	feeds := make([]Stream[Change[game]], n)
+	for i := range feeds {
+		feeds[i] = t.Changes(ctx)
+	}
+	for i := range DefaultBuffer + maxPage {
+		t.set(i % scoreboardRows)
+	}
+	return t, feeds
+}
+
+// BenchmarkStalled: a write while nobody reads and all buffers are full, so that it
+// drops. One subscriber is compared with none, and more with one.
+func BenchmarkStalled(b *testing.B) {
+	for _, n := range []int{0, 1, 100, 10_000} {
+		b.Run(fmt.Sprintf("subscribers=%d", n), func(b *testing.B) {
+			table, feeds := stalled(b.Context(), n)
+			against := 1
+			if n < 2 {
+				against = 0
+			}
+			other, otherFeeds := stalled(b.Context(), against)
+			versus(b, scoreboardRows, side{run: table.setAll}, side{run: other.setAll})
+			runtime.KeepAlive(feeds)
+			runtime.KeepAlive(otherFeeds)
+		})
+	}
+}
+
+// BenchmarkStalledMemory: bytes held for subscribers that stalled, by 250,000
+// writes with buffers of 100,000; the ratio is to one of them.
+func BenchmarkStalledMemory(b *testing.B) {
+	for _, n := range []int{1, 1000, 10_000} {
+		b.Run(fmt.Sprintf("subscribers=%d", n), func(b *testing.B) {
+			var one, all float64
+			for b.Loop() {
+				one, all = stalledBytes(1), stalledBytes(n)
+			}
+			b.ReportMetric(all, "B-held")
+			b.ReportMetric(all/one, "ratio")
+		})
+	}
+}
+
+func stalledBytes(n int) float64 {
+	t := newScoreboard()
+	ctx, cancel := context.WithCancel(context.Background())
+	before := heapBytes()
+	feeds := make([]Stream[Change[game]], n)
+	for i := range feeds {
+		feeds[i] = t.Changes(ctx)
+	}
+	for i := range 250_000 {
+		t.set(i % scoreboardRows)
+	}
+	held := heapBytes() - before
+	runtime.KeepAlive(feeds)
+	cancel()
+	for len(t.Feeds()) > 0 { // or they would be part of what the next call finds
+		runtime.Gosched()
+	}
+	return held
+}
+
+func heapBytes() float64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what the first one's cleanups released
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}
+
+// BenchmarkParked: the call of a write while all subscribers wait, with a pause of
+// 100 µs before it, and the time until all have the change; compared with a writer
+// that wakes all of them itself.
+func BenchmarkParked(b *testing.B) {
+	for _, n := range []int{1, 100, 1000, 10_000} {
+		b.Run(fmt.Sprintf("subscribers=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			ours, single, all := newCrowd(n), newCrowd(1), newCrowd(n)
+			defer ours.drop()
+			defer single.drop()
+			defer all.drop()
+			wakeAll := func(t *scoreboard, key int) {
+				t.score++
+				t.apply(key, func(old *game) (entry[int, game], error) {
+					row := *old
+					row.Score = t.score
+					return entry[int, game]{key, &row}, nil
+				})
+				t.ring.wake(math.MaxInt)
+			}
+			for b.Loop() {
+				ours.write((*scoreboard).set)
+				b.StopTimer()
+				single.write((*scoreboard).set)
+				all.write(wakeAll)
+				b.StartTimer()
+			}
+			b.ReportMetric(quantile(ours.calls, 0.5), "p50-ns")
+			b.ReportMetric(quantile(ours.calls, 0.99), "p99-ns")
+			b.ReportMetric(median(ours.awake), "awake-ns")
+			b.ReportMetric(median(all.calls), "all-p50-ns")
+			b.ReportMetric(median(all.awake), "all-awake-ns")
+			b.ReportMetric(median(ours.calls)/median(single.calls), "ratio-to-1")
+			b.ReportMetric(median(all.calls)/median(ours.calls), "all-ratio")
+		})
+	}
+}
+
+// A crowd is a scoreboard with subscribers that read whatever comes, each in a
+// goroutine of its own.
+type crowd struct {
+	*scoreboard
+	size         int
+	got          atomic.Int64 // deliveries of the write under way
+	all          chan time.Time
+	done         sync.WaitGroup
+	calls, awake []float64 // ns of each write's call, and until all had it
+}
+
+func newCrowd(n int) *crowd {
+	c := &crowd{scoreboard: newScoreboard(), size: n, all: make(chan time.Time, 1)}
+	for range n {
+		feed := c.Changes(context.Background())
+		c.done.Go(func() {
+			for _, err := range feed {
+				if err != nil {
+					return
+				}
+				if c.got.Add(1) == int64(n) {
+					c.all <- time.Now()
+				}
+			}
+		})
+	}
+	return c
+}
+
+// write waits until all wait, pauses, and times one write by set.
+func (c *crowd) write(set func(t *scoreboard, key int)) {
+	for c.ring.parked.Load() != int64(c.size) {
+		runtime.Gosched()
+	}
+	time.Sleep(100 * time.Microsecond)
+	c.got.Store(0)
+	start := time.Now()
+	set(c.scoreboard, 0)
+	c.calls = append(c.calls, float64(time.Since(start)))
+	c.awake = append(c.awake, float64((<-c.all).Sub(start)))
+}
+
+func (c *crowd) drop() {
+	c.Drop()
+	c.done.Wait()
+}
+
+// A hub is what people write by hand: a map, a mutex, and a channel of 1,024 each.
+type hub struct {
+	mu    sync.Mutex
+	rows  map[int]*game
+	chans []chan Change[game]
+	seq   uint64
+}
+
+func newHub(n int) *hub {
+	h := &hub{rows: make(map[int]*game)}
+	for i := range scoreboardRows {
+		h.rows[i] = &game{ID: i}
+	}
+	for range n {
+		h.chans = append(h.chans, make(chan Change[game], 1024))
+	}
+	return h
+}
+
+func (h *hub) update(key int, edit func(*game)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.rows[key]
+	row := *old
+	edit(&row)
+	h.rows[key] = &row
+	h.seq++
+	for _, ch := range h.chans {
+		ch <- Change[game]{Seq: h.seq, Kind: Update, Old: old, New: &row}
+	}
+}
+
+// BenchmarkFanOut: time a write until all subscribers have it, the writer never
+// pausing, over 10,000 writes; every delivery is counted. It is compared with
+// channels.
+func BenchmarkFanOut(b *testing.B) {
+	const writes = 10_000
+	for _, n := range []int{1, 10, 100, 1000, 10_000} {
+		b.Run(fmt.Sprintf("subscribers=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			var feeds, channels, ratios []float64
+			for b.Loop() {
+				f := fanOutFeeds(b, n, writes)
+				b.StopTimer()
+				c := fanOutChannels(b, n, writes)
+				feeds, channels, ratios = append(feeds, f), append(channels, c), append(ratios, c/f)
+				b.StartTimer()
+			}
+			b.ReportMetric(median(feeds), "ns/write")
+			b.ReportMetric(median(channels), "channels-ns/write")
+			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}
+
+// fanOutFeeds returns the time a write, in ns.
+func fanOutFeeds(b *testing.B, n, writes int) float64 {
+	t := newScoreboard()
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	for range n {
+		feed := t.Changes(b.Context())
+		wg.Go(func() {
+			got := 0
+			for _, err := range feed.Limit(writes) {
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				got++
+			}
+			total.Add(int64(got))
+		})
+	}
+	start := time.Now()
+	for i := range writes {
+		t.set(i % scoreboardRows)
+	}
+	wg.Wait()
+	if got := total.Load(); got != int64(n*writes) {
+		b.Errorf("%d deliveries of %d", got, n*writes)
+	}
+	return float64(time.Since(start)) / float64(writes)
+}
+
+func fanOutChannels(b *testing.B, n, writes int) float64 {
+	h := newHub(n)
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	for _, ch := range h.chans {
+		wg.Go(func() {
+			got := 0
+			for range ch {
+				got++
+			}
+			total.Add(int64(got))
+		})
+	}
+	start := time.Now()
+	for i := range writes {
+		h.update(i%scoreboardRows, func(g *game) { g.Score = i })
+	}
+	for _, ch := range h.chans {
+		close(ch)
+	}
+	wg.Wait()
+	if got := total.Load(); got != int64(n*writes) {
+		b.Errorf("%d deliveries of %d", got, n*writes)
+	}
+	return float64(time.Since(start)) / float64(writes)
+}
+
+// BenchmarkDrain: a change of a backlog through the range loop, compared with the
+// hand-off of one through an unbuffered channel.
+func BenchmarkDrain(b *testing.B) {
+	for _, stages := range []int{0, 1, 3} {
+		b.Run(fmt.Sprintf("stages=%d", stages), func(b *testing.B) {
+			b.ReportAllocs()
+			t := newScoreboard()
+			feed := t.Changes(b.Context())
+			stream := feed
+			for range stages {
+				stream = stream.Filter(func(c Change[game]) bool { return c.Kind == Update })
+			}
+			const backlog = 50_000
+			var drains, ratios []float64
+			for b.Loop() {
+				b.StopTimer()
+				for i := range backlog {
+					t.set(i % scoreboardRows)
+				}
+				left := backlog
+				b.StartTimer()
+				start := time.Now()
+				for _, err := range stream {
+					if err != nil {
+						b.Fatal(err)
+					}
+					if left--; left == 0 {
+						break
+					}
+				}
+				ns := float64(time.Since(start)) / backlog
+				b.StopTimer()
+				drains, ratios = append(drains, ns), append(ratios, handOff(backlog)/ns)
+				b.StartTimer()
+			}
+			b.ReportMetric(median(drains), "ns/change")
+			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}
+
+// handOff returns the time of a hand-off through an unbuffered channel, in ns.
+func handOff(n int) float64 {
+	ch := make(chan Change[game])
+	var wg sync.WaitGroup
+	start := time.Now()
+	wg.Go(func() {
+		for range n {
+			ch <- Change[game]{}
+		}
+	})
+	for range n {
+		<-ch
+	}
+	wg.Wait()
+	return float64(time.Since(start)) / float64(n)
+}
+
+// BenchmarkLatency: from the call of a write to the body of a loop that waits for
+// it, compared with the same update of the tree under a mutex and a send on a
+// channel.
+func BenchmarkLatency(b *testing.B) {
+	b.ReportAllocs()
+	t := newScoreboard()
+	feedGot := make(chan time.Time)
+	go func() {
+		for _, err := range t.Changes(b.Context()) {
+			if err == nil {
+				feedGot <- time.Now()
+			}
+		}
+	}()
+	tree := newBare()
+	for i := range scoreboardRows {
+		tree.insert(game{ID: i})
+	}
+	changes, chanGot := make(chan Change[game], 1024), make(chan time.Time)
+	go func() {
+		for range changes {
+			chanGot <- time.Now()
+		}
+	}()
+	defer close(changes)
+
+	var feeds, channels []float64
+	for i := 0; b.Loop(); i++ {
+		key := i * 7919 % scoreboardRows
+		time.Sleep(50 * time.Microsecond) // the readers wait by now
+		start := time.Now()
+		t.set(key)
+		feeds = append(feeds, float64((<-feedGot).Sub(start)))
+
+		time.Sleep(50 * time.Microsecond)
+		start = time.Now()
+		tree.update(key, func(g *game) { g.Score = i })
+		changes <- Change[game]{Kind: Update}
+		channels = append(channels, float64((<-chanGot).Sub(start)))
+	}
+	for _, q := range []float64{0.5, 0.99} {
+		f, c := quantile(feeds, q), quantile(channels, q)
+		b.ReportMetric(f, fmt.Sprintf("p%g-ns", q*100))
+		b.ReportMetric(c, fmt.Sprintf("channel-p%g-ns", q*100))
+		b.ReportMetric(f/c, fmt.Sprintf("ratio-p%g", q*100))
+	}
+}

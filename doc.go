@@ -1,0 +1,127 @@
+// Package changefeed holds live state in a typed, ordered, in-memory table whose
+// every write can be followed. It brings RethinkDB's table.changes() into one Go
+// process: a stream of the old and the new row of every insert, update, replace
+// and delete, read with a range loop.
+//
+//	games := changefeed.NewTable("games", func(g *Game) int { return g.ID })
+//
+//	feed := games.Changes(ctx) // subscribed from here on
+//	go func() {
+//		for c, err := range feed {
+//			if err != nil {
+//				log.Print(err) // skipped changes; in the end, why the feed ended
+//				continue
+//			}
+//			fmt.Println(c.Kind, c.Old, c.New)
+//		}
+//	}()
+//
+//	games.Insert(Game{ID: 1})
+//	games.Update(1, func(g *Game) { g.Player1 = "Bob" })
+//	games.Delete(1)
+//
+// # What is promised
+//
+// Formally: the changes of a table are numbered 1, 2, 3, ... without gaps, in the
+// order in which they were made ([Change.Seq]). A subscriber gets those after its
+// subscription in that order, each at most once. Where it is missing some, because
+// its buffer was full, it gets one [*SkippedError] in their place, with their exact
+// number, before the first change after them. With N changes unread and a buffer
+// of n, the next read yields nothing special if N <= n, and else the notice of N-n
+// before the n newest; this holds at any time, also in the middle of a backlog.
+// Since it subscribed, what was delivered, skipped and is still buffered add up to
+// what was written. A subscription ends when its context is done, and then at
+// once; or when the table is dropped, and then after all that is buffered.
+//
+// Less formally: there is one true history, and you see all of it, or you are told
+// exactly where you do not. To fold a feed without a notice over the rows there
+// were when it began gives the rows of the table.
+//
+// The writer never waits, blocks or fails because of a subscriber, and what it
+// does costs the same with one subscriber and with ten thousand: a change is
+// stored once, for all of them. It also costs the same whether they read or not,
+// but for the waking of one that waits.
+//
+// # Rows
+//
+// A row handed to the table belongs to it from then on, with all that it refers
+// to, and a stored row never changes again: a write puts another one in its place.
+// So nobody needs a lock to read a row, and in turn nobody may write to one. What
+// [Table.Get] and [Table.All] return is a copy whose top level is the caller's and
+// below which it is read-only; [Change.Old] and [Change.New] point to the stored
+// rows and are read-only altogether.
+//
+// The functions handed to [Table.Update] and [Table.Compute] get a copy that they
+// may edit. It is made by
+//
+//   - V's method Clone() V or Clone() *V, on either receiver, where there is one;
+//   - a plain copy, where V holds no map, slice, pointer or interface, or only behind
+//     unexported fields;
+//   - else a deep copy by reflection, of maps, slices, pointers and interfaces, as
+//     far as exported fields lead. What unexported fields refer to is shared, and so
+//     are channels, functions and the keys of maps. A [time.Time] is fine with that;
+//     a type that changes what its unexported fields refer to, as [math/big.Int]
+//     does, wants a Clone on the row.
+//
+// A write that leaves a row equal to what it was is no change. Rows are equal by
+//
+//   - V's method Equal(V) bool or Equal(*V) bool, on either receiver, where there is
+//     one;
+//   - ==, where V is strictly comparable (there is no interface inside) and an update
+//     gets a plain copy of it;
+//   - else [reflect.DeepEqual], which compares what pointers point to.
+//
+// A row with a NaN or with a function that is not nil is never equal to another.
+// Which of these is used is settled by V alone, when the table is made. A deep copy
+// and a deep comparison cost as reflection does; give a row that is written often
+// a Clone and an Equal.
+//
+// # Following
+//
+// [Table.Changes] returns a [Stream]. It subscribes before it returns, so nothing
+// is missed between it and the loop. The loop runs in its own goroutine, at its
+// own pace; it may break off and go on later. Always range over both values: an
+// error comes with the zero Change.
+//
+// A subscriber that only wants some of the changes puts a stage behind the stream:
+//
+//	raised := games.Changes(ctx).Filter(func(c changefeed.Change[Game]) bool {
+//		return c.Kind == changefeed.Update && c.New.Score > c.Old.Score
+//	})
+//
+// Stages never see an error: a notice of skipped changes passes through all of
+// them. A predicate must expect Old or New to be nil.
+//
+// A program whose subscriber must not skip anything gives it a larger [Buffer], or
+// lets it read the table anew after a notice: subscribe first, then read
+// [Table.All], and the changes from then on apply to what was read. They may
+// overlap: a change whose Seq is no higher than the table's when it was read has
+// been seen; take [Table.Seq] before All, and apply changes as "the row is now New",
+// which is right twice as well as once.
+//
+// # Concurrency
+//
+// All methods of a table are safe for concurrent use. The functions handed to
+// Update and Compute run while the table is locked, and must neither call the
+// table nor take long; all other functions run without a lock where they are
+// called, in the goroutine of the write or of the loop. A stream is for one
+// goroutine at a time. The package starts no goroutine of its own; context does,
+// for a moment, when a subscription's context ends.
+//
+// # Memory
+//
+// A table holds its rows; a ring of pages holds the changes that some subscriber
+// may still read, once for all subscribers. One that stalled holds at most as many
+// changes as its buffer takes, and the old rows that they refer to. A subscription
+// ends with its context; one whose stream is garbage is released by the collector.
+//
+// # Differences from RethinkDB
+//
+//   - A full buffer drops the oldest changes, one by one. RethinkDB discards the whole
+//     queue, the newest change included.
+//   - A filter cannot swallow the notice of skipped changes.
+//   - When the table is dropped, what was buffered is still delivered.
+//   - A missing row is an error to Update, Replace and Delete, not a skipped write.
+//   - Everything is typed, in process, and in memory: there is no server, no query
+//     language, no persistence.
+package changefeed
