@@ -22,6 +22,28 @@ func newPlayers() *changefeed.Table[int, Player] {
 	return changefeed.NewTable("players", func(p *Player) int { return p.ID })
 }
 
+// play writes to the table, and drops it.
+func play(players *changefeed.Table[int, Player]) {
+	players.Insert(Player{ID: 1, Name: "Bob", Score: 10})
+	players.Insert(Player{ID: 2, Name: "Alice", Score: 20})
+	players.Update(1, func(p *Player) { p.Score = 30 })
+	players.Update(2, func(p *Player) { p.Score = 15 })
+	players.Update(1, func(p *Player) { p.Name = "Robert" })
+	players.Delete(2)
+	players.Drop()
+}
+
+// show prints a stream to its end.
+func show(changes changefeed.Stream[changefeed.Change[Player]]) {
+	for c, err := range changes {
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Println(c.Seq, c.Kind, *c.Row())
+	}
+}
+
 // The first example of RethinkDB's manual page: subscribe to the changes on a table.
 func Example() {
 	type Game struct {
@@ -62,51 +84,29 @@ func ExampleStream_Filter_raisedScores() {
 	raised := players.Changes(context.Background()).Filter(func(c changefeed.Change[Player]) bool {
 		return c.Kind == changefeed.Update && c.New.Score > c.Old.Score
 	})
-
-	players.Insert(Player{ID: 1, Name: "Bob", Score: 10})
-	players.Update(1, func(p *Player) { p.Score = 30 })
-	players.Update(1, func(p *Player) { p.Score = 20 })
-	players.Delete(1)
-	players.Drop()
-
-	for c, err := range raised {
-		if err != nil {
-			break
-		}
-		fmt.Printf("%s: %d -> %d\n", c.New.Name, c.Old.Score, c.New.Score)
-	}
+	play(players)
+	show(raised)
 
 	// Output:
-	// Bob: 10 -> 30
+	// 3 update {1 Bob 30}
+	// changefeed: changes of "players": table dropped
 }
 
-// The third example of the manual page: all the changes to Bob's rows. The manual's
-// new_val.name == "Bob" misses the end of a row and its passing to somebody else.
+// The third example of the manual page: all the changes to Bob's rows.
 func ExampleStream_Filter_bob() {
 	players := newPlayers()
 	isBob := func(p *Player) bool { return p != nil && p.Name == "Bob" }
 	bob := players.Changes(context.Background()).Filter(func(c changefeed.Change[Player]) bool {
 		return isBob(c.Old) || isBob(c.New)
 	})
-
-	players.Insert(Player{ID: 1, Name: "Bob", Score: 10})
-	players.Insert(Player{ID: 2, Name: "Alice", Score: 20})
-	players.Update(1, func(p *Player) { p.Score = 30 })
-	players.Update(2, func(p *Player) { p.Score = 40 })
-	players.Delete(1)
-	players.Drop()
-
-	for c, err := range bob {
-		if err != nil {
-			break
-		}
-		fmt.Println(c.Kind, *c.Row())
-	}
+	play(players)
+	show(bob)
 
 	// Output:
-	// insert {1 Bob 10}
-	// update {1 Bob 30}
-	// delete {1 Bob 30}
+	// 1 insert {1 Bob 10}
+	// 3 update {1 Bob 30}
+	// 5 update {1 Robert 30}
+	// changefeed: changes of "players": table dropped
 }
 
 // The fourth example of the manual page: all the inserts on a table.
@@ -115,22 +115,13 @@ func ExampleStream_Filter_inserts() {
 	inserts := players.Changes(context.Background()).Filter(func(c changefeed.Change[Player]) bool {
 		return c.Old == nil
 	})
-
-	players.Insert(Player{ID: 1, Name: "Bob"})
-	players.Update(1, func(p *Player) { p.Score = 30 })
-	players.Upsert(Player{ID: 2, Name: "Alice"})
-	players.Drop()
-
-	for c, err := range inserts {
-		if err != nil {
-			break
-		}
-		fmt.Println(c.New.Name)
-	}
+	play(players)
+	show(inserts)
 
 	// Output:
-	// Bob
-	// Alice
+	// 1 insert {1 Bob 10}
+	// 2 insert {2 Alice 20}
+	// changefeed: changes of "players": table dropped
 }
 
 // What a subscriber sees that was too slow for its buffer.
