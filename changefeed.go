@@ -142,8 +142,7 @@ func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Ch
 	return newFeed(ctx, sub).changes
 }
 
-// A subscription is what a table and a context know of a subscriber. They must not
-// know the feed, or a forgotten one would never be garbage.
+// A subscription is what a table and a context know of a subscriber.
 type subscription[V any] struct {
 	window window[Change[V]]
 	feeds  *feeds[V]
@@ -154,7 +153,7 @@ type subscription[V any] struct {
 	unhook func() bool
 }
 
-// end ends the subscription, from any goroutine. To end it again does nothing.
+// end ends the subscription, from any goroutine. To end it again does nothing. F4
 func (s *subscription[V]) end() {
 	s.feeds.remove(s)
 	s.window.close()
@@ -166,7 +165,17 @@ func (s *subscription[V]) forget() {
 	s.end()
 }
 
-// A feed is the subscriber's side of a subscription. A stream owns it.
+// A feed is the subscriber's side of a subscription, which a stream owns. Its ring,
+// the table and the context refer to the subscription only, so that the feed is
+// garbage when its stream is. Of each feed it holds:
+//
+//	F1  Its changes come in sequence order, each at most once; a gap is told once,
+//	    with its exact size, before the first change after it.
+//	F2  Subscribing and its position are one step: nothing is missed, nothing double.
+//	F3  Who waits while there is something to read is woken, also when others leave
+//	    or are slow.
+//	F4  After the context is done or the table dropped, every waiting loop ends;
+//	    nothing of it stays behind.
 type feed[V any] struct {
 	ctx     context.Context
 	sub     *subscription[V]
@@ -200,7 +209,7 @@ func (f *feed[V]) changes(yield func(Change[V], error) bool) {
 			if !yield(c, nil) {
 				return
 			}
-		case skipped > 0:
+		case skipped > 0: // F1
 			notice := &SkippedError{Count: skipped, From: f.seq + 1, To: c.Seq - 1}
 			f.seq = notice.To
 			if !yield(Change[V]{}, notice) {

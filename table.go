@@ -283,7 +283,7 @@ func (t *Table[K, V]) drop() {
 	t.ring.close()
 }
 
-// subscribe adds a subscriber to all changes from here on.
+// subscribe adds a subscriber to all changes from here on. F2
 func (t *Table[K, V]) subscribe(config feedConfig) (*subscription[V], error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
