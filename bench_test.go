@@ -303,7 +303,7 @@ func BenchmarkParked(b *testing.B) {
 	for _, n := range []int{1, 100, 1000, 10_000} {
 		b.Run(fmt.Sprintf("subscribers=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
-			ours, single, all := newCrowd(n), newCrowd(1), newCrowd(n)
+			ours, single, all := newAudience(n), newAudience(1), newAudience(n)
 			defer ours.drop()
 			defer single.drop()
 			defer all.drop()
@@ -334,9 +334,9 @@ func BenchmarkParked(b *testing.B) {
 	}
 }
 
-// A crowd is a scoreboard with subscribers that read whatever comes, each in a
+// An audience is a scoreboard with subscribers that read whatever comes, each in a
 // goroutine of its own.
-type crowd struct {
+type audience struct {
 	*scoreboard
 	size         int
 	got          atomic.Int64 // deliveries of the write under way
@@ -345,8 +345,8 @@ type crowd struct {
 	calls, awake []float64 // ns of each write's call, and until all had it
 }
 
-func newCrowd(n int) *crowd {
-	c := &crowd{scoreboard: newScoreboard(), size: n, all: make(chan time.Time, 1)}
+func newAudience(n int) *audience {
+	c := &audience{scoreboard: newScoreboard(), size: n, all: make(chan time.Time, 1)}
 	for range n {
 		feed := c.Changes(context.Background())
 		c.done.Go(func() {
@@ -364,7 +364,7 @@ func newCrowd(n int) *crowd {
 }
 
 // write waits until all wait, pauses, and times one write by set.
-func (c *crowd) write(set func(t *scoreboard, key int)) {
+func (c *audience) write(set func(t *scoreboard, key int)) {
 	for c.ring.parked.Load() != int64(c.size) {
 		runtime.Gosched()
 	}
@@ -376,7 +376,7 @@ func (c *crowd) write(set func(t *scoreboard, key int)) {
 	c.awake = append(c.awake, float64((<-c.all).Sub(start)))
 }
 
-func (c *crowd) drop() {
+func (c *audience) drop() {
 	c.Drop()
 	c.done.Wait()
 }

@@ -30,8 +30,8 @@ const (
 //	R1  A slot is written once, before the ring's end covers it; it is read only
 //	    below that end.
 //	R2  appended = delivered + skipped + buffered, for every window, at any time.
-//	R3  To within a page, the ring holds what some window may still read and
-//	    nothing else, whatever the others' limits; a stalled window pins one page.
+//	R3  To within a page of maxPage, the ring holds what some window may still read
+//	    and nothing else, whatever the others' limits; a stalled window pins one page.
 //
 // Pages do not point to each other, or a stalled window would hold all that came
 // after the page it stands on. The ring keeps a directory of them instead. Each

@@ -1,0 +1,1221 @@
+package changefeed
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+)
+
+// ringSeed returns a seed for t's random choices. It is in the log of a failed
+// test, and SEED=n replays it.
+func ringSeed(t *testing.T) uint64 {
+	seed := rand.Uint64()
+	if s := os.Getenv("SEED"); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("SEED=%d", seed)
+	return seed
+}
+
+// requireOutcomes fails if one of the outcomes was not reached.
+func requireOutcomes(t *testing.T, reached map[string]int, outcomes ...string) {
+	t.Helper()
+	t.Logf("outcomes: %v", reached)
+	for _, o := range outcomes {
+		require.Positive(t, reached[o], "outcome %q", o)
+	}
+}
+
+// ringLimits are at, and next to, the sizes of pages.
+var ringLimits = []uint64{1, 2, 7, 8, 9, 255, 256, 257, 1000}
+
+// A ringRead is what a read returned.
+type ringRead struct {
+	v, skipped uint64
+	ok         bool
+}
+
+// A ringReader is a window on a ring whose elements are their own positions, and
+// what the rule of overflow says about it.
+type ringReader struct {
+	ring[uint64]
+	window[uint64]
+	pos, last uint64 // of the next read, of the next append
+}
+
+func (x *ringReader) appendMore(n uint64) {
+	for range n {
+		x.append(x.last)
+		x.last++
+	}
+}
+
+func (x *ringReader) requireRead(t *testing.T, want ringRead) {
+	t.Helper()
+	v, skipped, ok := x.read()
+	if got := (ringRead{v, skipped, ok}); got != want {
+		require.Equal(t, want, got)
+	}
+}
+
+// requireGap reads what comes before the elements: with N unread and a limit of n
+// nothing special if N <= n, else one gap of N-n.
+func (x *ringReader) requireGap(t *testing.T) {
+	t.Helper()
+	if unread := x.last - x.pos; unread > x.limit {
+		x.pos += unread - x.limit
+		x.requireRead(t, ringRead{x.pos, unread - x.limit, false})
+	}
+}
+
+// requireNext reads n elements, in order.
+func (x *ringReader) requireNext(t *testing.T, n uint64) {
+	t.Helper()
+	for range n {
+		x.requireRead(t, ringRead{x.pos, 0, true})
+		x.pos++
+	}
+}
+
+// "With N unread changes and a buffer of n, the next read yields nothing special if
+// N <= n, and else one SkippedError{Count: N-n} before the n newest, in order; then
+// the stream goes on. This holds at any point, also in the middle of a backlog."
+func TestRingOverflowIsExact(t *testing.T) {
+	for _, limit := range ringLimits {
+		for _, beside := range []uint64{0, 1, 100_000} { // what another window, which stalls, would hold
+			t.Run(fmt.Sprintf("limit=%d/beside=%d", limit, beside), func(t *testing.T) {
+				// The position where it falls behind: in a page, on its last slot, at its end.
+				for _, at := range []uint64{0, 7, 8, 247, 248, 500} {
+					var x ringReader
+					if beside > 0 {
+						x.ring.open(new(window[uint64]), beside)
+					}
+					x.ring.open(&x.window, limit)
+					for range at {
+						x.appendMore(1)
+						x.requireNext(t, 1)
+					}
+					for _, unread := range []uint64{0, 1, limit, limit + 1, limit + 300} {
+						for _, between := range []uint64{0, 1, limit + 1} {
+							x.appendMore(unread)
+							x.requireGap(t)
+							x.appendMore(between) // after the gap was told, before the next read
+							x.requireGap(t)
+							x.requireNext(t, (x.last-x.pos)/2)
+							x.appendMore(unread/2 + 1) // in the middle of a backlog
+							x.requireGap(t)
+							x.requireNext(t, x.last-x.pos)
+							x.requireRead(t, ringRead{})
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// "ErrTableDropped, after everything that was still buffered."
+func TestRingClosedIsDrainedAfterTheLastElement(t *testing.T) {
+	var x ringReader
+	x.ring.open(&x.window, 20)
+	x.appendMore(25)
+	x.ring.close()
+	x.requireGap(t)
+	for range 20 {
+		require.False(t, x.drained())
+		x.requireNext(t, 1)
+	}
+	x.requireRead(t, ringRead{})
+	require.True(t, x.drained())
+	require.False(t, x.park(), "nothing to wait for")
+}
+
+func TestRingClosedWindowFindsNothing(t *testing.T) {
+	for _, unread := range []uint64{0, 1, 8, 9, 100} {
+		var x ringReader
+		x.ring.open(&x.window, 20)
+		x.ring.open(new(window[uint64]), 20) // elements come on
+		x.appendMore(unread)
+		x.window.close()
+		x.window.close()
+		require.Equal(t, 1, x.windows, "closed once")
+		x.appendMore(1)
+		x.requireRead(t, ringRead{})
+		require.False(t, x.park(), "nothing to wait for")
+	}
+}
+
+// A modelWindow is a window beside its model, which keeps all that it has not read
+// in a slice of its own.
+type modelWindow struct {
+	window[int]
+	model struct {
+		unread    []int
+		appended  int
+		delivered int
+		skipped   int // and told
+	}
+}
+
+// modelRead is read in the model.
+func (w *modelWindow) modelRead() (v int, skipped uint64, ok bool) {
+	m := &w.model
+	if over := len(m.unread) - int(w.limit); over > 0 {
+		m.unread = m.unread[over:]
+		m.skipped += over
+		return m.unread[0], uint64(over), false
+	}
+	if len(m.unread) == 0 {
+		return 0, 0, false
+	}
+	v, m.unread = m.unread[0], m.unread[1:]
+	m.delivered++
+	return v, 0, true
+}
+
+// modelUsage is usage in the model.
+func (w *modelWindow) modelUsage() usage {
+	m := &w.model
+	over := max(0, len(m.unread)-int(w.limit))
+	return usage{
+		pos:       w.start + uint64(m.delivered+m.skipped),
+		delivered: uint64(m.delivered),
+		skipped:   uint64(m.skipped + over),
+		buffered:  uint64(len(m.unread) - over),
+	}
+}
+
+// requireRing checks the ring's directory against what its windows may still read.
+func requireRing(t *testing.T, r *ring[int], open []*modelWindow) {
+	t.Helper()
+	end, tail := r.end.Load(), r.tail.Load()
+	if len(open) == 0 {
+		require.Empty(t, r.pages, "R3: nobody reads")
+		require.Nil(t, tail, "R3: nobody reads")
+		return
+	}
+	require.Same(t, tail, r.pages[len(r.pages)-1])
+	require.LessOrEqual(t, tail.first, end)
+	require.GreaterOrEqual(t, tail.end(), end)
+	for i, p := range r.pages[1:] {
+		require.Equal(t, r.pages[i].end(), p.first, "no hole")
+		require.Len(t, p.slots, min(2*len(r.pages[i].slots), 256), "pages double")
+	}
+
+	needed := end // the first position that some window may still read
+	standing := make([]tally, len(r.pages))
+	for _, w := range open {
+		needed = min(needed, max(w.pos.Load(), end-min(end, w.limit)))
+		i := slices.Index(r.pages, w.page.Load())
+		standing[max(i, 0)].add(w.limit, 1) // on the oldest page, if its own was dropped
+	}
+	require.LessOrEqual(t, r.pages[0].first, needed, "R3: what some window may still read is held")
+	unneeded := 0
+	for i, p := range r.pages {
+		if p != tail && p.end() <= needed {
+			unneeded += len(p.slots)
+		}
+		if !slices.Equal(standing[i], p.standing) {
+			require.Equal(t, standing[i], p.standing, "windows on page %d of %d", i, len(r.pages))
+		}
+	}
+	require.LessOrEqual(t, unneeded, len(tail.slots), "R3: to within a page, nothing else is held")
+}
+
+// A window is to its reader a ring buffer of its own, whatever other windows there
+// are. After each step, R2 holds for each window, and R3.
+func TestRingIsOneBufferForEachWindow(t *testing.T) {
+	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	reached := make(map[string]int)
+	var r ring[int]
+	var open []*modelWindow
+	next, limits := 0, 0
+
+	appendMore := func(n int) {
+		for range n {
+			r.append(next)
+			for _, w := range open {
+				w.model.unread = append(w.model.unread, next)
+				w.model.appended++
+			}
+			next++
+		}
+	}
+	read := func(w *modelWindow, n int) {
+		for range n {
+			page, first := w.page.Load(), r.pages[0].first
+			wantV, wantSkipped, wantOK := w.modelRead()
+			v, skipped, ok := w.read()
+			if v != wantV || skipped != wantSkipped || ok != wantOK {
+				require.Equal(t, []any{wantV, wantSkipped, wantOK}, []any{v, skipped, ok})
+			}
+			moved := page != w.page.Load()
+			switch {
+			case skipped > 0 && page.first < first:
+				reached["jump over dropped pages"]++
+			case skipped > 0 && moved:
+				reached["jump to another page"]++
+			case skipped > 0:
+				reached["jump within a page"]++
+			case ok && moved:
+				reached["page-wrap"]++
+			case ok:
+				reached["element"]++
+			default:
+				reached["nothing unread"]++
+				return
+			}
+		}
+	}
+	shut := func(i int) {
+		open[i].close()
+		open = slices.Delete(open, i, i+1)
+	}
+	some := func() int { return rng.IntN(len(open)) }
+	all := 1 << 20
+
+	for step := range 5000 {
+		var held uint64 // the first position held
+		if len(r.pages) > 0 {
+			held = r.pages[0].first
+		}
+		op := rng.IntN(100)
+		did := "read"
+		switch {
+		case len(open) == 0 && op < 50:
+			did = "append unheard"
+			end := r.end.Load()
+			appendMore(1 + rng.IntN(300))
+			require.Equal(t, end, r.end.Load(), "nobody reads: nothing is kept")
+			reached[did]++
+		case len(open) == 0 || op < 7 && len(open) < 40:
+			did = "open"
+			limits++
+			limit := ringLimits[rng.IntN(len(ringLimits))]
+			switch limits % 3 {
+			case 1:
+				limit = 1 + rng.Uint64N(3000) // many different ones
+			case 2:
+				limit = 1 << rng.IntN(20)
+			}
+			w := new(modelWindow)
+			r.open(&w.window, limit)
+			open = append(open, w)
+		case op < 11:
+			did = "close"
+			shut(some())
+		case op == 11 && rng.IntN(4) == 0:
+			did = "close"
+			for len(open) > 0 {
+				shut(some())
+			}
+		case op < 40:
+			did = "append"
+			appendMore(1 + rng.IntN(1<<rng.IntN(10)))
+		case op < 70:
+			read(open[some()], 1+rng.IntN(1<<rng.IntN(9)))
+		default:
+			read(open[some()], all) // it keeps up
+		}
+
+		if len(r.pages) > 0 {
+			if r.pages[0].first > held && held > 0 {
+				reached["trim on "+did]++
+			}
+			if len(r.pages[0].standing) >= 5 {
+				reached["many limits on a page"]++
+			}
+			if len(r.tail.Load().slots) == maxPage {
+				reached["largest page"]++
+			}
+		} else {
+			reached["no pages"]++
+		}
+		requireRing(t, &r, open)
+		got, want := make([]usage, len(open)), make([]usage, len(open))
+		for i, w := range open {
+			got[i], want[i] = w.usage(), w.modelUsage()
+			if sum := got[i].delivered + got[i].skipped + got[i].buffered; sum != uint64(w.model.appended) {
+				require.EqualValues(t, w.model.appended, sum, "R2, step %d", step)
+			}
+		}
+		require.Equal(t, want, got, "step %d: %s", step, did)
+	}
+	requireOutcomes(t, reached, "element", "nothing unread", "page-wrap", "jump within a page", "jump to another page",
+		"jump over dropped pages", "trim on append", "trim on read", "trim on close", "append unheard", "no pages",
+		"many limits on a page", "largest page")
+}
+
+func TestRingTallyCountsByLimit(t *testing.T) {
+	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	reached := make(map[string]int)
+	require.Zero(t, tally(nil).largest())
+	sorted := func(m map[uint64]int) (want tally) {
+		for _, limit := range slices.Backward(slices.Sorted(maps.Keys(m))) {
+			want = append(want, limitCount{limit, m[limit]})
+		}
+		return want
+	}
+	for range 500 {
+		var tallies [2]tally
+		models := [2]map[uint64]int{{}, {}}
+		for range rng.IntN(40) {
+			i, limit := rng.IntN(2), 1+rng.Uint64N(10)
+			n := 1
+			if models[i][limit] > 0 && rng.IntN(2) == 0 {
+				n = -1
+			}
+			tallies[i].add(limit, n)
+			if models[i][limit] += n; models[i][limit] == 0 {
+				delete(models[i], limit)
+				reached["last of a limit"]++
+			}
+			require.True(t, slices.Equal(sorted(models[i]), tallies[i]))
+			if len(models[i]) > 0 {
+				require.Equal(t, slices.Max(slices.Collect(maps.Keys(models[i]))), tallies[i].largest())
+			}
+		}
+		if len(tallies[0]) < len(tallies[1]) {
+			reached["merge of the longer"]++
+		} else if len(tallies[1]) > 0 {
+			reached["merge of the shorter"]++
+		}
+		tallies[0].merge(&tallies[1])
+		for limit, n := range models[1] {
+			if models[0][limit] > 0 {
+				reached["merge of one limit"]++
+			}
+			models[0][limit] += n
+		}
+		require.True(t, slices.Equal(sorted(models[0]), tallies[0]))
+		require.Empty(t, tallies[1])
+	}
+	requireOutcomes(t, reached, "last of a limit", "merge of the longer", "merge of the shorter", "merge of one limit")
+}
+
+// A weakRing knows which of its elements can still be reached.
+type weakRing struct {
+	ring[*weakElement]
+	elements []weak.Pointer[weakElement]
+}
+
+type weakElement struct{ _ *weakElement } // with a pointer: not for the allocator of tiny objects
+
+// appendMore appends n elements, each of which is read at once by those who keep up.
+//
+//go:noinline
+func (r *weakRing) appendMore(n int, keepUp ...*window[*weakElement]) {
+	for range n {
+		e := new(weakElement)
+		r.elements = append(r.elements, weak.Make(e))
+		r.append(e)
+		for _, w := range keepUp {
+			for {
+				if _, skipped, ok := w.read(); !ok && skipped == 0 {
+					break
+				}
+			}
+		}
+	}
+}
+
+// reachable returns the positions of elements that are not garbage, as [from, to).
+func (r *weakRing) reachable() (spans [][2]int) {
+	runtime.GC()
+	for pos, e := range r.elements {
+		if e.Value() == nil {
+			continue
+		}
+		if n := len(spans); n > 0 && spans[n-1][1] == pos {
+			spans[n-1][1]++
+		} else {
+			spans = append(spans, [2]int{pos, pos + 1})
+		}
+	}
+	return spans
+}
+
+// "A ring holds what some window may still read and nothing else, whatever the
+// others' limits; a stalled window pins one page." R3
+func TestRingHoldsWhatSomeWindowMayRead(t *testing.T) {
+	// After the pages that double, one begins at 248 + 256k. One reader keeps up with
+	// the first 300 elements, then windows stall; at the end there are 5,000.
+	const (
+		start, end  = 300, 5000
+		tail        = 248 + 18*256
+		beforeTail  = tail - 256
+		stalledPage = 248
+	)
+	stalled := [2]int{stalledPage, stalledPage + 256}
+	for _, c := range []struct {
+		name    string
+		stalled []uint64 // their limits
+		keepUp  []uint64
+		want    [][2]int
+	}{
+		{"windows that keep up hold no backlog", nil, []uint64{1, 100, 100_000}, [][2]int{{tail, end}}},
+		{"a stalled one pins the page it stands on", []uint64{1}, []uint64{100_000}, [][2]int{stalled, {tail, end}}},
+		{"a larger limit that keeps up is no matter", []uint64{1000}, []uint64{100_000}, [][2]int{stalled, {3832, end}}},
+		{"nor is a smaller one", []uint64{1000}, []uint64{1}, [][2]int{stalled, {3832, end}}},
+		{"alone it holds its newest, to within a page", []uint64{1}, nil, [][2]int{stalled, {beforeTail, end}}},
+		{"the largest limit of those that stall counts", []uint64{1, 1000, 2}, []uint64{1}, [][2]int{stalled, {3832, end}}},
+		{"what is within the limit is held", []uint64{5000, 1}, []uint64{1}, [][2]int{{stalledPage, end}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var r weakRing
+			open := func(limits []uint64) (windows []*window[*weakElement]) {
+				for _, limit := range limits {
+					w := new(window[*weakElement])
+					r.open(w, limit)
+					windows = append(windows, w)
+				}
+				return windows
+			}
+			first := open([]uint64{1})
+			r.appendMore(start, first...)
+			stalled, keepUp := open(c.stalled), open(c.keepUp)
+			first[0].close()
+			r.appendMore(end-start, keepUp...)
+			require.Equal(t, c.want, r.reachable())
+
+			for _, w := range stalled {
+				w.close()
+			}
+			if len(keepUp) > 0 {
+				require.Equal(t, [][2]int{{tail, end}}, r.reachable(), "closed windows release their pages")
+			}
+			for _, w := range keepUp {
+				w.close()
+			}
+			require.Empty(t, r.reachable(), "nobody reads")
+			require.Nil(t, r.grow(r.end.Load()), "nor does an append that meets the last one's close leave a page")
+			runtime.KeepAlive([]any{first, stalled, keepUp, &r})
+		})
+	}
+}
+
+// "1,000 stalled subscribers as cheap as one."
+func TestRingThousandStalledHoldWhatOneHolds(t *testing.T) {
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what the first one's finalizers let go of
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	held := func(windows int) float64 {
+		before := heap()
+		var r ring[[4096]byte]
+		all := make([]window[[4096]byte], windows)
+		for i := range all {
+			r.open(&all[i], 100_000)
+		}
+		for range 4000 {
+			r.append([4096]byte{})
+		}
+		after := heap()
+		runtime.KeepAlive(&r)
+		runtime.KeepAlive(all)
+		return float64(after) - float64(before)
+	}
+	one := held(1)
+	require.Greater(t, one, 4000*4096.0)
+	require.LessOrEqual(t, held(1000), 1.1*one)
+}
+
+// "All it shares with readers is a leaf mutex, held for no user code, and taken only
+// to add a page or to wake." T6. And a reader takes it "only at a page's end, to
+// wait, or when it is too far behind".
+func TestRingMutexIsForPagesAndWaitingOnly(t *testing.T) {
+	var x ringReader
+	x.ring.open(&x.window, 100)
+	x.appendMore(8)
+	x.requireNext(t, 7) // what follows is about the second page
+	x.appendMore(1)
+	x.requireNext(t, 2)
+
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 14 {
+			x.append(x.last)
+			x.last++
+			x.wake(1)
+			x.read()
+		}
+		x.read()
+		x.drained()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "the ring's mutex was taken")
+	}
+}
+
+// "The writer takes one that is behind off the front and wakes it; each that wakes
+// takes two more before anything else."
+func TestRingWriterWakesOneAndTheWokenTwo(t *testing.T) {
+	synctest.Test(t, testRingWake) // a send too many fails in place of blocking
+}
+
+func testRingWake(t *testing.T) {
+	var r ring[int]
+	windows := make([]window[int], 5)
+	sent := func() (n []int) {
+		for i := range windows {
+			n = append(n, len(windows[i].wakeup))
+		}
+		return n
+	}
+	for i := range windows {
+		r.open(&windows[i], 10)
+	}
+	for i := range windows[:4] {
+		require.True(t, windows[i].park())
+	}
+	r.wake(1)
+	require.Equal(t, []int{0, 0, 0, 0, 0}, sent(), "nothing to read: nobody is woken")
+
+	r.append(1)
+	r.wake(1)
+	require.Equal(t, []int{1, 0, 0, 0, 0}, sent(), "the one that waited longest")
+
+	woken := &windows[4]
+	woken.read()
+	woken.wakeup = make(chan struct{}, 1)
+	woken.wakeup <- struct{}{} // so that its wait is over as it begins
+	woken.wait()
+	require.Equal(t, []int{1, 1, 1, 0, 0}, sent(), "two by the one that was woken")
+	require.False(t, windows[0].park(), "there is something to read")
+}
+
+// The waking protocol, in every interleaving: actors go through the methods of ring
+// and window step by step, calling the same small methods in the same order, and
+// between two steps of one any other may take a step. An actor that has to wait,
+// for the mutex or for its wake-up, cannot take one. Every schedule runs on a real
+// ring and from the beginning, for a ring cannot be copied, and is pursued only
+// where it leads to a state not seen before.
+//
+// A step has one effect that others can see, or looks once at what they do. What
+// has neither is part of the step before it: to let go of the mutex, and to see
+// whether the context is done (which may as well be done just before that step).
+
+// A crowd is a ring and those who use it.
+type crowd struct {
+	ring      ring[int]
+	windows   []*window[int]
+	cancelled []bool // by window: the context is done
+	locked    bool   // ring.mu, between two steps of a reader
+	actors    []actor
+	dequeued  []int // by window: how often it left the queue by another's hand
+	received  []int // by window
+}
+
+// An actor is a goroutine. Two actors that are equal go on equally.
+type actor struct {
+	at            string // what it does next; "": it has ended
+	then          string // what it does when it has woken others
+	window, woken int
+	writes        int  // appends to do
+	toWake        int  // windows to wake
+	slow          bool // the body of its loop never comes back
+}
+
+// enabled reports whether a can take a step.
+func (c *crowd) enabled(a *actor) bool {
+	end := c.ring.end.Load()
+	switch a.at {
+	case "", "busy":
+		return false
+	case "append":
+		tail := c.ring.tail.Load()
+		return !c.locked || tail == nil || end < tail.end()
+	case "read":
+		w := c.windows[a.window]
+		unread, p := end-w.pos.Load(), w.page.Load()
+		return !c.locked || unread == 0 || unread <= w.limit && p != nil && w.pos.Load() < p.end()
+	case "enter queue", "take", "close window":
+		return !c.locked
+	case "receive":
+		return len(c.windows[a.window].wakeup) > 0
+	}
+	return true
+}
+
+// wake makes a wake n windows before it goes on.
+func (a *actor) wake(n int, then string) { a.at, a.toWake, a.then = "look at queue", n, then }
+
+// step takes the next step of a, which is enabled.
+func (c *crowd) step(a *actor) error {
+	w := c.windows[a.window]
+	switch a.at {
+	// Table.write and Table.Drop
+	case "append":
+		a.writes--
+		c.ring.append(0)
+		a.wake(1, "append")
+		if a.writes == 0 {
+			a.then = ""
+		}
+	case "close ring":
+		c.ring.close()
+		a.wake(1, "")
+
+	// ring.wake, and takeParked in two steps: that it looks again is no matter
+	case "look at queue":
+		a.at = "take"
+		if c.ring.parked.Load() == 0 {
+			a.at = a.then
+		}
+	case "take":
+		a.at = a.then
+		if taken := c.ring.takeParked(); taken != nil {
+			a.at, a.woken = "send", slices.Index(c.windows, taken)
+			c.dequeued[a.woken]++
+		}
+	case "send":
+		select {
+		case c.windows[a.woken].wakeup <- struct{}{}:
+		default:
+			return fmt.Errorf("a second send to window %d", a.woken)
+		}
+		a.at, a.woken = "look at queue", 0
+		if a.toWake--; a.toWake == 0 {
+			a.at = a.then
+		}
+
+	// The end of a context, window.close
+	case "cancel":
+		c.cancelled[a.window] = true
+		a.at = "close window"
+	case "close window":
+		a.at = ""
+		if w.closeAndUnpark() {
+			a.at, a.woken, a.toWake = "send", a.window, 1
+			c.dequeued[a.woken]++
+		}
+
+	// feed.changes
+	case "read":
+		_, skipped, ok := w.read()
+		switch {
+		case !ok && skipped == 0:
+			a.at = "look for end"
+		case a.slow:
+			a.at = "busy"
+		}
+	case "look for end":
+		a.at = "enter queue"
+		if w.drained() {
+			a.at = ""
+		}
+
+	// window.wait, window.park
+	case "enter queue":
+		c.ring.mu.Lock()
+		c.locked = true
+		w.enterQueueLocked()
+		a.at = "stay or leave"
+	case "stay or leave":
+		a.at = "read"
+		if w.stayLocked() {
+			a.at = "receive"
+		}
+		c.ring.mu.Unlock()
+		c.locked = false
+	case "receive":
+		<-w.wakeup
+		c.received[a.window]++
+		a.wake(2, "read")
+	}
+	if a.at == "read" && c.cancelled[a.window] {
+		a.at = ""
+	}
+	return nil
+}
+
+// A crowdState is all that decides how a crowd goes on.
+type crowdState struct {
+	actors         [6]actor
+	windows        [4]windowState
+	queue          [4]int // indexes of windows, from 1
+	end            uint64
+	oldest, tail   uint64 // the first positions of the pages
+	closed, locked bool
+}
+
+type windowState struct {
+	pos, page         uint64
+	sent              int
+	closed, cancelled bool
+}
+
+func (c *crowd) state() (s crowdState) {
+	copy(s.actors[:], c.actors)
+	for i, w := range c.windows {
+		s.windows[i] = windowState{pos: w.pos.Load(), sent: len(w.wakeup), closed: true, cancelled: c.cancelled[i]}
+		if p := w.page.Load(); p != nil {
+			s.windows[i].page, s.windows[i].closed = p.first, false
+		}
+	}
+	for i, w := range c.queued() {
+		s.queue[i] = 1 + slices.Index(c.windows, w)
+	}
+	if n := len(c.ring.pages); n > 0 {
+		s.oldest, s.tail = c.ring.pages[0].first, c.ring.pages[n-1].first
+	}
+	s.end, s.closed, s.locked = c.ring.end.Load(), c.ring.closed.Load(), c.locked
+	return s
+}
+
+func (c *crowd) queued() (windows []*window[int]) {
+	for w := c.ring.queue.front; w != nil; w = w.next {
+		windows = append(windows, w)
+	}
+	return windows
+}
+
+// check checks what holds at any time.
+func (c *crowd) check() error {
+	queued := c.queued()
+	if c.locked {
+		return nil
+	}
+	if n := c.ring.parked.Load(); n != int64(len(queued)) {
+		return fmt.Errorf("%d in the queue, %d counted", len(queued), n)
+	}
+	if !slices.IsSortedFunc(queued, func(a, b *window[int]) int { return cmp.Compare(a.pos.Load(), b.pos.Load()) }) {
+		return errors.New("the queue is not in order of position")
+	}
+	for i, w := range c.windows {
+		if w.queued != slices.Contains(queued, w) {
+			return fmt.Errorf("window %d: queued is %t", i, w.queued)
+		}
+	}
+	return nil
+}
+
+// checkEnd checks a state in which nobody can take a step.
+func (c *crowd) checkEnd() error {
+	for i, w := range c.windows {
+		if c.dequeued[i] != c.received[i] || len(w.wakeup) > 0 {
+			return fmt.Errorf("window %d: left the queue by another's hand %d times, woken %d times", i, c.dequeued[i], c.received[i])
+		}
+	}
+	for _, a := range c.actors {
+		w := c.windows[a.window]
+		switch {
+		case a.at == "" || a.at == "busy":
+		case a.at != "receive":
+			return fmt.Errorf("an actor cannot %s", a.at)
+		case w.pos.Load() != c.ring.end.Load():
+			return fmt.Errorf("F3: window %d waits while there is something to read", a.window)
+		case c.ring.closed.Load() || c.cancelled[a.window]:
+			return fmt.Errorf("F4: window %d waits after the end", a.window)
+		case !w.queued:
+			return fmt.Errorf("window %d waits outside the queue", a.window)
+		}
+	}
+	return nil
+}
+
+// A crowdCase is a crowd to be.
+type crowdCase struct {
+	name    string
+	readers int
+	slow    int   // so many of them
+	writes  []int // of each writer
+	cancel  []int // windows
+	drop    bool
+	start   int    // position
+	limit   uint64 // of each window; 0: large
+	states  int    // there are at least: it is no check of every interleaving if it shrinks
+}
+
+// crowd returns it after some steps, each of an actor by index.
+func (cc crowdCase) crowd(schedule ...int) *crowd {
+	c := &crowd{
+		windows:   make([]*window[int], cc.readers),
+		cancelled: make([]bool, cc.readers),
+		dequeued:  make([]int, cc.readers),
+		received:  make([]int, cc.readers),
+	}
+	for i := range c.windows {
+		c.windows[i] = new(window[int])
+		c.ring.open(c.windows[i], cmp.Or(cc.limit, 100))
+		c.actors = append(c.actors, actor{at: "read", then: "read", window: i, slow: i < cc.slow})
+	}
+	for range cc.start {
+		c.ring.append(0)
+		for _, w := range c.windows {
+			w.read()
+		}
+	}
+	for _, n := range cc.writes {
+		c.actors = append(c.actors, actor{at: "append", writes: n})
+	}
+	for _, i := range cc.cancel {
+		c.actors = append(c.actors, actor{at: "cancel", window: i})
+	}
+	if cc.drop {
+		c.actors = append(c.actors, actor{at: "close ring"})
+	}
+	for _, i := range schedule {
+		c.step(&c.actors[i])
+	}
+	return c
+}
+
+func (cc crowdCase) fail(t *testing.T, schedule []int, err error) {
+	for n, i := range schedule {
+		t.Logf("actor %d: %s", i, cc.crowd(schedule[:n]...).actors[i].at)
+	}
+	require.NoError(t, err)
+}
+
+// F3: "Whoever waits while there is something to read is woken, also when others
+// leave or are slow." F4: "After ctx is done or the table dropped, every waiting
+// loop ends." And "every enqueue gets exactly one send".
+func TestRingWakesInEveryInterleaving(t *testing.T) {
+	for _, cc := range []crowdCase{
+		{name: "one reader", readers: 1, writes: []int{2}, states: 122},
+		{name: "two readers", readers: 2, writes: []int{2}, states: 4_299},
+		{name: "three readers", readers: 3, writes: []int{1}, states: 12_199},
+		{name: "two writers", readers: 2, writes: []int{1, 1}, states: 9_355},
+		{name: "slow reader", readers: 2, slow: 1, writes: []int{2}, states: 1_433},
+		{name: "slow readers", readers: 3, slow: 3, writes: []int{1}, states: 2_191},
+		{name: "cancel", readers: 2, writes: []int{1}, cancel: []int{0}, states: 2_618},
+		{name: "cancel all", readers: 2, writes: []int{1}, cancel: []int{0, 1}, states: 11_678},
+		{name: "cancel one of three", readers: 3, slow: 3, writes: []int{1}, cancel: []int{1}, states: 9_778},
+		{name: "drop", readers: 2, drop: true, states: 238},
+		{name: "drop after write", readers: 2, writes: []int{1}, drop: true, states: 5_370},
+		{name: "drop and cancel", readers: 2, cancel: []int{0}, drop: true, states: 866},
+		{name: "page's end", readers: 2, writes: []int{2}, start: 7, states: 4_299},
+		{name: "overflow", readers: 2, writes: []int{3}, limit: 2, states: 12_339},
+		{name: "four slow readers", readers: 4, slow: 4, writes: []int{1}, states: 27_521},
+	} {
+		t.Run(cc.name, func(t *testing.T) {
+			seen := make(map[crowdState]struct{})
+			ends := 0
+			var pursue func(c *crowd, schedule []int)
+			follow := func(c *crowd, schedule []int) {
+				i := schedule[len(schedule)-1]
+				if err := c.step(&c.actors[i]); err != nil {
+					cc.fail(t, schedule, err)
+				}
+				pursue(c, schedule)
+			}
+			pursue = func(c *crowd, schedule []int) {
+				s := c.state()
+				if _, again := seen[s]; again {
+					return
+				}
+				seen[s] = struct{}{}
+				if err := c.check(); err != nil {
+					cc.fail(t, schedule, err)
+				}
+				var next []int
+				for i := range c.actors {
+					if c.enabled(&c.actors[i]) {
+						next = append(next, i)
+					}
+				}
+				for n, i := range next {
+					if n > 0 {
+						c = cc.crowd(schedule...) // the one at hand has gone on
+					}
+					follow(c, append(schedule, i))
+				}
+				if len(next) == 0 {
+					ends++
+					if err := c.checkEnd(); err != nil {
+						cc.fail(t, schedule, err)
+					}
+				}
+			}
+			pursue(cc.crowd(), nil)
+			t.Logf("%d states, %d ends", len(seen), ends)
+			require.GreaterOrEqual(t, len(seen), cc.states)
+			require.Positive(t, ends)
+		})
+	}
+}
+
+// Readers come, read, wait and leave, or are made to leave, while one writer goes
+// on: each accounts for every element, and nobody waits beside something to read.
+func TestRingManyReadersAccountForEachElement(t *testing.T) {
+	for _, procs := range []int{1, 2} {
+		t.Run(fmt.Sprintf("procs=%d", procs), func(t *testing.T) {
+			seed := ringSeed(t)
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			synctest.Test(t, func(t *testing.T) { testRingReaders(t, seed) }) // fails if all wait
+		})
+	}
+}
+
+// A ringGuest is who reads a window. It may be made to leave.
+type ringGuest struct {
+	window[int]
+	left atomic.Bool
+}
+
+func testRingReaders(t *testing.T, seed uint64) {
+	const readers = 24
+	var (
+		r       ring[int]
+		mu      sync.Mutex // the table's
+		next    int        // element; guarded by mu
+		dropped bool       // guarded by mu
+
+		guests [readers]atomic.Pointer[ringGuest]
+		wg     sync.WaitGroup
+
+		elements, gaps, waits, quits, evictions, drains atomic.Int64
+	)
+	open := func(limit uint64) (g *ringGuest, first int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if dropped {
+			return nil, 0
+		}
+		g = new(ringGuest)
+		r.open(&g.window, limit)
+		return g, next
+	}
+	quit := func(g *ringGuest, first int) {
+		mu.Lock() // nothing is appended
+		defer mu.Unlock()
+		if u := g.usage(); !g.left.Load() && u.delivered+u.skipped+u.buffered != uint64(next-first) {
+			t.Errorf("R2: %d appended, %+v", next-first, u)
+		}
+		g.close()
+	}
+	visit := func(g *ringGuest, first int, patience int) {
+		defer quit(g, first)
+		for want := first; !g.left.Load(); {
+			v, skipped, ok := g.read()
+			switch {
+			case skipped > 0 || ok:
+				if want += int(skipped); v != want {
+					t.Errorf("read %d after a gap of %d, want %d", v, skipped, want)
+					return
+				}
+				if ok {
+					want++
+					elements.Add(1)
+				} else {
+					gaps.Add(1)
+				}
+			case g.drained():
+				if mu.Lock(); want != next {
+					t.Errorf("drained at %d of %d", want, next)
+				}
+				mu.Unlock()
+				drains.Add(1)
+				return
+			case patience == 0:
+				quits.Add(1)
+				return
+			default:
+				patience--
+				waits.Add(1)
+				g.wait()
+			}
+		}
+		evictions.Add(1)
+	}
+
+	for i := range readers {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)+1))
+		wg.Go(func() {
+			for {
+				g, first := open(1 + rng.Uint64N(1<<rng.IntN(10)))
+				if g == nil {
+					return
+				}
+				guests[i].Store(g)
+				visit(g, first, 1+rng.IntN(50))
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for range 2000 {
+		for range 1 + rng.IntN(1<<rng.IntN(10)) {
+			mu.Lock()
+			r.append(next)
+			next++
+			mu.Unlock()
+			r.wake(1)
+		}
+		if rng.IntN(2) == 0 {
+			if g := guests[rng.IntN(readers)].Load(); g != nil {
+				wg.Go(func() {
+					g.left.Store(true)
+					g.close()
+				})
+			}
+		}
+		if rng.IntN(4) == 0 {
+			synctest.Wait() // for all to wait
+			for i := range guests {
+				if u := guests[i].Load().usage(); u.buffered != 0 {
+					t.Errorf("F3: reader %d waits while there is something to read", i)
+				}
+			}
+			require.EqualValues(t, readers, r.parked.Load())
+		}
+	}
+	mu.Lock()
+	dropped = true
+	r.close()
+	mu.Unlock()
+	r.wake(1)
+	wg.Wait() // F4
+	require.Zero(t, r.parked.Load())
+	require.Empty(t, r.pages, "R3: nobody reads")
+	requireOutcomes(t, map[string]int{
+		"element":  int(elements.Load()),
+		"gap":      int(gaps.Load()),
+		"wait":     int(waits.Load()),
+		"quit":     int(quits.Load()),
+		"eviction": int(evictions.Load()),
+		"drain":    int(drains.Load()),
+	}, "element", "gap", "wait", "quit", "eviction", "drain")
+}
+
+// "A waiter enqueues before it loads the end; a writer stores the end before it looks
+// at the queue." Here the one does so while the other does, again and again.
+func TestRingWaitsWhileAnElementComes(t *testing.T) {
+	const rounds = 100_000
+	seed := ringSeed(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	synctest.Test(t, func(t *testing.T) { // fails if both wait
+		var (
+			r    ring[int]
+			w    window[int]
+			read atomic.Int64
+		)
+		progress := make(chan struct{}, 1)
+		r.open(&w, 1)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for read.Load() < rounds {
+				if _, _, ok := w.read(); !ok {
+					w.wait()
+					continue
+				}
+				read.Add(1)
+				select {
+				case progress <- struct{}{}:
+				default:
+				}
+			}
+		})
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for n := range int64(rounds) {
+			r.append(0)
+			r.wake(1)
+			for spins := 1000; read.Load() <= n; spins-- {
+				if spins < 0 {
+					<-progress
+				}
+			}
+			for range rng.IntN(100) { // until about when it waits
+				read.Load()
+			}
+		}
+		wg.Wait()
+	})
+}
+
+// R2, exact at one moment: a window that never has more than one element unread has
+// never skipped any, and says so also while it reads.
+func TestRingUsageIsOfOneMoment(t *testing.T) {
+	var r ring[int]
+	var w window[int]
+	r.open(&w, 1)
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 1_000_000 {
+			r.append(0)
+			w.read()
+		}
+		over.Store(true)
+	})
+	for last := w.usage(); !over.Load(); {
+		u := w.usage()
+		if u.skipped != 0 || u.buffered > 1 || u.delivered < last.delivered || u.delivered != u.pos {
+			require.Fail(t, "R2", "%+v", u)
+		}
+		last = u
+	}
+	wg.Wait()
+}
+
+// A page costs its head, its slots, its tally and its place in the directory; to
+// append, read, wait and wake cost nothing on top of that.
+func TestRingAllocatesForPagesOnly(t *testing.T) {
+	for name, f := range map[string]func(*ring[int], *window[int]){
+		"append": func(r *ring[int], _ *window[int]) { r.append(0) },
+		"read": func(r *ring[int], w *window[int]) {
+			r.append(0)
+			w.read()
+			w.read()
+		},
+		"wait": func(r *ring[int], w *window[int]) {
+			if !w.park() {
+				panic("something to read")
+			}
+			r.append(0)
+			r.wake(1)
+			<-w.wakeup
+			r.wake(2)
+			w.read()
+		},
+		"overflow": func(r *ring[int], w *window[int]) {
+			r.append(0)
+			r.append(0)
+			w.read()
+			w.usage()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var r ring[int]
+			var w window[int]
+			for i := range 100 { // windows that stall, each with a limit of its own
+				r.open(new(window[int]), uint64(i)+1)
+			}
+			r.open(&w, 1)
+			page := func() {
+				for first := r.tail.Load().first; r.tail.Load().first == first; {
+					f(&r, &w)
+				}
+			}
+			for range 10 { // to the largest page
+				page()
+			}
+			n := testing.AllocsPerRun(100, page)
+			require.LessOrEqual(t, n, 4.0)
+		})
+	}
+}
