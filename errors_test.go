@@ -1,0 +1,175 @@
+package changefeed
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A city is a key with a name of its own.
+type city int
+
+func (c city) String() string { return [...]string{"Rome", "Oslo"}[c] }
+
+// A code is a string with a String method.
+type code string
+
+func (c code) String() string { return "code " + string(c) }
+
+// A place is a key that is a struct, with a String method of its pointer.
+type place struct{ X, Y int }
+
+func (p *place) String() string { return fmt.Sprintf("%d/%d", p.X, p.Y) }
+
+// keyedRow is the row of the tables in these tests: any key.
+type keyedRow[K any] struct {
+	Key   K
+	Value int
+}
+
+// An errorTest is a write and the error that it meets.
+type errorTest struct {
+	text string
+	is   error
+	do   func(t *testing.T, text string, is error)
+}
+
+// failing returns the test of a write on a table that has one row under the key
+// there. The write must return an error that errors.Is finds in all ways, with the
+// whole text, beside the zero Change, and leave the table as it was.
+func failing[K any](
+	text string, is error, there K, compare func(a, b K) int, write func(*Table[K, keyedRow[K]]) (Change[keyedRow[K]], error),
+) errorTest {
+	return errorTest{text, is, func(t *testing.T, text string, is error) {
+		table := NewTableFunc("ta\"ble", func(r *keyedRow[K]) K { return r.Key }, compare)
+		_, err := table.Insert(keyedRow[K]{Key: there})
+		require.NoError(t, err)
+		feed := table.Changes(t.Context())
+		if errors.Is(is, ErrTableDropped) {
+			table.Drop()
+		}
+		before := stateOf(table)
+
+		c, err := write(table)
+		require.Zero(t, c, "an error comes with the zero Change")
+		require.EqualError(t, err, text)
+		for _, sentinel := range []error{ErrDuplicateKey, ErrNotFound, ErrKeyChanged, ErrTableDropped, ErrInvalidOption} {
+			require.Equal(t, sentinel == is, errors.Is(err, sentinel), sentinel)
+		}
+		require.ErrorIs(t, fmt.Errorf("wrapped: %w", err), is)
+		requireState(t, before, table)
+		table.Drop()
+		pairs := take(feed, 2)
+		require.Len(t, pairs, 1, "no event")
+		require.ErrorIs(t, pairs[0].err, ErrTableDropped)
+	}}
+}
+
+// "all met with errors.Is; what is returned wraps them and says operation, table and key"
+func TestFailedWritesSayOperationTableAndKey(t *testing.T) {
+	type ints = Table[int, keyedRow[int]]
+	type intChange = Change[keyedRow[int]]
+	type intRow = keyedRow[int]
+	ofInt := func(text string, is error, write func(*ints) (intChange, error)) errorTest {
+		return failing(text, is, 1, cmp.Compare[int], write)
+	}
+	never := func(*intRow) { panic("edit and f run once, if at all") }
+	insert := func(r intRow) func(*ints) (intChange, error) {
+		return func(t *ints) (intChange, error) { return t.Insert(r) }
+	}
+	strings := func(a, b any) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
+	for _, test := range []errorTest{
+		ofInt(`changefeed: insert into "ta\"ble": duplicate primary key 1`, ErrDuplicateKey, insert(intRow{1, 2})),
+		ofInt(`changefeed: insert into "ta\"ble": duplicate primary key 1`, ErrDuplicateKey, insert(intRow{1, 0})), // equal, but there
+		ofInt(`changefeed: update in "ta\"ble": no row with primary key 2`, ErrNotFound, func(t *ints) (intChange, error) {
+			return t.Update(2, never)
+		}),
+		ofInt(`changefeed: replace in "ta\"ble": no row with primary key 2`, ErrNotFound, func(t *ints) (intChange, error) {
+			return t.Replace(intRow{2, 0})
+		}),
+		ofInt(`changefeed: delete from "ta\"ble": no row with primary key 2`, ErrNotFound, func(t *ints) (intChange, error) {
+			return t.Delete(2)
+		}),
+		ofInt(`changefeed: update in "ta\"ble": a write must not change primary key 1`, ErrKeyChanged, func(t *ints) (intChange, error) {
+			return t.Update(1, func(r *intRow) { r.Key = 2 })
+		}),
+		ofInt(`changefeed: compute in "ta\"ble": a write must not change primary key 1`, ErrKeyChanged, func(t *ints) (intChange, error) {
+			return t.Compute(1, func(r *intRow) *intRow { r.Key = 2; return r })
+		}),
+		ofInt(`changefeed: compute in "ta\"ble": a write must not change primary key 2`, ErrKeyChanged, func(t *ints) (intChange, error) {
+			return t.Compute(2, func(*intRow) *intRow { return &intRow{1, 5} })
+		}),
+
+		ofInt(`changefeed: insert into "ta\"ble": table dropped, primary key 2`, ErrTableDropped, insert(intRow{2, 0})),
+		ofInt(`changefeed: upsert into "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
+			return t.Upsert(intRow{1, 0})
+		}),
+		ofInt(`changefeed: replace in "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
+			return t.Replace(intRow{1, 0})
+		}),
+		ofInt(`changefeed: update in "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
+			return t.Update(1, never)
+		}),
+		ofInt(`changefeed: compute in "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
+			return t.Compute(1, func(r *intRow) *intRow { never(r); return nil })
+		}),
+		ofInt(`changefeed: delete from "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
+			return t.Delete(1)
+		}),
+
+		keyText("x", `"x"`, cmp.Compare[string]),
+		keyText("", `""`, cmp.Compare[string]),
+		keyText(`a "b" 1`+"\n", `"a \"b\" 1\n"`, cmp.Compare[string]),
+		keyText(code("x"), `"code x"`, cmp.Compare[code]),
+		keyText(city(1), `Oslo`, cmp.Compare[city]),
+		keyText(1.5, `1.5`, cmp.Compare[float64]),
+		keyText(place{1, 2}, `{1 2}`, func(a, b place) int { return cmp.Or(cmp.Compare(a.X, b.X), cmp.Compare(a.Y, b.Y)) }),
+		keyText(&place{1, 2}, `1/2`, func(a, b *place) int { return cmp.Compare(a.X, b.X) }),
+		keyText((*place)(nil), `<nil>`, func(a, b *place) int { return 0 }),
+		keyText([2]string{"a", "b"}, `[a b]`, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) }),
+		keyText[any](nil, `<nil>`, strings),
+		keyText[any]("x", `"x"`, strings),
+		keyText[any](7, `7`, strings),
+		keyText[any](city(0), `Rome`, strings),
+		keyText[fmt.Stringer](nil, `<nil>`, func(a, b fmt.Stringer) int { return strings(a, b) }),
+	} {
+		t.Run(test.text, func(t *testing.T) { test.do(t, test.text, test.is) })
+	}
+}
+
+// keyText is the test of how a key is written.
+func keyText[K any](key K, text string, compare func(a, b K) int) errorTest {
+	return failing(`changefeed: insert into "ta\"ble": duplicate primary key `+text, ErrDuplicateKey, key, compare,
+		func(t *Table[K, keyedRow[K]]) (Change[keyedRow[K]], error) { return t.Insert(keyedRow[K]{key, 1}) })
+}
+
+// Error(): "Changefeed cache over array size limit, skipped X elements."
+// MarshalJSON: {"error": "Changefeed cache over array size limit, skipped X elements."}
+func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
+	var err error = &SkippedError{Count: 1<<64 - 1, From: 3, To: 9}
+	require.EqualError(t, err, "Changefeed cache over array size limit, skipped 18446744073709551615 elements.")
+
+	err = fmt.Errorf("feed: %w", &SkippedError{Count: 5, From: 3, To: 7})
+	skipped, ok := errors.AsType[*SkippedError](err)
+	require.True(t, ok)
+	require.Equal(t, &SkippedError{5, 3, 7}, skipped)
+	const notice = `{"error":"Changefeed cache over array size limit, skipped 5 elements."}`
+	for _, test := range []struct {
+		v    any
+		json string
+	}{
+		{skipped, notice},
+		{[]error{skipped}, "[" + notice + "]"},
+		{map[string]any{"e": skipped}, `{"e":` + notice + `}`},
+		{&struct{ E *SkippedError }{skipped}, `{"E":` + notice + `}`},
+		{(*SkippedError)(nil), "null"},
+	} {
+		text, err := json.Marshal(test.v)
+		require.NoError(t, err)
+		require.Equal(t, test.json, string(text))
+	}
+}

@@ -1,0 +1,645 @@
+package changefeed
+
+import (
+	"cmp"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A rowTest is the evidence for one sort of rows.
+type rowTest struct {
+	name string
+	run  func(t *testing.T)
+}
+
+// oneRow returns a table of one row: all rows have the same key.
+func oneRow[V any]() *Table[int, V] {
+	return NewTableFunc("rows", func(*V) int { return 1 }, cmp.Compare[int])
+}
+
+// A ledger has every row that a table handed out and what it should be for ever.
+type ledger[V any] struct{ handed, golden []*V }
+
+func (l *ledger[V]) add(handed, golden *V) {
+	l.handed, l.golden = append(l.handed, handed), append(l.golden, golden)
+}
+
+func (l *ledger[V]) check(t *testing.T) {
+	t.Helper()
+	for i, row := range l.handed {
+		require.Equal(t, l.golden[i], row, "T3: row %d was changed", i)
+	}
+}
+
+// editing returns the test of rows that fresh makes, of which no two share
+// anything, and of edits of them. Every edit changes the row, and no row that was
+// there before; whatever changes nothing is no change.
+func editing[V any](name string, fresh func() V, edits ...func(*V)) rowTest {
+	return rowTest{name, func(t *testing.T) {
+		var l ledger[V]
+		// edited returns a row that has had the edits up to n, made without a table.
+		edited := func(n int) *V {
+			row := fresh()
+			for _, edit := range edits[:n] {
+				edit(&row)
+			}
+			return &row
+		}
+		table := oneRow[V]()
+		feed := table.Changes(t.Context())
+		c := must[V](t)(table.Insert(fresh()))
+		l.add(c.New, edited(0))
+		for n := range len(edits) + 1 {
+			is := stored(table, 1)
+			for what, write := range map[string]func() (Change[V], error){
+				"update nothing":               func() (Change[V], error) { return table.Update(1, func(*V) {}) },
+				"upsert an equal row":          func() (Change[V], error) { return table.Upsert(*edited(n)) },
+				"replace by an equal row":      func() (Change[V], error) { return table.Replace(*edited(n)) },
+				"compute the row as it came":   func() (Change[V], error) { return table.Compute(1, func(old *V) *V { return old }) },
+				"compute an equal row":         func() (Change[V], error) { return table.Compute(1, func(*V) *V { return edited(n) }) },
+				"compute the very stored row":  func() (Change[V], error) { return table.Compute(1, func(*V) *V { return is }) },
+				"compute a copy that is lost":  func() (Change[V], error) { return table.Compute(1, func(*V) *V { return new(*is) }) },
+				"update to an equal other row": func() (Change[V], error) { return table.Update(1, func(row *V) { *row = *edited(n) }) },
+			} {
+				c := must[V](t)(write())
+				require.Equal(t, None, c.Kind, "%s after %d edits", what, n)
+				require.Zero(t, c.Seq, what)
+				require.True(t, c.Old == is && c.New == is, what)
+				l.check(t)
+			}
+			if n == len(edits) {
+				break
+			}
+			// An edit that is thrown away leaves no trace.
+			require.Panics(t, func() { _, _ = table.Update(1, func(row *V) { edits[n](row); panic("stop") }) })
+			l.check(t)
+
+			var c Change[V]
+			if n%2 == 0 {
+				c = must[V](t)(table.Update(1, edits[n]))
+			} else {
+				c = must[V](t)(table.Compute(1, func(old *V) *V { edits[n](old); return old }))
+			}
+			require.Equal(t, Update, c.Kind, "edit %d", n)
+			require.True(t, c.Old == is)
+			require.True(t, c.New == stored(table, 1))
+			l.add(c.New, edited(n+1))
+			l.check(t)
+		}
+		_, err := table.Delete(1)
+		require.NoError(t, err)
+		for _, p := range take(feed, len(edits)+2) {
+			require.NoError(t, p.err)
+			if p.v.New != nil {
+				l.add(p.v.New, edited(int(p.v.Seq-1)))
+			}
+			if p.v.Old != nil {
+				l.add(p.v.Old, edited(int(p.v.Seq-2)))
+			}
+		}
+		require.Len(t, l.handed, 1+len(edits)+2*len(edits)+2)
+		l.check(t)
+	}}
+}
+
+type (
+	strs    []string
+	attrs   map[string]int
+	counter *int
+	shape   interface{ Area() int }
+	square  struct{ Side int }
+	poly    struct{ Sides []int }
+)
+
+func (s square) Area() int { return s.Side * s.Side }
+func (p *poly) Area() int  { return len(p.Sides) }
+
+type inner struct {
+	Tags []string
+	Attr map[string]int
+	P    *int
+}
+
+type base struct{ inner } // unexported and embedded, twice
+
+// Exported is embedded in rows by pointer.
+type Exported struct{ Tags []string }
+
+type flat struct {
+	ID    int
+	Name  string
+	Score float64
+	At    time.Time
+	Grid  [2][2]int
+	In    struct{ A, B int }
+	Done  chan int
+	note  string
+}
+
+type embedded struct {
+	base
+	*Exported
+	strs
+	ID int
+}
+
+type named struct {
+	S strs
+	A attrs
+	C counter
+	L []strs
+	I any
+	J any
+}
+
+type when struct {
+	At *time.Time
+	In struct{ p *int }
+}
+
+type rich struct {
+	Tags   []string
+	Attr   map[string]int
+	P      *int
+	In     inner
+	Ptr    *inner
+	Deep   map[string][]*inner
+	Matrix [][]int
+	Array  [2][]int
+	Any    any
+	Shape  shape
+	Keys   map[[1]string]map[int][]byte
+	PP     **int
+	Nested struct{ L []struct{ M map[int]int } }
+}
+
+func newInner() inner {
+	return inner{Tags: append(make([]string, 0, 8), "a", "b"), Attr: map[string]int{"k": 1}, P: new(1)}
+}
+
+func newRich() rich {
+	r := rich{
+		Tags: append(make([]string, 0, 8), "a"), Attr: map[string]int{"k": 1}, P: new(1), In: newInner(), Ptr: new(newInner()),
+		Deep:   map[string][]*inner{"x": {new(newInner()), nil}},
+		Matrix: [][]int{{1}, nil, {}},
+		Array:  [2][]int{{1}, {2}},
+		Any:    map[string]any{"l": []any{1, map[string]any{"x": 1}}},
+		Shape:  &poly{Sides: []int{1}},
+		Keys:   map[[1]string]map[int][]byte{{"x"}: {1: []byte("abc")}},
+		PP:     new(new(1)),
+	}
+	r.Nested.L = append(r.Nested.L, struct{ M map[int]int }{map[int]int{1: 1}})
+	return r
+}
+
+// A link is a row that leads back to itself.
+type link struct {
+	Name string
+	Next *link
+	All  map[string]any
+	List []any
+}
+
+func newLink() *link {
+	a := &link{Name: "a"}
+	a.Next = &link{Name: "b", Next: a}
+	a.All = map[string]any{"a": a}
+	a.All["all"] = a.All
+	a.List = []any{a, nil}
+	a.List[1] = a.List
+	return a
+}
+
+type alias struct {
+	A, B   *int
+	S, T   []int
+	M, N   map[int]int
+	Prefix []int // of S
+	First  *int  // of S
+}
+
+func newAlias() alias {
+	p, s, m := new(1), []int{1, 2, 3}, map[int]int{1: 1}
+	return alias{p, p, s, s, m, m, s[:2], &s[0]}
+}
+
+var (
+	aChan = make(chan int)
+	aTime = time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("here", 3600))
+)
+
+// T3: "a deep copy by reflection, so that row.Tags = append(row.Tags, "x") and
+// row.Attr["k"] = "v" in an edit do what they seem to do and the old row stays the
+// old row"; "a write that leaves the row equal to what it was is no change".
+func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
+	for _, test := range []rowTest{
+		editing("int", func() int { return 1 }, func(r *int) { *r = 2 }, func(r *int) { *r = 1 }),
+		editing("string", func() string { return "" }, func(r *string) { *r += "x" }),
+		editing("zero size", func() struct{} { return struct{}{} }),
+		editing("array of none", func() [0][]int { return [0][]int{} }),
+		editing("time", func() time.Time { return aTime }, func(r *time.Time) { *r = r.Add(1) }),
+		editing("flat", func() flat { return flat{ID: 1, At: aTime, Done: aChan} },
+			func(r *flat) { r.Name = "x" },
+			func(r *flat) { r.At = r.At.Add(time.Hour) },
+			func(r *flat) { r.Grid[1][0]++ },
+			func(r *flat) { r.In.B++ },
+			func(r *flat) { r.note = "y" },
+			func(r *flat) { r.Done = nil }),
+		editing("rich", newRich,
+			func(r *rich) { r.Tags = append(r.Tags, "x") },
+			func(r *rich) { r.Tags[0] = "y" },
+			func(r *rich) { r.Attr["k"] = 2 },
+			func(r *rich) { delete(r.Attr, "k") },
+			func(r *rich) { *r.P++ },
+			func(r *rich) { r.In.Tags = append(r.In.Tags[:1], "z") },
+			func(r *rich) { r.In.Attr["new"]++ },
+			func(r *rich) { *r.In.P++ },
+			func(r *rich) { r.Ptr.Tags[1] = "" },
+			func(r *rich) { *r.Ptr.P++ },
+			func(r *rich) { r.Deep["x"][0].Attr["k"]++ },
+			func(r *rich) { r.Deep["x"][1] = r.Ptr },
+			func(r *rich) { *r.Deep["x"][1].P++ },
+			func(r *rich) { r.Matrix[0][0]++ },
+			func(r *rich) { r.Array[1][0]++ },
+			func(r *rich) { r.Any.(map[string]any)["l"].([]any)[1].(map[string]any)["x"] = "y" },
+			func(r *rich) { r.Any = []any{&square{1}} },
+			func(r *rich) { r.Any.([]any)[0].(*square).Side++ },
+			func(r *rich) { r.Shape.(*poly).Sides[0]++ },
+			func(r *rich) { r.Shape = square{2} },
+			func(r *rich) { r.Keys[[1]string{"x"}][1][0] = 'z' },
+			func(r *rich) { **r.PP++ },
+			func(r *rich) { r.Nested.L[0].M[1]++ },
+			func(r *rich) { *r = rich{} },
+			func(r *rich) { r.Tags = []string{} }, // nil and empty are not equal
+			func(r *rich) { r.Tags, r.Attr = nil, map[string]int{} },
+			func(r *rich) { r.Ptr = new(inner) }),
+		editing("nil and empty", func() rich {
+			return rich{Tags: []string{}, Attr: map[string]int{}, Matrix: [][]int{}, Any: []any(nil), Shape: (*poly)(nil)}
+		},
+			func(r *rich) { r.Attr["k"] = 1 },
+			func(r *rich) { r.Matrix = append(r.Matrix, nil) },
+			func(r *rich) { r.Any = (map[string]any)(nil) },
+			func(r *rich) { r.Any = nil }),
+		editing("embedded", func() embedded { return embedded{base{newInner()}, &Exported{[]string{"a"}}, strs{"a"}, 1} },
+			func(r *embedded) { r.base.Tags[0] = "x" },
+			func(r *embedded) {
+				r.Attr["k"]++
+				*r.P++
+			},
+			func(r *embedded) { r.Exported.Tags = append(r.Exported.Tags, "x") }),
+		editing("named", func() named {
+			return named{strs{"a"}, attrs{"a": 1}, new(1), []strs{{"a"}}, strs{"a"}, counter(new(1))}
+		},
+			func(r *named) { r.S[0], r.A["a"], *r.C, r.L[0][0] = "x", 2, 2, "x" },
+			func(r *named) { r.I.(strs)[0] = "x" },
+			func(r *named) { *r.J.(counter)++ }),
+		editing("named slice row", func() strs { return strs{"a"} },
+			func(r *strs) { *r = append(*r, "b") }, func(r *strs) { (*r)[0] = "x" }, func(r *strs) { *r = nil }),
+		editing("named map row", func() attrs { return attrs{"a": 1} },
+			func(r *attrs) { (*r)["b"] = 1 }, func(r *attrs) { clear(*r) }, func(r *attrs) { *r = nil }),
+		editing("named pointer row", func() counter { return new(1) }, func(r *counter) { **r++ }),
+		editing("document", func() map[string]any {
+			return map[string]any{"id": 1.0, "tags": []any{"a"}, "sub": map[string]any{"n": nil, "t": true}}
+		},
+			func(r *map[string]any) { (*r)["x"] = "y" },
+			func(r *map[string]any) { (*r)["tags"].([]any)[0] = "b" },
+			func(r *map[string]any) { (*r)["tags"] = append((*r)["tags"].([]any), "c") },
+			func(r *map[string]any) { (*r)["sub"].(map[string]any)["n"] = 1 },
+			func(r *map[string]any) { delete((*r)["sub"].(map[string]any), "n") }),
+		editing("pointer row", func() *inner { return new(newInner()) },
+			func(r **inner) { (*r).Attr["k"]++ },
+			func(r **inner) { (*r).Tags = append((*r).Tags, "x") },
+			func(r **inner) { (*r).P = nil },
+			func(r **inner) { *r = nil },
+			func(r **inner) { *r = new(inner) }),
+		editing("pointer to flat", func() *game { return &game{ID: 1} }, func(r **game) { (*r).Score++ }),
+		editing("pointer to pointer", func() **int { return new(new(1)) }, func(r ***int) { ***r++ }),
+		editing("interface row", func() shape { return &poly{[]int{1}} },
+			func(r *shape) { (*r).(*poly).Sides[0]++ },
+			func(r *shape) { *r = square{3} },
+			func(r *shape) { *r = nil },
+			func(r *shape) { *r = (*poly)(nil) }),
+		editing("any row", func() any { return []any{1, []int{1}} },
+			func(r *any) { (*r).([]any)[1].([]int)[0]++ },
+			func(r *any) { *r = 1 },
+			func(r *any) { *r = 1.0 }),
+		editing("cycle behind a struct", func() link { return *newLink() },
+			func(r *link) { r.Next.Name = "x" },
+			func(r *link) { r.Next.Next.Next.Name += "y" },
+			func(r *link) { r.All["new"] = 1 },
+			func(r *link) { r.List[0].(*link).All["all"].(map[string]any)["newer"] = 1 },
+			func(r *link) { r.List[1].([]any)[0].(*link).Name = "z" }),
+		editing("cycle", newLink,
+			func(r **link) { (*r).Next.Next.Name = "x" },
+			func(r **link) { (*r).Next.Next = &link{Next: *r} },
+			func(r **link) { (*r).Next.Next.Next.Name = "y" }),
+		editing("two that are one", newAlias,
+			func(r *alias) { *r.A++ }, // the golden row has B changed too
+			func(r *alias) { r.S[2]++ },
+			func(r *alias) { r.N[1]++ }),
+		editing("unexported referents", func() when { return when{At: new(aTime)} },
+			func(r *when) { *r.At = r.At.UTC() }),
+	} {
+		t.Run(test.name, test.run)
+	}
+}
+
+// What two places refer to is one thing in the copy too, and not the old thing.
+func TestCopiesKeepWhatIsSharedWithinARow(t *testing.T) {
+	table := oneRow[alias]()
+	old := must[alias](t)(table.Insert(newAlias())).New
+	is := must[alias](t)(table.Update(1, func(r *alias) { *r.A++ })).New
+	require.Same(t, is.A, is.B)
+	require.Same(t, &is.S[0], &is.T[0])
+	require.Equal(t, reflect.ValueOf(is.M).Pointer(), reflect.ValueOf(is.N).Pointer())
+	require.NotSame(t, old.A, is.A)
+	require.NotSame(t, &old.S[0], &is.S[0])
+	require.NotEqual(t, reflect.ValueOf(old.M).Pointer(), reflect.ValueOf(is.M).Pointer())
+
+	links := oneRow[*link]()
+	must[*link](t)(links.Insert(newLink()))
+	got := *must[*link](t)(links.Update(1, func(r **link) { (*r).Name = "x" })).New
+	require.Same(t, got, got.Next.Next)
+	require.Same(t, got, got.All["a"])
+	require.Same(t, got, got.List[0])
+	require.Equal(t, reflect.ValueOf(got.All).Pointer(), reflect.ValueOf(got.All["all"]).Pointer())
+}
+
+// An edit that appends does not write behind the end of an old row's slice, where
+// another row, or whoever made it, may have something.
+func TestCopiesOfSlicesHaveNoRoomOfTheOldOnes(t *testing.T) {
+	table := oneRow[inner]()
+	old := must[inner](t)(table.Insert(newInner())).New
+	must[inner](t)(table.Update(1, func(r *inner) { r.Tags = append(r.Tags, "x") }))
+	require.Equal(t, []string{"a", "b", ""}, old.Tags[:3])
+}
+
+// "What unexported fields refer to is shared", and so are channels, functions and
+// map keys.
+func TestCopiesShareWhatUnexportedFieldsReferTo(t *testing.T) {
+	type hidden struct {
+		Tags []string
+		tags []string
+		p    *int
+		Done chan int
+		In   struct{ m map[int]int }
+		Keys map[*int]int
+		base *inner
+		*inner
+	}
+	table := oneRow[hidden]()
+	row := hidden{
+		Tags: []string{"a"}, tags: []string{"a"}, p: new(1), Done: aChan, Keys: map[*int]int{new(1): 1},
+		base: new(inner), inner: new(newInner()),
+	}
+	row.In.m = map[int]int{1: 1}
+	old := must[hidden](t)(table.Insert(row)).New
+	require.Equal(t, None, must[hidden](t)(table.Update(1, func(*hidden) {})).Kind)
+	is := must[hidden](t)(table.Update(1, func(r *hidden) { r.Tags[0] = "x" })).New
+	require.NotSame(t, &old.Tags[0], &is.Tags[0])
+	require.Same(t, &old.tags[0], &is.tags[0])
+	require.Same(t, old.p, is.p)
+	require.Equal(t, old.Done, is.Done)
+	require.Equal(t, reflect.ValueOf(old.In.m).Pointer(), reflect.ValueOf(is.In.m).Pointer())
+	require.Equal(t, old.Keys, is.Keys, "the keys are the same pointers")
+	require.Same(t, old.base, is.base)
+	require.Same(t, old.inner, is.inner, "an embedded pointer to an unexported type cannot be set")
+}
+
+// "A row with a NaN or a non-nil func is never equal."
+func TestRowsWithNaNOrFunctionsAreNeverEqual(t *testing.T) {
+	f := func() {}
+	nan := math.NaN
+	for _, test := range []rowTest{
+		neverEqual("float", nan),
+		neverEqual("flat", func() struct{ F float64 } { return struct{ F float64 }{nan()} }),
+		neverEqual("complex", func() [1]complex128 { return [1]complex128{complex(0, nan())} }),
+		neverEqual("slice", func() []float64 { return []float64{nan()} }),
+		neverEqual("map", func() map[string]any { return map[string]any{"x": nan()} }),
+		neverEqual("map key", func() map[float64]int { return map[float64]int{nan(): 1} }),
+		neverEqual("pointer", func() *float64 { return new(nan()) }),
+		neverEqual("func", func() struct{ F func() } { return struct{ F func() }{f} }),
+		neverEqual("unexported func", func() struct{ f func() } { return struct{ f func() }{f} }),
+		neverEqual("any func", func() any { return f }),
+	} {
+		t.Run(test.name, test.run)
+	}
+	require.True(t, oneRow[struct{ F func() }]().equal(new(struct{ F func() }), new(struct{ F func() })), "nil")
+}
+
+func neverEqual[V any](name string, fresh func() V) rowTest {
+	return rowTest{name, func(t *testing.T) {
+		table := oneRow[V]()
+		must[V](t)(table.Insert(fresh()))
+		for seq, write := range []func() (Change[V], error){
+			func() (Change[V], error) { return table.Update(1, func(*V) {}) },
+			func() (Change[V], error) { return table.Compute(1, func(old *V) *V { return old }) },
+			func() (Change[V], error) { return table.Upsert(fresh()) },
+			func() (Change[V], error) { return table.Replace(fresh()) },
+		} {
+			c := must[V](t)(write())
+			require.Equal(t, Update, c.Kind)
+			require.Equal(t, uint64(seq+2), c.Seq)
+			require.NotSame(t, c.Old, c.New)
+		}
+	}}
+}
+
+// == is for types that are strictly comparable and refer to nothing that a copy
+// does not share; reflect.DeepEqual for all others.
+func TestEqualRows(t *testing.T) {
+	type secret struct {
+		ID int
+		p  *int
+	}
+	for _, test := range []rowTest{
+		comparing("a zero has no sign", struct{ F float64 }{0}, struct{ F float64 }{math.Copysign(0, -1)}, true),
+		comparing("times are compared as values", flat{At: aTime}, flat{At: aTime.UTC()}, false),
+		comparing("times are compared as values by ==", [1]time.Time{aTime}, [1]time.Time{aTime.UTC()}, false),
+		comparing("a time itself has a method", aTime, aTime.UTC(), true),
+		comparing("what unexported pointers point to by ==", secret{1, new(1)}, secret{1, new(1)}, false),
+		comparing("what exported pointers point to", struct{ P *int }{new(1)}, struct{ P *int }{new(1)}, true),
+		comparing("channels", struct{ C chan int }{aChan}, struct{ C chan int }{make(chan int)}, false),
+		comparing("nil and an empty slice", struct{ S []int }{}, struct{ S []int }{[]int{}}, false),
+		comparing("nil and an empty map", struct{ M attrs }{}, struct{ M attrs }{attrs{}}, false),
+		comparing("interfaces with what == would panic on", struct{ A any }{[]int{1}}, struct{ A any }{[]int{1}}, true),
+		comparing("an array of interfaces", [1]any{[]int{1}}, [1]any{[]int{2}}, false),
+		comparing("interfaces of two types", struct{ A any }{1}, struct{ A any }{int8(1)}, false),
+		comparing("unexported fields", struct{ s []int }{[]int{1}}, struct{ s []int }{[]int{2}}, false),
+		comparing("unexported fields by ==", struct{ s int }{1}, struct{ s int }{2}, false),
+		comparing("blank fields by ==", struct{ _, A int }{A: 1}, struct{ _, A int }{A: 1}, true),
+	} {
+		t.Run(test.name, test.run)
+	}
+}
+
+func comparing[V any](name string, a, b V, equal bool) rowTest {
+	return rowTest{name, func(t *testing.T) {
+		table := oneRow[V]()
+		must[V](t)(table.Insert(a))
+		c := must[V](t)(table.Upsert(b))
+		require.Equal(t, equal, c.Kind == None)
+		require.Equal(t, equal, c.Old == c.New)
+	}}
+}
+
+// The rows below have methods by which a table copies or compares them. Clone
+// counts; Equal leaves the note out, and letters' case.
+type (
+	clones  struct{ Cloned, Value int }
+	cloneVV clones // Clone() V on V, and so on
+	cloneVP clones
+	clonePV clones
+	clonePP clones
+
+	names   struct{ Name, Note string }
+	equalVV names // Equal(V) on V, and so on
+	equalVP names
+	equalPV names
+	equalPP names
+)
+
+func (r cloneVV) Clone() cloneVV   { return cloneVV{r.Cloned + 1, r.Value} }
+func (r cloneVP) Clone() *cloneVP  { return &cloneVP{r.Cloned + 1, r.Value} }
+func (r *clonePV) Clone() clonePV  { return clonePV{r.Cloned + 1, r.Value} }
+func (r *clonePP) Clone() *clonePP { return &clonePP{r.Cloned + 1, r.Value} }
+
+func (r equalVV) Equal(o equalVV) bool   { return strings.EqualFold(r.Name, o.Name) }
+func (r equalVP) Equal(o *equalVP) bool  { return strings.EqualFold(r.Name, o.Name) }
+func (r *equalPV) Equal(o equalPV) bool  { return strings.EqualFold(r.Name, o.Name) }
+func (r *equalPP) Equal(o *equalPP) bool { return strings.EqualFold(r.Name, o.Name) }
+
+// Pointer rows, of which *V is a pointer to a pointer.
+type (
+	clonePtr struct{ Cloned, Value int }
+	equalPtr struct{ Name, Note string }
+)
+
+func (r *clonePtr) Clone() **clonePtr       { return new(&clonePtr{r.Cloned + 1, r.Value}) }
+func (r *equalPtr) Equal(o **equalPtr) bool { return strings.EqualFold(r.Name, (*o).Name) }
+
+// Interface rows.
+type (
+	cloner    interface{ Clone() cloner }
+	clonerPtr interface{ Clone() *clonerPtr }
+	equaler   interface{ Equal(equaler) bool }
+	equalerP  interface{ Equal(*equalerP) bool }
+
+	asCloner    clones
+	asClonerPtr clones
+	asEqualer   names
+	asEqualerP  names
+)
+
+func (r asCloner) Clone() cloner { return asCloner{r.Cloned + 1, r.Value} }
+func (r asClonerPtr) Clone() *clonerPtr {
+	return new(clonerPtr(asClonerPtr{r.Cloned + 1, r.Value}))
+}
+func (r asEqualer) Equal(o equaler) bool    { return strings.EqualFold(r.Name, o.(asEqualer).Name) }
+func (r asEqualerP) Equal(o *equalerP) bool { return strings.EqualFold(r.Name, (*o).(asEqualerP).Name) }
+
+// Promoted methods of an embedded type that are of another type's rows.
+type embedsBoth struct {
+	cloneVV
+	equalVV
+	Tags []string
+}
+
+// "V's method Clone() V or Clone() *V, on either receiver, where there is one";
+// "How to copy and compare is settled once, in NewTable", by V alone.
+func TestUpdatesCopyRowsByTheirCloneMethod(t *testing.T) {
+	for _, test := range []rowTest{
+		cloning("Clone() V of V", cloneVV{}, func(r *cloneVV, by int) int { r.Value += by; return r.Cloned }, 1),
+		cloning("Clone() *V of V", cloneVP{}, func(r *cloneVP, by int) int { r.Value += by; return r.Cloned }, 1),
+		cloning("Clone() V of *V", clonePV{}, func(r *clonePV, by int) int { r.Value += by; return r.Cloned }, 1),
+		cloning("Clone() *V of *V", clonePP{}, func(r *clonePP, by int) int { r.Value += by; return r.Cloned }, 1),
+		cloning("Clone() *T of T, V is *T", &cloneVP{}, func(r **cloneVP, by int) int { (*r).Value += by; return (*r).Cloned }, 1),
+		cloning("Clone() *T of *T, V is *T", &clonePP{}, func(r **clonePP, by int) int { (*r).Value += by; return (*r).Cloned }, 1),
+		cloning("Clone() **T of *T, V is *T", &clonePtr{}, func(r **clonePtr, by int) int { (*r).Value += by; return (*r).Cloned }, 1),
+		cloning("Clone() V, V an interface", cloner(asCloner{}), func(r *cloner, by int) int {
+			v := (*r).(asCloner)
+			*r = asCloner{v.Cloned, v.Value + by}
+			return v.Cloned
+		}, 1),
+		cloning("Clone() *V, V an interface", clonerPtr(asClonerPtr{}), func(r *clonerPtr, by int) int {
+			v := (*r).(asClonerPtr)
+			*r = asClonerPtr{v.Cloned, v.Value + by}
+			return v.Cloned
+		}, 1),
+
+		// These have no such method of V, so they are copied as others are.
+		cloning("Clone() T, V is *T", &cloneVV{}, func(r **cloneVV, by int) int { (*r).Value += by; return (*r).Cloned }, 0),
+		cloning("a Clone of what is in an interface", any(cloneVV{}), func(r *any, by int) int {
+			v := (*r).(cloneVV)
+			*r = cloneVV{v.Cloned, v.Value + by}
+			return v.Cloned
+		}, 0),
+		cloning("a Clone of a field", struct{ F *clonePP }{&clonePP{}}, func(r *struct{ F *clonePP }, by int) int {
+			r.F.Value += by
+			return r.F.Cloned
+		}, 0),
+		cloning("a Clone of what is embedded", embedsBoth{}, func(r *embedsBoth, by int) int { r.Value += by; return r.Cloned }, 0),
+	} {
+		t.Run(test.name, test.run)
+	}
+}
+
+// cloning returns the test of rows of which each copy counts itself clones higher.
+// touch adds to a row's value and returns that count.
+func cloning[V any](name string, first V, touch func(row *V, by int) int, clones int) rowTest {
+	return rowTest{name, func(t *testing.T) {
+		table := oneRow[V]()
+		old := must[V](t)(table.Insert(first)).New
+		c := must[V](t)(table.Update(1, func(row *V) { touch(row, 1) }))
+		require.Equal(t, Update, c.Kind)
+		require.Equal(t, clones, touch(c.New, 0))
+		require.Zero(t, touch(new(*old), 0), "T3")
+		c = must[V](t)(table.Compute(1, func(row *V) *V { touch(row, 1); return row }))
+		require.Equal(t, 2*clones, touch(c.New, 0))
+	}}
+}
+
+// "V's method Equal(V) bool or Equal(*V) bool, on either receiver, where there is one"
+func TestWritesCompareRowsByTheirEqualMethod(t *testing.T) {
+	for _, test := range []rowTest{
+		equating("Equal(V) of V", func(a, b string) equalVV { return equalVV{a, b} }, true),
+		equating("Equal(*V) of V", func(a, b string) equalVP { return equalVP{a, b} }, true),
+		equating("Equal(V) of *V", func(a, b string) equalPV { return equalPV{a, b} }, true),
+		equating("Equal(*V) of *V", func(a, b string) equalPP { return equalPP{a, b} }, true),
+		equating("Equal(*T) of T, V is *T", func(a, b string) *equalVP { return &equalVP{a, b} }, true),
+		equating("Equal(*T) of *T, V is *T", func(a, b string) *equalPP { return &equalPP{a, b} }, true),
+		equating("Equal(**T) of *T, V is *T", func(a, b string) *equalPtr { return &equalPtr{a, b} }, true),
+		equating("Equal(V), V an interface", func(a, b string) equaler { return asEqualer{a, b} }, true),
+		equating("Equal(*V), V an interface", func(a, b string) equalerP { return asEqualerP{a, b} }, true),
+
+		equating("Equal(T), V is *T", func(a, b string) *equalVV { return &equalVV{a, b} }, false),
+		equating("an Equal of what is in an interface", func(a, b string) any { return equalVV{a, b} }, false),
+		equating("an Equal of a field", func(a, b string) struct{ F equalPP } { return struct{ F equalPP }{equalPP{a, b}} }, false),
+		equating("an Equal of what is embedded", func(a, b string) embedsBoth { return embedsBoth{equalVV: equalVV{a, b}} }, false),
+	} {
+		t.Run(test.name, test.run)
+	}
+}
+
+// equating returns the test of rows that are equal by their method, or not, if
+// their names differ in letters' case or their notes differ.
+func equating[V any](name string, row func(name, note string) V, method bool) rowTest {
+	return rowTest{name, func(t *testing.T) {
+		table := oneRow[V]()
+		old := must[V](t)(table.Insert(row("Bob", "first"))).New
+		require.Equal(t, None, must[V](t)(table.Upsert(row("Bob", "first"))).Kind)
+		c := must[V](t)(table.Upsert(row("BOB", "second")))
+		require.Equal(t, method, c.Kind == None)
+		require.True(t, c.Old == old)
+		require.Equal(t, row("Bob", "first"), *old)
+		if method {
+			require.True(t, c.New == old, "Old and New both the stored row")
+		}
+		require.Equal(t, Update, must[V](t)(table.Upsert(row("Ann", "first"))).Kind)
+	}}
+}
