@@ -59,9 +59,9 @@
 //     unexported fields;
 //   - else a deep copy by reflection, of maps, slices, pointers and interfaces, as
 //     far as exported fields lead. What unexported fields refer to is shared, and so
-//     are channels, functions and the keys of maps. A [time.Time] is fine with that;
-//     a type that changes what its unexported fields refer to, as [math/big.Int]
-//     does, wants a Clone on the row.
+//     are channels, functions, the keys of maps, and what an interface holds that has
+//     no exported field. A [time.Time] or an error is fine with that; a row with a
+//     type whose methods change it in place, such as [math/big.Int], wants a Clone.
 //
 // A write that leaves a row equal to what it was is no change. Rows are equal by
 //
@@ -71,8 +71,9 @@
 //     gets a plain copy of it;
 //   - else [reflect.DeepEqual], which compares what pointers point to.
 //
-// A row with a NaN or with a function that is not nil is never equal to another.
-// Which of these is used is settled by V alone, when the table is made. A deep copy
+// A row with a NaN or with a function that is not nil is never equal to another (but
+// DeepEqual does not look into a slice, map or pointer that both rows share). Which
+// of these is used is settled by V alone, when the table is made. A deep copy
 // and a deep comparison cost as reflection does; give a row that is written often
 // a Clone and an Equal.
 //

@@ -81,7 +81,6 @@ func TestFailedWritesSayOperationTableAndKey(t *testing.T) {
 	insert := func(r intRow) func(*ints) (intChange, error) {
 		return func(t *ints) (intChange, error) { return t.Insert(r) }
 	}
-	strings := func(a, b any) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
 	for _, test := range []errorTest{
 		ofInt(`changefeed: insert into "ta\"ble": duplicate primary key 1`, ErrDuplicateKey, insert(intRow{1, 2})),
 		ofInt(`changefeed: insert into "ta\"ble": duplicate primary key 1`, ErrDuplicateKey, insert(intRow{1, 0})), // equal, but there
@@ -121,30 +120,29 @@ func TestFailedWritesSayOperationTableAndKey(t *testing.T) {
 			return t.Delete(1)
 		}),
 
-		keyText("x", `"x"`, cmp.Compare[string]),
-		keyText("", `""`, cmp.Compare[string]),
-		keyText(`a "b" 1`+"\n", `"a \"b\" 1\n"`, cmp.Compare[string]),
-		keyText(code("x"), `"code x"`, cmp.Compare[code]),
-		keyText(city(1), `Oslo`, cmp.Compare[city]),
-		keyText(1.5, `1.5`, cmp.Compare[float64]),
-		keyText(place{1, 2}, `{1 2}`, func(a, b place) int { return cmp.Or(cmp.Compare(a.X, b.X), cmp.Compare(a.Y, b.Y)) }),
-		keyText(&place{1, 2}, `1/2`, func(a, b *place) int { return cmp.Compare(a.X, b.X) }),
-		keyText((*place)(nil), `<nil>`, func(a, b *place) int { return 0 }),
-		keyText([2]string{"a", "b"}, `[a b]`, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) }),
-		keyText[any](nil, `<nil>`, strings),
-		keyText[any]("x", `"x"`, strings),
-		keyText[any](7, `7`, strings),
-		keyText[any](city(0), `Rome`, strings),
-		keyText[fmt.Stringer](nil, `<nil>`, func(a, b fmt.Stringer) int { return strings(a, b) }),
+		keyText(nil, `<nil>`),
+		keyText("x", `"x"`),
+		keyText("", `""`),
+		keyText(`a "b" 1`+"\n", `"a \"b\" 1\n"`),
+		keyText(code("x"), `"code x"`),
+		keyText(city(1), `Oslo`),
+		keyText(1.5, `1.5`),
+		keyText(place{1, 2}, `{1 2}`),
+		keyText(&place{1, 2}, `1/2`),
+		keyText((*place)(nil), `<nil>`),
+		keyText([2]string{"a", "b"}, `[a b]`),
 	} {
 		t.Run(test.text, func(t *testing.T) { test.do(t, test.text, test.is) })
 	}
 }
 
 // keyText is the test of how a key is written.
-func keyText[K any](key K, text string, compare func(a, b K) int) errorTest {
+func keyText(key any, text string) errorTest {
+	compare := func(a, b any) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
 	return failing(`changefeed: insert into "ta\"ble": duplicate primary key `+text, ErrDuplicateKey, key, compare,
-		func(t *Table[K, keyedRow[K]]) (Change[keyedRow[K]], error) { return t.Insert(keyedRow[K]{key, 1}) })
+		func(t *Table[any, keyedRow[any]]) (Change[keyedRow[any]], error) {
+			return t.Insert(keyedRow[any]{key, 1})
+		})
 }
 
 // Error(): "Changefeed cache over array size limit, skipped X elements."

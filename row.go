@@ -26,8 +26,9 @@ func chooseCopy[V any]() func(row *V) *V {
 	}
 	return func(row *V) *V {
 		dst := new(*row)
-		var c copier
-		c.detach(reflect.ValueOf(dst).Elem())
+		from, to := reflect.ValueOf(row), reflect.ValueOf(dst)
+		c := copier{seen: map[reference]reflect.Value{referenceOf(from): to}}
+		c.detach(to.Elem())
 		return dst
 	}
 }
@@ -99,12 +100,14 @@ func isCopied(f reflect.StructField) bool {
 	return f.IsExported() || f.Anonymous && f.Type.Kind() == reflect.Struct
 }
 
-// A copier makes a plain copy of a value a deep one: it copies the maps, slices,
-// pointers and interfaces in it, as far as exported fields lead. What two places
-// refer to is one thing in the copy too, so a value may contain itself. Channels,
-// functions, map keys and what unexported fields refer to are shared.
+// A copier makes a plain copy of a value a deep one: it copies the maps, slices and
+// what pointers and interfaces lead to, as far as exported fields go. A map, slice
+// or pointer that stands in two places does so in the copy too, so a value may
+// contain itself. Shared are channels, functions, map keys, what unexported fields
+// refer to, and what an interface holds that only its methods can reach into: many
+// such values, io.EOF among them, are known by their address.
 type copier struct {
-	seen map[reference]reflect.Value // the copies made; nil until there is one
+	seen map[reference]reflect.Value // the copies made
 }
 
 // A reference is a map, slice or pointer that was met. An address alone would not
@@ -115,6 +118,27 @@ type reference struct {
 	typ     reflect.Type
 }
 
+func referenceOf(v reflect.Value) reference {
+	ref := reference{address: v.Pointer(), typ: v.Type()}
+	if v.Kind() != reflect.Pointer {
+		ref.len = v.Len()
+	}
+	return ref
+}
+
+// isHandle reports whether t is a pointer to a struct that has no exported field.
+func isHandle(t reflect.Type) bool {
+	if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+		return false
+	}
+	for f := range t.Elem().Fields() {
+		if isCopied(f) {
+			return false
+		}
+	}
+	return true
+}
+
 // detach puts copies in place of all that v, which it can set, refers to.
 func (c *copier) detach(v reflect.Value) {
 	if isFlat(v.Type()) {
@@ -122,7 +146,7 @@ func (c *copier) detach(v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.Interface:
-		if !v.IsNil() {
+		if !v.IsNil() && !isHandle(v.Elem().Type()) {
 			elem := reflect.New(v.Elem().Type()).Elem()
 			elem.Set(v.Elem())
 			c.detach(elem)
@@ -147,15 +171,9 @@ func (c *copier) detach(v reflect.Value) {
 
 // copyOf returns a copy of a map, a slice or what a pointer points to.
 func (c *copier) copyOf(v reflect.Value) reflect.Value {
-	ref := reference{address: v.Pointer(), typ: v.Type()}
-	if v.Kind() != reflect.Pointer {
-		ref.len = v.Len()
-	}
+	ref := referenceOf(v)
 	if dst, ok := c.seen[ref]; ok {
 		return dst
-	}
-	if c.seen == nil {
-		c.seen = make(map[reference]reflect.Value)
 	}
 	switch v.Kind() {
 	case reflect.Map:
@@ -180,9 +198,9 @@ func (c *copier) copyOf(v reflect.Value) reflect.Value {
 		return dst
 	default:
 		dst := reflect.New(v.Type().Elem())
-		c.seen[ref] = dst.Convert(v.Type()) // the type may have a name
+		c.seen[ref] = dst
 		dst.Elem().Set(v.Elem())
 		c.detach(dst.Elem())
-		return c.seen[ref]
+		return dst
 	}
 }

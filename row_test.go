@@ -2,6 +2,8 @@ package changefeed
 
 import (
 	"cmp"
+	"io"
+	"io/fs"
 	"math"
 	"reflect"
 	"strings"
@@ -37,45 +39,75 @@ func (l *ledger[V]) check(t *testing.T) {
 }
 
 // editing returns the test of rows that fresh makes, of which no two share
-// anything, and of edits of them. Every edit changes the row, and no row that was
-// there before; whatever changes nothing is no change.
+// anything, and of edits of them, with the functions that a table of such rows
+// has. Every edit changes the row, and no row that was there before; whatever
+// changes nothing is no change. (It makes no table, for the compiler takes half a
+// second for each new type of one; TestWritesEditCopies does.)
 func editing[V any](name string, fresh func() V, edits ...func(*V)) rowTest {
 	return rowTest{name, func(t *testing.T) {
+		copied, equal := chooseCopy[V](), chooseEqual[V]()
 		var l ledger[V]
-		// edited returns a row that has had the edits up to n, made without a table.
-		edited := func(n int) *V {
-			row := fresh()
-			for _, edit := range edits[:n] {
-				edit(&row)
+		is := edited(fresh, nil)
+		for n := range len(edits) + 1 {
+			l.add(is, edited(fresh, edits[:n]))
+			require.True(t, equal(is, copied(is)), "update nothing after %d edits", n)
+			require.True(t, equal(is, edited(fresh, edits[:n])), "upsert an equal row after %d edits", n)
+			require.True(t, equal(is, is) && equal(is, new(*is)), "upsert the row itself after %d edits", n)
+			if n == len(edits) {
+				break
 			}
-			return &row
+			lost := copied(is) // an edit that panics leaves no trace
+			edits[n](lost)
+			l.check(t)
+
+			old := is
+			is = copied(old)
+			edits[n](is)
+			require.False(t, equal(old, is), "edit %d is a change", n)
+			l.check(t)
 		}
+		l.check(t)
+	}}
+}
+
+// edited returns a row that has had the edits, made without a table.
+func edited[V any](fresh func() V, edits []func(*V)) *V {
+	row := fresh()
+	for _, edit := range edits {
+		edit(&row)
+	}
+	return &row
+}
+
+// writing is editing by the writes of a table.
+func writing[V any](name string, fresh func() V, edits ...func(*V)) rowTest {
+	return rowTest{name, func(t *testing.T) {
+		var l ledger[V]
 		table := oneRow[V]()
 		feed := table.Changes(t.Context())
 		c := must[V](t)(table.Insert(fresh()))
-		l.add(c.New, edited(0))
+		l.add(c.New, edited(fresh, nil))
 		for n := range len(edits) + 1 {
 			is := stored(table, 1)
+			equal := func() *V { return edited(fresh, edits[:n]) }
 			for what, write := range map[string]func() (Change[V], error){
 				"update nothing":               func() (Change[V], error) { return table.Update(1, func(*V) {}) },
-				"upsert an equal row":          func() (Change[V], error) { return table.Upsert(*edited(n)) },
-				"replace by an equal row":      func() (Change[V], error) { return table.Replace(*edited(n)) },
+				"upsert an equal row":          func() (Change[V], error) { return table.Upsert(*equal()) },
+				"replace by an equal row":      func() (Change[V], error) { return table.Replace(*equal()) },
 				"compute the row as it came":   func() (Change[V], error) { return table.Compute(1, func(old *V) *V { return old }) },
-				"compute an equal row":         func() (Change[V], error) { return table.Compute(1, func(*V) *V { return edited(n) }) },
+				"compute an equal row":         func() (Change[V], error) { return table.Compute(1, func(*V) *V { return equal() }) },
 				"compute the very stored row":  func() (Change[V], error) { return table.Compute(1, func(*V) *V { return is }) },
-				"compute a copy that is lost":  func() (Change[V], error) { return table.Compute(1, func(*V) *V { return new(*is) }) },
-				"update to an equal other row": func() (Change[V], error) { return table.Update(1, func(row *V) { *row = *edited(n) }) },
+				"update to an equal other row": func() (Change[V], error) { return table.Update(1, func(row *V) { *row = *equal() }) },
 			} {
 				c := must[V](t)(write())
 				require.Equal(t, None, c.Kind, "%s after %d edits", what, n)
 				require.Zero(t, c.Seq, what)
 				require.True(t, c.Old == is && c.New == is, what)
-				l.check(t)
 			}
+			l.check(t)
 			if n == len(edits) {
 				break
 			}
-			// An edit that is thrown away leaves no trace.
 			require.Panics(t, func() { _, _ = table.Update(1, func(row *V) { edits[n](row); panic("stop") }) })
 			l.check(t)
 
@@ -86,23 +118,21 @@ func editing[V any](name string, fresh func() V, edits ...func(*V)) rowTest {
 				c = must[V](t)(table.Compute(1, func(old *V) *V { edits[n](old); return old }))
 			}
 			require.Equal(t, Update, c.Kind, "edit %d", n)
-			require.True(t, c.Old == is)
-			require.True(t, c.New == stored(table, 1))
-			l.add(c.New, edited(n+1))
+			require.True(t, c.Old == is && c.New == stored(table, 1))
+			l.add(c.New, edited(fresh, edits[:n+1]))
 			l.check(t)
 		}
-		_, err := table.Delete(1)
-		require.NoError(t, err)
+		must[V](t)(table.Delete(1))
 		for _, p := range take(feed, len(edits)+2) {
 			require.NoError(t, p.err)
 			if p.v.New != nil {
-				l.add(p.v.New, edited(int(p.v.Seq-1)))
+				l.add(p.v.New, edited(fresh, edits[:p.v.Seq-1]))
 			}
 			if p.v.Old != nil {
-				l.add(p.v.Old, edited(int(p.v.Seq-2)))
+				l.add(p.v.Old, edited(fresh, edits[:p.v.Seq-2]))
 			}
 		}
-		require.Len(t, l.handed, 1+len(edits)+2*len(edits)+2)
+		require.Len(t, l.handed, 3*(len(edits)+1))
 		l.check(t)
 	}}
 }
@@ -233,6 +263,54 @@ var (
 	aTime = time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("here", 3600))
 )
 
+var richEdits = []func(*rich){
+	func(r *rich) { r.Tags = append(r.Tags, "x") },
+	func(r *rich) { r.Tags[0] = "y" },
+	func(r *rich) { r.Attr["k"] = 2 },
+	func(r *rich) { delete(r.Attr, "k") },
+	func(r *rich) { *r.P++ },
+	func(r *rich) { r.In.Tags = append(r.In.Tags[:1], "z") },
+	func(r *rich) { r.In.Attr["new"]++ },
+	func(r *rich) { *r.In.P++ },
+	func(r *rich) { r.Ptr.Tags[1] = "" },
+	func(r *rich) { *r.Ptr.P++ },
+	func(r *rich) { r.Deep["x"][0].Attr["k"]++ },
+	func(r *rich) { r.Deep["x"][1] = r.Ptr },
+	func(r *rich) { *r.Deep["x"][1].P++ },
+	func(r *rich) { r.Matrix[0][0]++ },
+	func(r *rich) { r.Array[1][0]++ },
+	func(r *rich) { r.Any.(map[string]any)["l"].([]any)[1].(map[string]any)["x"] = "y" },
+	func(r *rich) { r.Any = []any{&square{1}} },
+	func(r *rich) { r.Any.([]any)[0].(*square).Side++ },
+	func(r *rich) { r.Shape.(*poly).Sides[0]++ },
+	func(r *rich) { r.Shape = square{2} },
+	func(r *rich) { r.Keys[[1]string{"x"}][1][0] = 'z' },
+	func(r *rich) { **r.PP++ },
+	func(r *rich) { r.Nested.L[0].M[1]++ },
+	func(r *rich) { *r = rich{} },
+	func(r *rich) { r.Tags = []string{} }, // nil and empty are not equal
+	func(r *rich) { r.Tags, r.Attr = nil, map[string]int{} },
+	func(r *rich) { r.Ptr = new(inner) },
+}
+
+func newDocument() map[string]any {
+	return map[string]any{"id": 1.0, "tags": []any{"a"}, "sub": map[string]any{"n": nil, "t": true}}
+}
+
+var documentEdits = []func(*map[string]any){
+	func(r *map[string]any) { (*r)["x"] = "y" },
+	func(r *map[string]any) { (*r)["tags"].([]any)[0] = "b" },
+	func(r *map[string]any) { (*r)["tags"] = append((*r)["tags"].([]any), "c") },
+	func(r *map[string]any) { (*r)["sub"].(map[string]any)["n"] = 1 },
+	func(r *map[string]any) { delete((*r)["sub"].(map[string]any), "n") },
+}
+
+var linkEdits = []func(**link){
+	func(r **link) { (*r).Next.Next.Name = "x" },
+	func(r **link) { (*r).Next.Next = &link{Next: *r} },
+	func(r **link) { (*r).Next.Next.Next.Name = "y" },
+}
+
 // T3: "a deep copy by reflection, so that row.Tags = append(row.Tags, "x") and
 // row.Attr["k"] = "v" in an edit do what they seem to do and the old row stays the
 // old row"; "a write that leaves the row equal to what it was is no change".
@@ -250,34 +328,7 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 			func(r *flat) { r.In.B++ },
 			func(r *flat) { r.note = "y" },
 			func(r *flat) { r.Done = nil }),
-		editing("rich", newRich,
-			func(r *rich) { r.Tags = append(r.Tags, "x") },
-			func(r *rich) { r.Tags[0] = "y" },
-			func(r *rich) { r.Attr["k"] = 2 },
-			func(r *rich) { delete(r.Attr, "k") },
-			func(r *rich) { *r.P++ },
-			func(r *rich) { r.In.Tags = append(r.In.Tags[:1], "z") },
-			func(r *rich) { r.In.Attr["new"]++ },
-			func(r *rich) { *r.In.P++ },
-			func(r *rich) { r.Ptr.Tags[1] = "" },
-			func(r *rich) { *r.Ptr.P++ },
-			func(r *rich) { r.Deep["x"][0].Attr["k"]++ },
-			func(r *rich) { r.Deep["x"][1] = r.Ptr },
-			func(r *rich) { *r.Deep["x"][1].P++ },
-			func(r *rich) { r.Matrix[0][0]++ },
-			func(r *rich) { r.Array[1][0]++ },
-			func(r *rich) { r.Any.(map[string]any)["l"].([]any)[1].(map[string]any)["x"] = "y" },
-			func(r *rich) { r.Any = []any{&square{1}} },
-			func(r *rich) { r.Any.([]any)[0].(*square).Side++ },
-			func(r *rich) { r.Shape.(*poly).Sides[0]++ },
-			func(r *rich) { r.Shape = square{2} },
-			func(r *rich) { r.Keys[[1]string{"x"}][1][0] = 'z' },
-			func(r *rich) { **r.PP++ },
-			func(r *rich) { r.Nested.L[0].M[1]++ },
-			func(r *rich) { *r = rich{} },
-			func(r *rich) { r.Tags = []string{} }, // nil and empty are not equal
-			func(r *rich) { r.Tags, r.Attr = nil, map[string]int{} },
-			func(r *rich) { r.Ptr = new(inner) }),
+		editing("rich", newRich, richEdits...),
 		editing("nil and empty", func() rich {
 			return rich{Tags: []string{}, Attr: map[string]int{}, Matrix: [][]int{}, Any: []any(nil), Shape: (*poly)(nil)}
 		},
@@ -303,14 +354,7 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 		editing("named map row", func() attrs { return attrs{"a": 1} },
 			func(r *attrs) { (*r)["b"] = 1 }, func(r *attrs) { clear(*r) }, func(r *attrs) { *r = nil }),
 		editing("named pointer row", func() counter { return new(1) }, func(r *counter) { **r++ }),
-		editing("document", func() map[string]any {
-			return map[string]any{"id": 1.0, "tags": []any{"a"}, "sub": map[string]any{"n": nil, "t": true}}
-		},
-			func(r *map[string]any) { (*r)["x"] = "y" },
-			func(r *map[string]any) { (*r)["tags"].([]any)[0] = "b" },
-			func(r *map[string]any) { (*r)["tags"] = append((*r)["tags"].([]any), "c") },
-			func(r *map[string]any) { (*r)["sub"].(map[string]any)["n"] = 1 },
-			func(r *map[string]any) { delete((*r)["sub"].(map[string]any), "n") }),
+		editing("document", newDocument, documentEdits...),
 		editing("pointer row", func() *inner { return new(newInner()) },
 			func(r **inner) { (*r).Attr["k"]++ },
 			func(r **inner) { (*r).Tags = append((*r).Tags, "x") },
@@ -334,10 +378,7 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 			func(r *link) { r.All["new"] = 1 },
 			func(r *link) { r.List[0].(*link).All["all"].(map[string]any)["newer"] = 1 },
 			func(r *link) { r.List[1].([]any)[0].(*link).Name = "z" }),
-		editing("cycle", newLink,
-			func(r **link) { (*r).Next.Next.Name = "x" },
-			func(r **link) { (*r).Next.Next = &link{Next: *r} },
-			func(r **link) { (*r).Next.Next.Next.Name = "y" }),
+		editing("cycle", newLink, linkEdits...),
 		editing("two that are one", newAlias,
 			func(r *alias) { *r.A++ }, // the golden row has B changed too
 			func(r *alias) { r.S[2]++ },
@@ -349,11 +390,22 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 	}
 }
 
+// The same through a table: what Update and Compute hand out, what the writes
+// return and what subscribers get.
+func TestWritesEditCopies(t *testing.T) {
+	for _, test := range []rowTest{
+		writing("rich", newRich, richEdits...),
+		writing("document", newDocument, documentEdits...),
+		writing("cycle", newLink, linkEdits...),
+	} {
+		t.Run(test.name, test.run)
+	}
+}
+
 // What two places refer to is one thing in the copy too, and not the old thing.
 func TestCopiesKeepWhatIsSharedWithinARow(t *testing.T) {
-	table := oneRow[alias]()
-	old := must[alias](t)(table.Insert(newAlias())).New
-	is := must[alias](t)(table.Update(1, func(r *alias) { *r.A++ })).New
+	old := new(newAlias())
+	is := chooseCopy[alias]()(old)
 	require.Same(t, is.A, is.B)
 	require.Same(t, &is.S[0], &is.T[0])
 	require.Equal(t, reflect.ValueOf(is.M).Pointer(), reflect.ValueOf(is.N).Pointer())
@@ -361,9 +413,7 @@ func TestCopiesKeepWhatIsSharedWithinARow(t *testing.T) {
 	require.NotSame(t, &old.S[0], &is.S[0])
 	require.NotEqual(t, reflect.ValueOf(old.M).Pointer(), reflect.ValueOf(is.M).Pointer())
 
-	links := oneRow[*link]()
-	must[*link](t)(links.Insert(newLink()))
-	got := *must[*link](t)(links.Update(1, func(r **link) { (*r).Name = "x" })).New
+	got := *chooseCopy[*link]()(new(newLink()))
 	require.Same(t, got, got.Next.Next)
 	require.Same(t, got, got.All["a"])
 	require.Same(t, got, got.List[0])
@@ -373,9 +423,9 @@ func TestCopiesKeepWhatIsSharedWithinARow(t *testing.T) {
 // An edit that appends does not write behind the end of an old row's slice, where
 // another row, or whoever made it, may have something.
 func TestCopiesOfSlicesHaveNoRoomOfTheOldOnes(t *testing.T) {
-	table := oneRow[inner]()
-	old := must[inner](t)(table.Insert(newInner())).New
-	must[inner](t)(table.Update(1, func(r *inner) { r.Tags = append(r.Tags, "x") }))
+	old := new(newInner())
+	is := chooseCopy[inner]()(old)
+	is.Tags = append(is.Tags, "x")
 	require.Equal(t, []string{"a", "b", ""}, old.Tags[:3])
 }
 
@@ -392,15 +442,13 @@ func TestCopiesShareWhatUnexportedFieldsReferTo(t *testing.T) {
 		base *inner
 		*inner
 	}
-	table := oneRow[hidden]()
-	row := hidden{
+	old := &hidden{
 		Tags: []string{"a"}, tags: []string{"a"}, p: new(1), Done: aChan, Keys: map[*int]int{new(1): 1},
 		base: new(inner), inner: new(newInner()),
 	}
-	row.In.m = map[int]int{1: 1}
-	old := must[hidden](t)(table.Insert(row)).New
-	require.Equal(t, None, must[hidden](t)(table.Update(1, func(*hidden) {})).Kind)
-	is := must[hidden](t)(table.Update(1, func(r *hidden) { r.Tags[0] = "x" })).New
+	old.In.m = map[int]int{1: 1}
+	is := chooseCopy[hidden]()(old)
+	require.True(t, chooseEqual[hidden]()(old, is))
 	require.NotSame(t, &old.Tags[0], &is.Tags[0])
 	require.Same(t, &old.tags[0], &is.tags[0])
 	require.Same(t, old.p, is.p)
@@ -409,6 +457,35 @@ func TestCopiesShareWhatUnexportedFieldsReferTo(t *testing.T) {
 	require.Equal(t, old.Keys, is.Keys, "the keys are the same pointers")
 	require.Same(t, old.base, is.base)
 	require.Same(t, old.inner, is.inner, "an embedded pointer to an unexported type cannot be set")
+}
+
+// What an interface holds that only its methods reach into keeps its address, or
+// errors.Is would no longer know the error in an edited row.
+func TestCopiesShareWhatAnInterfaceHoldsWithoutExportedFields(t *testing.T) {
+	type job struct {
+		Err   error
+		Cause any
+	}
+	path := &fs.PathError{Op: "open", Path: "a", Err: fs.ErrNotExist}
+	old := &job{io.EOF, path}
+	is := chooseCopy[job]()(old)
+	require.Same(t, io.EOF, is.Err)
+	is.Cause.(*fs.PathError).Path = "b"
+	require.Equal(t, "a", path.Path, "its fields are exported: an edit reaches into it")
+	require.ErrorIs(t, is.Cause.(error), fs.ErrNotExist)
+}
+
+// A row that contains itself contains its copy.
+func TestCopiesOfARowThatContainsItself(t *testing.T) {
+	type node struct {
+		Name string
+		Next *node
+	}
+	old := &node{Name: "a"}
+	old.Next = old
+	is := chooseCopy[node]()(old)
+	require.NotSame(t, old, is)
+	require.Same(t, is, is.Next)
 }
 
 // "A row with a NaN or a non-nil func is never equal."
@@ -429,25 +506,35 @@ func TestRowsWithNaNOrFunctionsAreNeverEqual(t *testing.T) {
 	} {
 		t.Run(test.name, test.run)
 	}
-	require.True(t, oneRow[struct{ F func() }]().equal(new(struct{ F func() }), new(struct{ F func() })), "nil")
+	require.True(t, chooseEqual[[1]func()]()(new([1]func()), new([1]func())), "nil functions are equal")
 }
 
 func neverEqual[V any](name string, fresh func() V) rowTest {
 	return rowTest{name, func(t *testing.T) {
-		table := oneRow[V]()
-		must[V](t)(table.Insert(fresh()))
-		for seq, write := range []func() (Change[V], error){
-			func() (Change[V], error) { return table.Update(1, func(*V) {}) },
-			func() (Change[V], error) { return table.Compute(1, func(old *V) *V { return old }) },
-			func() (Change[V], error) { return table.Upsert(fresh()) },
-			func() (Change[V], error) { return table.Replace(fresh()) },
-		} {
-			c := must[V](t)(write())
-			require.Equal(t, Update, c.Kind)
-			require.Equal(t, uint64(seq+2), c.Seq)
-			require.NotSame(t, c.Old, c.New)
-		}
+		row, copied, equal := new(fresh()), chooseCopy[V](), chooseEqual[V]()
+		require.False(t, equal(row, copied(row)), "update nothing")
+		require.False(t, equal(row, new(fresh())), "upsert the same")
 	}}
+}
+
+// What that is in a table: each write is a change.
+func TestWritesOfRowsThatAreNeverEqualAreChanges(t *testing.T) {
+	fresh := func() map[string]any { return map[string]any{"x": math.NaN()} }
+	table := oneRow[map[string]any]()
+	must[map[string]any](t)(table.Insert(fresh()))
+	for seq, write := range []func() (Change[map[string]any], error){
+		func() (Change[map[string]any], error) { return table.Update(1, func(*map[string]any) {}) },
+		func() (Change[map[string]any], error) {
+			return table.Compute(1, func(old *map[string]any) *map[string]any { return old })
+		},
+		func() (Change[map[string]any], error) { return table.Upsert(fresh()) },
+		func() (Change[map[string]any], error) { return table.Replace(fresh()) },
+	} {
+		c := must[map[string]any](t)(write())
+		require.Equal(t, Update, c.Kind)
+		require.Equal(t, uint64(seq+2), c.Seq)
+		require.NotSame(t, c.Old, c.New)
+	}
 }
 
 // == is for types that are strictly comparable and refer to nothing that a copy
@@ -469,6 +556,8 @@ func TestEqualRows(t *testing.T) {
 		comparing("nil and an empty map", struct{ M attrs }{}, struct{ M attrs }{attrs{}}, false),
 		comparing("interfaces with what == would panic on", struct{ A any }{[]int{1}}, struct{ A any }{[]int{1}}, true),
 		comparing("an array of interfaces", [1]any{[]int{1}}, [1]any{[]int{2}}, false),
+		comparing("unexported interfaces with what == would panic on", struct{ a any }{[]int{1}}, struct{ a any }{[]int{1}}, true),
+		comparing("unexported arrays of interfaces", struct{ a [1]any }{[1]any{[]int{1}}}, struct{ a [1]any }{[1]any{[]int{1}}}, true),
 		comparing("interfaces of two types", struct{ A any }{1}, struct{ A any }{int8(1)}, false),
 		comparing("unexported fields", struct{ s []int }{[]int{1}}, struct{ s []int }{[]int{2}}, false),
 		comparing("unexported fields by ==", struct{ s int }{1}, struct{ s int }{2}, false),
@@ -479,13 +568,7 @@ func TestEqualRows(t *testing.T) {
 }
 
 func comparing[V any](name string, a, b V, equal bool) rowTest {
-	return rowTest{name, func(t *testing.T) {
-		table := oneRow[V]()
-		must[V](t)(table.Insert(a))
-		c := must[V](t)(table.Upsert(b))
-		require.Equal(t, equal, c.Kind == None)
-		require.Equal(t, equal, c.Old == c.New)
-	}}
+	return rowTest{name, func(t *testing.T) { require.Equal(t, equal, chooseEqual[V]()(&a, &b)) }}
 }
 
 // The rows below have methods by which a table copies or compares them. Clone
@@ -593,14 +676,14 @@ func TestUpdatesCopyRowsByTheirCloneMethod(t *testing.T) {
 // touch adds to a row's value and returns that count.
 func cloning[V any](name string, first V, touch func(row *V, by int) int, clones int) rowTest {
 	return rowTest{name, func(t *testing.T) {
-		table := oneRow[V]()
-		old := must[V](t)(table.Insert(first)).New
-		c := must[V](t)(table.Update(1, func(row *V) { touch(row, 1) }))
-		require.Equal(t, Update, c.Kind)
-		require.Equal(t, clones, touch(c.New, 0))
-		require.Zero(t, touch(new(*old), 0), "T3")
-		c = must[V](t)(table.Compute(1, func(row *V) *V { touch(row, 1); return row }))
-		require.Equal(t, 2*clones, touch(c.New, 0))
+		copied, equal := chooseCopy[V](), chooseEqual[V]()
+		old := &first
+		is := copied(old)
+		touch(is, 1)
+		require.Equal(t, clones, touch(is, 0))
+		require.Zero(t, touch(new(*old), 0))
+		require.Equal(t, 2*clones, touch(copied(is), 0))
+		require.False(t, equal(old, is), "T3: the old row is as it was")
 	}}
 }
 
@@ -630,16 +713,27 @@ func TestWritesCompareRowsByTheirEqualMethod(t *testing.T) {
 // their names differ in letters' case or their notes differ.
 func equating[V any](name string, row func(name, note string) V, method bool) rowTest {
 	return rowTest{name, func(t *testing.T) {
-		table := oneRow[V]()
-		old := must[V](t)(table.Insert(row("Bob", "first"))).New
-		require.Equal(t, None, must[V](t)(table.Upsert(row("Bob", "first"))).Kind)
-		c := must[V](t)(table.Upsert(row("BOB", "second")))
-		require.Equal(t, method, c.Kind == None)
-		require.True(t, c.Old == old)
-		require.Equal(t, row("Bob", "first"), *old)
-		if method {
-			require.True(t, c.New == old, "Old and New both the stored row")
-		}
-		require.Equal(t, Update, must[V](t)(table.Upsert(row("Ann", "first"))).Kind)
+		equal := chooseEqual[V]()
+		require.True(t, equal(new(row("Bob", "first")), new(row("Bob", "first"))))
+		require.Equal(t, method, equal(new(row("Bob", "first")), new(row("BOB", "second"))))
+		require.False(t, equal(new(row("Bob", "first")), new(row("Ann", "first"))))
 	}}
+}
+
+// Both methods in a table: a row that is equal by its method stays.
+func TestWritesUseTheMethodsOfRows(t *testing.T) {
+	clones := oneRow[clonePP]()
+	must[clonePP](t)(clones.Insert(clonePP{}))
+	must[clonePP](t)(clones.Update(1, func(r *clonePP) { r.Value++ }))
+	must[clonePP](t)(clones.Compute(1, func(r *clonePP) *clonePP { return r }))
+	require.Equal(t, clonePP{Cloned: 2, Value: 1}, *stored(clones, 1))
+
+	names := oneRow[equalPP]()
+	old := must[equalPP](t)(names.Insert(equalPP{"Bob", "first"})).New
+	for _, write := range []func(equalPP) (Change[equalPP], error){names.Upsert, names.Replace} {
+		require.Equal(t, Change[equalPP]{0, None, old, old}, must[equalPP](t)(write(equalPP{"BOB", "second"})))
+		require.Same(t, old, stored(names, 1))
+		require.Equal(t, equalPP{"Bob", "first"}, *old)
+	}
+	require.Equal(t, Update, must[equalPP](t)(names.Upsert(equalPP{"Ann", "first"})).Kind)
 }

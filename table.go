@@ -164,8 +164,8 @@ func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
 // Compute puts the row that f returns in the place of the row with the key. f gets
 // a copy of the row as Update makes it, which it may edit and return, or nil if
 // there is none; to return nil deletes the row. So it decides by what is there
-// whether to insert, update, delete or leave it: to return the row as it came is
-// no change, and so is nil for nil.
+// whether to insert, update, delete or leave it: to return an equal row is no
+// change, as ever, and so is nil for nil.
 //
 // f runs as edit does in [Table.Update]. Compute panics if f is nil.
 //
