@@ -159,6 +159,10 @@ func (s *subscription[V]) end() {
 	s.window.close()
 }
 
+// seqAt returns the sequence number of the change at a position in the ring, which
+// holds every change of the table since the subscription.
+func (s *subscription[V]) seqAt(pos uint64) uint64 { return s.seq + 1 + pos - s.window.start }
+
 // forget is end for a subscriber who does not wait for ctx to end it.
 func (s *subscription[V]) forget() {
 	s.unhook()
@@ -180,12 +184,11 @@ type feed[V any] struct {
 	ctx     context.Context
 	sub     *subscription[V]
 	ranging atomic.Bool
-	seq     uint64 // of the last change handed out, or told to be skipped
-	final   error  // nil until the feed has ended
+	final   error // nil until the feed has ended
 }
 
 func newFeed[V any](ctx context.Context, sub *subscription[V]) *feed[V] {
-	f := &feed[V]{ctx: ctx, sub: sub, seq: sub.seq}
+	f := &feed[V]{ctx: ctx, sub: sub}
 	sub.unhook = context.AfterFunc(ctx, sub.end)
 	runtime.AddCleanup(f, (*subscription[V]).forget, sub)
 	return f
@@ -197,28 +200,29 @@ func (f *feed[V]) changes(yield func(Change[V], error) bool) {
 		panic("changefeed: a second range over a stream while one runs; call Changes for each goroutine")
 	}
 	defer f.ranging.Store(false) // this also keeps f from being collected until here
+	w := &f.sub.window
 	for f.final == nil {
+		if !w.deliver(f.ctx, yield) {
+			return
+		}
 		if f.ctx.Err() != nil {
 			f.finish(context.Cause(f.ctx))
 			break
 		}
-		c, skipped, ok := f.sub.window.read()
-		switch {
+		from := f.sub.seqAt(w.pos.Load())
+		switch c, skipped, ok := w.read(); {
 		case ok:
-			f.seq = c.Seq
 			if !yield(c, nil) {
 				return
 			}
 		case skipped > 0: // F1
-			notice := &SkippedError{Count: skipped, From: f.seq + 1, To: c.Seq - 1}
-			f.seq = notice.To
-			if !yield(Change[V]{}, notice) {
+			if !yield(Change[V]{}, &SkippedError{Count: skipped, From: from, To: c.Seq - 1}) {
 				return
 			}
-		case f.sub.window.drained():
+		case w.drained():
 			f.finish(fmt.Errorf("changefeed: changes of %q: %w", f.sub.table, ErrTableDropped))
 		default:
-			f.sub.window.wait()
+			w.wait()
 		}
 	}
 	yield(Change[V]{}, f.final)
@@ -255,7 +259,7 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 			Capacity:  int(s.window.limit),
 			Delivered: u.delivered,
 			Skipped:   u.skipped,
-			Seq:       s.seq + u.pos - s.window.start,
+			Seq:       s.seqAt(u.pos) - 1,
 		}
 	}
 	return infos

@@ -168,7 +168,7 @@ func FuzzRing(f *testing.F) {
 // fuzzRead compares a read: what was lost is told once, before the oldest element
 // that is still there.
 func fuzzRead(t *testing.T, w *fuzzWindow) {
-	v, skipped, ok := w.read()
+	v, skipped, ok := w.readNext()
 	require.Equal(t, w.dropped, skipped)
 	require.Equal(t, len(w.unread) > 0 && w.dropped == 0, ok)
 	if len(w.unread) > 0 {
