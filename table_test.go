@@ -683,9 +683,11 @@ func TestConcurrentWritesAndReadsHaveOneHistory(t *testing.T) {
 	feed := games.Changes(t.Context(), Buffer(writers*writes))
 	var fed []Change[game]
 
-	var writing, reading sync.WaitGroup
+	var writing, reading, first sync.WaitGroup
+	first.Add(readers)
 	for w := range writers {
 		writing.Go(func() {
+			first.Wait() // or one processor might end the writers before the readers begin
 			r := rand.New(rand.NewPCG(seed, uint64(w)))
 			for range writes {
 				row := game{ID: r.IntN(keys), Score: int(number.Add(1))}
@@ -747,6 +749,9 @@ func TestConcurrentWritesAndReadsHaveOneHistory(t *testing.T) {
 				}
 				if v.to = games.Seq(); len(views[i]) < 2000 || last {
 					views[i] = append(views[i], v)
+				}
+				if len(views[i]) == 1 {
+					first.Done()
 				}
 			}
 		})
