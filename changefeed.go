@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -132,14 +133,15 @@ func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Ch
 		panic("changefeed: Table.Changes: nil context; pass context.Background() to follow without an end")
 	}
 	config, err := newFeedConfig(opts)
-	var sub *subscription[V]
+	s := &subscription[V]{feeds: &t.feeds, table: t.name, name: config.name}
 	if err == nil {
-		sub, err = t.subscribe(config)
+		err = t.subscribe(s, config.buffer)
 	}
 	if err != nil {
 		return failed[Change[V]](fmt.Errorf("changefeed: changes of %q: %w", t.name, err))
 	}
-	return newFeed(ctx, sub).changes
+	t.feeds.add(s)
+	return newFeed(ctx, s).changes
 }
 
 // A subscription is what a table and a context know of a subscriber.
@@ -245,9 +247,9 @@ type FeedInfo struct {
 }
 
 // Feeds tells of each subscription that has not ended, in the order in which they
-// were made. Each FeedInfo is exact, but they are not all of one moment. It takes
-// time in proportion to their number, and no writer waits for it longer than for
-// one of them.
+// were made. One to a dropped table ends when its loop has been told. Each FeedInfo
+// is exact, but they are not all of one moment. Feeds takes time in proportion to
+// their number; a writer does not wait for more than one of them.
 func (t *Table[K, V]) Feeds() []FeedInfo {
 	subs := t.feeds.all()
 	infos := make([]FeedInfo, len(subs))
@@ -266,7 +268,8 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 }
 
 // A feeds is the set of a table's subscriptions. It has a lock of its own, so that
-// a subscription can end while the table's lock is held. The zero value is empty.
+// no writer waits for who lists them, and a subscription can end while the table's
+// lock is held. The zero value is empty.
 type feeds[V any] struct {
 	mu     sync.Mutex // a leaf; guards what follows
 	set    map[*subscription[V]]struct{}
@@ -293,11 +296,8 @@ func (f *feeds[V]) remove(s *subscription[V]) {
 // all returns the subscriptions, oldest first.
 func (f *feeds[V]) all() []*subscription[V] {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	subs := make([]*subscription[V], 0, len(f.set))
-	for s := range f.set {
-		subs = append(subs, s)
-	}
+	subs := slices.Collect(maps.Keys(f.set))
+	f.mu.Unlock()
 	slices.SortFunc(subs, func(a, b *subscription[V]) int { return cmp.Compare(a.number, b.number) })
 	return subs
 }

@@ -103,11 +103,12 @@
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. The functions handed to
-// Update and Compute run while the table is locked, and must neither call the
-// table nor take long; all other functions run without a lock where they are
-// called, in the goroutine of the write or of the loop. A stream is for one
-// goroutine at a time. The package starts no goroutine of its own; context does,
-// for a moment, when a subscription's context ends.
+// Update and Compute run while the table is locked, and so may the key function,
+// Clone and Equal; they must neither call the table nor take long. Stages and loop
+// bodies run without a lock, in the goroutine of the loop, and may do both. A stream
+// is for one goroutine at a time: call Changes once for each. The package starts no
+// goroutine of its own; context does, for a moment, when a subscription's context
+// ends.
 //
 // # Memory
 //

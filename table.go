@@ -8,7 +8,7 @@ import (
 	"github.com/google/btree"
 )
 
-// degree is that of the B-tree. BenchmarkWrite is flat from 16 to 64.
+// degree is that of the B-tree: a node has up to 63 rows.
 const degree = 32
 
 // A Table is a set of rows, each under the primary key that is in it, in the order
@@ -284,16 +284,15 @@ func (t *Table[K, V]) drop() {
 }
 
 // subscribe adds a subscriber to all changes from here on. F2
-func (t *Table[K, V]) subscribe(config feedConfig) (*subscription[V], error) {
+func (t *Table[K, V]) subscribe(s *subscription[V], buffer int) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dropped {
-		return nil, ErrTableDropped
+		return ErrTableDropped
 	}
-	s := &subscription[V]{feeds: &t.feeds, table: t.name, name: config.name, seq: t.seq}
-	t.ring.open(&s.window, uint64(config.buffer))
-	t.feeds.add(s)
-	return s, nil
+	s.seq = t.seq
+	t.ring.open(&s.window, uint64(buffer))
+	return nil
 }
 
 // Name returns the name that the table was given.
