@@ -87,7 +87,7 @@ func TestBTreeKeepsATreeAndItsClonesApart(t *testing.T) {
 	for _, test := range []struct{ degree, keys, trees, writes, every int }{
 		{2, 40, 36, 5_000, 8}, // trees of up to five levels, that merge and steal all the time
 		{3, 100, 24, 3_000, 8},
-		{degree, 5_000, 24, 30_000, 1000}, // three levels
+		{degree, 5_000, 24, 30_000, 500}, // three levels
 	} {
 		t.Run(strconv.Itoa(test.degree), func(t *testing.T) {
 			r := tableRand(t)

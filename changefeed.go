@@ -24,7 +24,8 @@ type Change[V any] struct {
 	New  *V // the row after; nil for a delete
 }
 
-// Row returns the row that the change is about: New, or Old for a delete.
+// Row returns the row that the change is about: New, or Old for a delete; nil for
+// the zero Change, which comes with an error.
 func (c Change[V]) Row() *V {
 	if c.New == nil {
 		return c.Old
@@ -33,7 +34,7 @@ func (c Change[V]) Row() *V {
 }
 
 // MarshalJSON returns {"old_val": ..., "new_val": ...}, with null for a row that
-// is not there, as RethinkDB writes a change.
+// is not there, as RethinkDB writes a change: without Seq and Kind.
 func (c Change[V]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Old *V `json:"old_val"`

@@ -49,7 +49,9 @@
 // So nobody needs a lock to read a row, and in turn nobody may write to one. What
 // [Table.Get] and [Table.All] return is a copy whose top level is the caller's and
 // below which it is read-only; [Change.Old] and [Change.New] point to the stored
-// rows and are read-only altogether.
+// rows and are read-only altogether. So let V be a struct: where it is a pointer, a
+// map or a slice itself, it has no top level, and to change what Get returned would
+// change the stored row behind the table's back, without an event.
 //
 // The functions handed to [Table.Update] and [Table.Compute] get a copy that they
 // may edit. It is made by
@@ -60,8 +62,9 @@
 //   - else a deep copy by reflection, of maps, slices, pointers and interfaces, as
 //     far as exported fields lead. What unexported fields refer to is shared, and so
 //     are channels, functions, the keys of maps, and what an interface holds that has
-//     no exported field. A [time.Time] or an error is fine with that; a row with a
-//     type whose methods change it in place, such as [math/big.Int], wants a Clone.
+//     no exported field. A [time.Time] or an error is fine with that. A row that has
+//     maps or slices of its own in unexported fields wants a Clone, and so does one
+//     with a type whose methods change it in place, such as [math/big.Int].
 //
 // A write that leaves a row equal to what it was is no change. Rows are equal by
 //
@@ -71,6 +74,8 @@
 //     gets a plain copy of it;
 //   - else [reflect.DeepEqual], which compares what pointers point to.
 //
+// Two [time.Time] of one instant are equal by == and DeepEqual only if location and
+// monotonic reading are, too: store t.UTC().Round(0), or give the row an Equal.
 // A row with a NaN or with a function that is not nil is never equal to another (but
 // DeepEqual does not look into a slice, map or pointer that both rows share). Which
 // of these is used is settled by V alone, when the table is made. A deep copy
@@ -98,13 +103,14 @@
 // [Table.All], and the changes from then on apply to what was read. They may
 // overlap: a change whose Seq is no higher than the table's when it was read has
 // been seen; take [Table.Seq] before All, and apply changes as "the row is now New",
-// which is right twice as well as once.
+// which is right twice as well as once. To add up differences of Old and New from
+// such a start is not.
 //
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. The functions handed to
 // Update and Compute run while the table is locked, and so may the key function,
-// Clone and Equal; they must neither call the table nor take long. Stages and loop
+// Clone and Equal; they must not take long, and a call of the table deadlocks. Stages and loop
 // bodies run without a lock, in the goroutine of the loop, and may do both. A stream
 // is for one goroutine at a time: call Changes once for each. The package starts no
 // goroutine of its own; context does, for a moment, when a subscription's context
@@ -123,6 +129,7 @@
 //     queue, the newest change included.
 //   - A filter cannot swallow the notice of skipped changes.
 //   - When the table is dropped, what was buffered is still delivered.
+//   - There are no initial rows in a stream yet (include_initial): read [Table.All].
 //   - A missing row is an error to Update, Replace and Delete, not a skipped write.
 //   - Everything is typed, in process, and in memory: there is no server, no query
 //     language, no persistence.

@@ -140,7 +140,7 @@ func ExampleSkippedError() {
 			continue
 		}
 		if err != nil {
-			fmt.Println(err) // the last pair of every range
+			fmt.Println(err) // why the feed ended: its last pair
 			continue
 		}
 		fmt.Println(c.Seq, c.New.ID)
@@ -277,19 +277,19 @@ func ExampleStream_Limit() {
 	for id, name := range []string{"Alice", "Bob", "Carol"} {
 		players.Insert(Player{ID: id, Name: name})
 	}
-	for c := range feed.Limit(2) {
-		fmt.Println(c.New.Name)
+	for c, err := range feed.Limit(2) {
+		fmt.Println(c.New.Name, err)
 	}
 	fmt.Println("and then")
-	for c := range feed.Limit(1) {
-		fmt.Println(c.New.Name)
+	for c, err := range feed.Limit(1) {
+		fmt.Println(c.New.Name, err)
 	}
 
 	// Output:
-	// Alice
-	// Bob
+	// Alice <nil>
+	// Bob <nil>
 	// and then
-	// Carol
+	// Carol <nil>
 }
 
 // A stream of another type.

@@ -13,7 +13,8 @@ const degree = 32
 
 // A Table is a set of rows, each under the primary key that is in it, in the order
 // of the keys. Its writes can be followed: see [Table.Changes]. Make one with
-// [NewTable] or [NewTableFunc]; it lives in memory, until it is garbage.
+// [NewTable] or [NewTableFunc]; it lives in memory, until it is garbage. The zero
+// Table is of no use.
 //
 // All methods are safe for concurrent use. Writes exclude each other; reads run
 // side by side and wait for no more than one write.
@@ -138,13 +139,15 @@ func (t *Table[K, V]) Replace(row V) (Change[V], error) {
 	})
 }
 
-// Update edits a copy of a row and puts it in the row's place. How deep the copy
-// is, the package documentation tells; an edit may append to a slice and set a
-// map's entry.
+// Update edits a copy of a row and puts it in the row's place. An edit may append
+// to a slice, set a map's entry and write through a pointer, where exported fields
+// lead to it. What unexported fields refer to is shared with the stored row and must
+// not be changed in place: rows that need it want a Clone method (see Rows in the
+// package documentation).
 //
-// edit runs with the table's lock held, once if at all. It must not call the table
-// and should be quick, for all other writers and readers of the table wait. It may
-// keep nothing of the row. Update panics if edit is nil.
+// edit runs with the table's lock held, once if at all. It must not call the table,
+// or it deadlocks, and should be quick, for all other writers and readers of the
+// table wait. It may keep nothing of the row. Update panics if edit is nil.
 //
 // Possible errors: [ErrNotFound], [ErrKeyChanged], [ErrTableDropped].
 func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
@@ -314,7 +317,8 @@ func (t *Table[K, V]) Seq() uint64 {
 }
 
 // Get returns a copy of the row with the key, and whether there is one. What the
-// row refers to is the table's own and must not be changed. Get allocates nothing.
+// row refers to (all of it, where V is a pointer, a map or a slice) is the table's
+// own and must not be changed. Get allocates nothing.
 func (t *Table[K, V]) Get(key K) (V, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
