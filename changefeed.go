@@ -106,8 +106,7 @@ func newFeedConfig(opts []FeedOption) (feedConfig, error) {
 
 // Changes subscribes to the table and returns the stream of all changes made from
 // now on, in the order of their sequence numbers: it follows RethinkDB's
-// table.changes(). A write in between is not lost, also when the stream is ranged
-// on later.
+// table.changes(). A write made before the first range is not lost.
 //
 // A range waits when there is nothing to read. To break out of the loop pauses it:
 // ranging again goes on after the last change handed out, and so it does after a
@@ -148,7 +147,7 @@ func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Ch
 // A subscription is what a table and a context know of a subscriber.
 type subscription[V any] struct {
 	window window[Change[V]]
-	feeds  *feeds[V]
+	feeds  *feedSet[V]
 	table  string
 	name   string
 	number uint64 // in order of subscription
@@ -166,7 +165,8 @@ func (s *subscription[V]) end() {
 // holds every change of the table since the subscription.
 func (s *subscription[V]) seqAt(pos uint64) uint64 { return s.seq + 1 + pos - s.window.start }
 
-// forget is end for a subscriber who does not wait for ctx to end it.
+// forget is end for a subscription that its context did not end: it also takes the
+// context's hook back.
 func (s *subscription[V]) forget() {
 	s.unhook()
 	s.end()
@@ -248,7 +248,7 @@ type FeedInfo struct {
 }
 
 // Feeds tells of each subscription that has not ended, in the order in which they
-// were made. One to a dropped table ends when its loop has been told. Each FeedInfo
+// were made. After a drop, one stays listed until its loop has read the final error. Each FeedInfo
 // is exact, but they are not all of one moment. Feeds takes time in proportion to
 // their number; a writer does not wait for more than one of them.
 func (t *Table[K, V]) Feeds() []FeedInfo {
@@ -268,16 +268,16 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 	return infos
 }
 
-// A feeds is the set of a table's subscriptions. It has a lock of its own, so that
+// A feedSet is the set of a table's subscriptions. It has a lock of its own, so that
 // no writer waits for who lists them, and a subscription can end while the table's
 // lock is held. The zero value is empty.
-type feeds[V any] struct {
+type feedSet[V any] struct {
 	mu     sync.Mutex // a leaf; guards what follows
 	set    map[*subscription[V]]struct{}
 	number uint64 // of the last one added
 }
 
-func (f *feeds[V]) add(s *subscription[V]) {
+func (f *feedSet[V]) add(s *subscription[V]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.set == nil {
@@ -288,14 +288,14 @@ func (f *feeds[V]) add(s *subscription[V]) {
 	f.set[s] = struct{}{}
 }
 
-func (f *feeds[V]) remove(s *subscription[V]) {
+func (f *feedSet[V]) remove(s *subscription[V]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.set, s)
 }
 
 // all returns the subscriptions, oldest first.
-func (f *feeds[V]) all() []*subscription[V] {
+func (f *feedSet[V]) all() []*subscription[V] {
 	f.mu.Lock()
 	subs := slices.Collect(maps.Keys(f.set))
 	f.mu.Unlock()

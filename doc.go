@@ -34,8 +34,8 @@
 // once; or when the table is dropped, and then after all that is buffered.
 //
 // Less formally: there is one true history, and you see all of it, or you are told
-// exactly where you do not. To fold a feed without a notice over the rows there
-// were when it began gives the rows of the table.
+// exactly where you do not. Apply a feed without a notice to the rows that were
+// there when it began, and you have the rows of the table.
 //
 // The writer never waits, blocks or fails because of a subscriber, and what it
 // does costs the same with one subscriber and with ten thousand: a change is
@@ -89,7 +89,7 @@
 // own pace; it may break off and go on later. Always range over both values: an
 // error comes with the zero Change.
 //
-// A subscriber that only wants some of the changes puts a stage behind the stream:
+// A subscriber that wants only some of the changes adds a stage to the stream:
 //
 //	raised := games.Changes(ctx).Filter(func(c changefeed.Change[Game]) bool {
 //		return c.Kind == changefeed.Update && c.New.Score > c.Old.Score
@@ -98,23 +98,23 @@
 // Stages never see an error: a notice of skipped changes passes through all of
 // them. A predicate must expect Old or New to be nil.
 //
-// A program whose subscriber must not skip anything gives it a larger [Buffer], or
-// lets it read the table anew after a notice: subscribe first, then read
-// [Table.All], and the changes from then on apply to what was read. They may
-// overlap: a change whose Seq is no higher than the table's when it was read has
-// been seen; take [Table.Seq] before All, and apply changes as "the row is now New",
-// which is right twice as well as once. To add up differences of Old and New from
-// such a start is not.
+// A subscriber that must not miss anything takes a larger [Buffer], or reads the
+// table again after a notice. At the start and after a notice it does the same:
+// while subscribed, take s := [Table.Seq], then read [Table.All], then go on with
+// the loop. Ignore changes with a Seq of s or lower, and apply each later one as
+// "the row is now New" (or gone, for a delete). Some of them may be in what was read
+// already; to apply them again does no harm. To add up differences of Old and New
+// would.
 //
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. The functions handed to
 // Update and Compute run while the table is locked, and so may the key function,
-// Clone and Equal; they must not take long, and a call of the table deadlocks. Stages and loop
-// bodies run without a lock, in the goroutine of the loop, and may do both. A stream
-// is for one goroutine at a time: call Changes once for each. The package starts no
-// goroutine of its own; context does, for a moment, when a subscription's context
-// ends.
+// Clone and Equal: they must be quick, and one that calls the table deadlocks.
+// Stages and loop bodies run without a lock, in the goroutine of the loop; they may
+// be slow, and may call the table. A stream is for one goroutine at a time: call
+// Changes once for each. The package starts no goroutine of its own; context does,
+// for a moment, when a subscription's context ends.
 //
 // # Memory
 //

@@ -259,7 +259,8 @@ func ExampleTable_Feeds() {
 	for id := range 5 {
 		players.Insert(Player{ID: id})
 	}
-	for range feed.Limit(1) { // the notice, and one change
+	for _, err := range feed.Limit(1) { // the notice, and one change
+		fmt.Println(err)
 	}
 	for _, f := range players.Feeds() {
 		fmt.Printf("%s: %d delivered, %d skipped, %d of %d buffered, at %d of %d\n",
@@ -267,6 +268,8 @@ func ExampleTable_Feeds() {
 	}
 
 	// Output:
+	// Changefeed cache over array size limit, skipped 2 elements.
+	// <nil>
 	// screen: 1 delivered, 2 skipped, 2 of 3 buffered, at 3 of 5
 }
 

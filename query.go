@@ -14,12 +14,13 @@ import "sync/atomic"
 //
 // An element comes with a nil error; an error comes with the zero element. An
 // error need not end the stream (a [SkippedError] does not), and one that ends it
-// is its last pair, so the loop above is always right. To leave the error out, as
-// in for v := range stream, takes the zero element of an error for an element.
+// is its last pair, so the loop above is always right. A loop with one variable,
+// for v := range stream, is a bug: it takes the zero element that comes with an
+// error for a real one.
 //
 // The loop runs in the caller's goroutine, and no lock is held while its body
-// runs. Whether a range waits, what ends it, and whether a stream may be ranged
-// again is told where the stream comes from: see [Table.Changes].
+// runs. Where a stream comes from tells whether a range waits, what ends it, and
+// whether it may be ranged again: see [Table.Changes].
 //
 // Stages are chained behind a stream: [Stream.Filter], [Stream.Map],
 // [Stream.Limit] and the function [Map]. They run in the loop's goroutine, for one

@@ -367,6 +367,9 @@ type usage struct {
 }
 
 // usage is exact at one moment during the call. R2
+//
+// A reader moves pos without mu, so the end counts only if pos was the same before
+// and after it was loaded. That comes about soon: at a page's end the reader needs mu.
 func (w *window[T]) usage() usage {
 	w.ring.mu.Lock() // so that pos and lost are of one moment
 	defer w.ring.mu.Unlock()

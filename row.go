@@ -44,12 +44,19 @@ func chooseEqual[V any]() func(a, b *V) bool {
 		return func(a, b *V) bool { return any(*a).(interface{ Equal(V) bool }).Equal(*b) }
 	case has[interface{ Equal(*V) bool }](t):
 		return func(a, b *V) bool { return any(*a).(interface{ Equal(*V) bool }).Equal(b) }
-	case isStrictlyComparable(t) && isFlat(t):
-		// What is not flat has pointers that a copy does not share, so an update
-		// that changes nothing would never be equal to what it began with.
+	case isStrictlyComparable(t) && isFlat(t) && !hasClone[V]():
+		// Where a copy does not share what the row's pointers point to, == would find a
+		// row different from its unedited copy.
 		return func(a, b *V) bool { return any(*a) == any(*b) }
 	}
 	return func(a, b *V) bool { return reflect.DeepEqual(a, b) }
+}
+
+// hasClone reports whether V makes its own copies.
+func hasClone[V any]() bool {
+	t, p := reflect.TypeFor[V](), reflect.TypeFor[*V]()
+	return has[interface{ Clone() V }](p) || has[interface{ Clone() *V }](p) ||
+		has[interface{ Clone() V }](t) || has[interface{ Clone() *V }](t)
 }
 
 // has reports whether t has the methods of I.

@@ -475,6 +475,21 @@ func TestCopiesShareWhatAnInterfaceHoldsWithoutExportedFields(t *testing.T) {
 	require.ErrorIs(t, is.Cause.(error), fs.ErrNotExist)
 }
 
+// A withClone copies what its unexported pointer points to.
+type withClone struct {
+	ID int
+	n  *int
+}
+
+func (c withClone) Clone() withClone { return withClone{c.ID, new(*c.n)} }
+
+// An edit that changes nothing is no change, also where Clone makes new pointers.
+func TestAnUneditedCloneIsEqual(t *testing.T) {
+	old := &withClone{1, new(2)}
+	require.True(t, chooseEqual[withClone]()(old, chooseCopy[withClone]()(old)))
+	require.False(t, chooseEqual[withClone]()(old, &withClone{1, new(3)}))
+}
+
 // A row that contains itself contains its copy.
 func TestCopiesOfARowThatContainsItself(t *testing.T) {
 	type node struct {

@@ -13,11 +13,12 @@ const degree = 32
 
 // A Table is a set of rows, each under the primary key that is in it, in the order
 // of the keys. Its writes can be followed: see [Table.Changes]. Make one with
-// [NewTable] or [NewTableFunc]; it lives in memory, until it is garbage. The zero
-// Table is of no use.
+// [NewTable] or [NewTableFunc]; it lives in memory. A zero Table
+// must not be used.
 //
 // All methods are safe for concurrent use. Writes exclude each other; reads run
-// side by side and wait for no more than one write.
+// side by side and wait for no more than one write. A write and Get take time in
+// the logarithm of the number of rows, whatever the number of subscribers.
 //
 // A row handed in belongs to the table, with all that it refers to: it must not be
 // changed any more. A stored row never changes again; a write puts another one in
@@ -33,7 +34,8 @@ const degree = 32
 //
 // These hold at all times, and are kept where the code says so:
 //
-//	T1  One lock guards tree, sequence and scopes: a write changes all three or none.
+//	T1  One lock guards the tree, the sequence number and the appends to the ring: a
+//	    write does all three or none.
 //	T2  The change numbered s is the s-th; a reader that has seen s has seen 1..s,
 //	    less what it was told it skipped.
 //	T3  A stored row is never changed again, by anyone.
@@ -55,7 +57,7 @@ type Table[K, V any] struct {
 	dropped  bool
 
 	ring  ring[Change[V]] // append, open and close under mu
-	feeds feeds[V]
+	feeds feedSet[V]
 }
 
 // An entry is a row in the tree. Without a row, it stands for the absence of one.
@@ -160,15 +162,15 @@ func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
 		}
 		row := t.copy(old)
 		edit(row)
-		return t.keep(key, row)
+		return t.entryFor(key, row)
 	})
 }
 
-// Compute puts the row that f returns in the place of the row with the key. f gets
-// a copy of the row as Update makes it, which it may edit and return, or nil if
-// there is none; to return nil deletes the row. So it decides by what is there
-// whether to insert, update, delete or leave it: to return an equal row is no
-// change, as ever, and so is nil for nil.
+// Compute lets f decide, by the row that is there, what shall be there instead. f
+// gets a copy as Update makes it, or nil if there is no row, and returns the new
+// row, which belongs to the table from then on; nil deletes. It may edit and return
+// what it got. An equal row, or nil where there was none, is no change; in the
+// latter case Old and New are nil too.
 //
 // f runs as edit does in [Table.Update]. Compute panics if f is nil.
 //
@@ -185,7 +187,7 @@ func (t *Table[K, V]) Compute(key K, f func(old *V) *V) (Change[V], error) {
 		if row == nil {
 			return entry[K, V]{key: key}, nil
 		}
-		return t.keep(key, row)
+		return t.entryFor(key, row)
 	})
 }
 
@@ -201,8 +203,8 @@ func (t *Table[K, V]) Delete(key K) (Change[V], error) {
 	})
 }
 
-// keep returns the entry of a row that must still have the key.
-func (t *Table[K, V]) keep(key K, row *V) (entry[K, V], error) {
+// entryFor returns the entry of a row whose key must still be key.
+func (t *Table[K, V]) entryFor(key K, row *V) (entry[K, V], error) {
 	e := entry[K, V]{t.key(row), row}
 	if t.order(key, e.key) != 0 {
 		return entry[K, V]{}, ErrKeyChanged
@@ -218,7 +220,7 @@ func (t *Table[K, V]) write(op string, key K, next func(old *V) (entry[K, V], er
 		return Change[V]{}, &keyError{op: op, table: t.name, key: key, err: err}
 	}
 	if c.Kind != None {
-		t.ring.wake(1) // without the lock: who wakes wants to read
+		t.ring.wake(1) // T6: one, whatever the crowd; without the lock, for who wakes wants to read
 	}
 	return c, nil
 }
@@ -332,9 +334,9 @@ func (t *Table[K, V]) Get(key K) (V, bool) {
 
 // All returns the rows in the order of their keys. A range sees the table as it is
 // when the range begins, whatever is written meanwhile, and holds no lock; the
-// rows are copies as Get makes them. To begin costs no more with many rows than
-// with few; the first writes after it pay for copying the parts of the tree that
-// they touch.
+// rows are copies as Get makes them. To begin takes the same time for many rows as
+// for few; the writes after it copy the nodes of the tree that they touch, each
+// once.
 func (t *Table[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		t.frozen().Ascend(func(e entry[K, V]) bool { return yield(e.key, *e.row) })
