@@ -962,12 +962,20 @@ func TestModelConcurrent(t *testing.T) {
 	var writers, others sync.WaitGroup
 	var written atomic.Bool
 
+	begin := make(chan struct{})
 	buffers := []int{1, 2, 64, DefaultBuffer}
 	for _, buffer := range buffers {
 		r := modelRead{buffer: buffer}
 		stream, random := table.Changes(t.Context(), Named("first"), Buffer(buffer)), source()
-		others.Go(func() { h.follow(r, stream, func() {}, random, math.MaxInt) })
+		others.Go(func() {
+			<-begin
+			h.follow(r, stream, func() {}, random, math.MaxInt)
+		})
 	}
+	for random := source(); table.Seq() < 100; { // what the small buffers must skip
+		h.write(t, table, random)
+	}
+	close(begin)
 	for range 3 { // feeds that come and go
 		random := source()
 		others.Go(func() {
