@@ -222,7 +222,7 @@ func (f *feed[V]) changes(yield func(Change[V], error) bool) {
 			if !yield(Change[V]{}, &SkippedError{Count: skipped, From: from, To: c.Seq - 1}) {
 				return
 			}
-		case w.drained():
+		case w.drained() && f.ctx.Err() == nil: // else w may be closed, and have missed some
 			f.finish(fmt.Errorf("changefeed: changes of %q: %w", f.sub.table, ErrTableDropped))
 		default:
 			w.wait()

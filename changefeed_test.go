@@ -2019,3 +2019,63 @@ func TestFastAndSlowSubscribersTogether(t *testing.T) {
 		})
 	}
 }
+
+// A lateContext runs a function between its answer that it is not done and the
+// moment at which the caller gets it.
+type lateContext struct {
+	context.Context
+	then func()
+}
+
+func (c *lateContext) Err() error {
+	err := c.Context.Err()
+	if then := c.then; then != nil {
+		c.then = nil
+		then()
+	}
+	return err
+}
+
+// A context that is done just after it was looked at closes the window. The loop may
+// then hand out what it had found, but nothing of a ring that began anew without it
+// (R1), and must not say that the table was dropped after all it had (F4).
+func TestAContextDoneJustAfterItWasLookedAt(t *testing.T) {
+	games := newGames()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	late := &lateContext{Context: ctx}
+	feed := games.Changes(late)
+	closed := func(cancel func()) {
+		cancel()
+		for len(games.Feeds()) > 0 {
+			runtime.Gosched()
+		}
+		feedWrites(t, games, 1) // which nobody follows
+	}
+	feedWrites(t, games, 1)
+	other := Stream[Change[game]](nil)
+	var pairs []pair[Change[game]]
+	for c, err := range feed {
+		pairs = append(pairs, pair[Change[game]]{c, err})
+		late.then = func() {
+			closed(cancel)
+			other = games.Changes(t.Context())
+			feedWrites(t, games, 1)
+		}
+	}
+	runtime.KeepAlive(other)
+	require.Len(t, pairs, 2)
+	require.Equal(t, uint64(1), pairs[0].v.Seq)
+	require.ErrorIs(t, pairs[1].err, context.Canceled)
+
+	games = newGames()
+	ctx, cancelAgain := context.WithCancel(t.Context())
+	defer cancelAgain()
+	late = &lateContext{Context: ctx, then: func() {
+		closed(cancelAgain)
+		games.Drop()
+	}}
+	feed = games.Changes(late)
+	pairs = take(feed, 1)
+	require.ErrorIs(t, pairs[0].err, context.Canceled)
+}

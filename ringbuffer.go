@@ -229,10 +229,13 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 		return true
 	}
 	end, limit := &w.ring.end, w.limit
-	for pos := w.pos.Load(); ctx.Err() == nil; {
+	for pos := w.pos.Load(); ; {
 		// One comparison for both: nothing unread wraps around to the largest number.
+		// ctx comes after the end (R1): when it is done, w may be closed, and once no
+		// window is open the ring begins anew on other pages, so that the end no longer
+		// tells what is written on p.
 		i := pos - p.first
-		if end.Load()-pos-1 >= limit || i >= uint64(len(p.slots)) {
+		if end.Load()-pos-1 >= limit || i >= uint64(len(p.slots)) || ctx.Err() != nil {
 			break
 		}
 		pos++
