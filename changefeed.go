@@ -243,7 +243,7 @@ type FeedInfo struct {
 	Buffered  int    // changes waiting to be read
 	Capacity  int    // of the buffer, see [Buffer]
 	Delivered uint64 // changes handed to the loop
-	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet
+	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet; a change being taken at that moment may count here
 	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription
 }
 
