@@ -64,7 +64,8 @@
 //     are channels, functions, the keys of maps, and what an interface holds that has
 //     no exported field. A [time.Time] or an error is fine with that. A row that has
 //     maps or slices of its own in unexported fields wants a Clone, and so does one
-//     with a type whose methods change it in place, such as [math/big.Int].
+//     that embeds a pointer to an unexported struct, has a pointer into a slice of
+//     its own, or a type whose methods change it in place, such as [math/big.Int].
 //
 // A write that leaves a row equal to what it was is no change. Rows are equal by
 //
