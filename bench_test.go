@@ -20,48 +20,53 @@ import (
 // round where the benchmark reports ns/write, or a whole backlog; those of Parked
 // and Latency include the pauses.
 
+type bareEntry struct {
+	key int
+	row *game
+}
+
 // A bare is what a table is compared with: a B-tree under a lock, with rows and
 // descents as in a table, and nothing else.
 type bare struct {
 	mu   sync.RWMutex
-	tree *btree.BTreeG[entry[int, game]]
+	tree *btree.BTreeG[bareEntry]
 }
 
 func newBare() *bare {
-	return &bare{tree: btree.NewG(degree, func(a, b entry[int, game]) bool { return a.key < b.key })}
+	return &bare{tree: btree.NewG(degree, func(a, b bareEntry) bool { return a.key < b.key })}
 }
 
 func (t *bare) insert(row game) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.tree.Get(entry[int, game]{key: row.ID}); !ok {
-		t.tree.ReplaceOrInsert(entry[int, game]{row.ID, &row})
+	if _, ok := t.tree.Get(bareEntry{key: row.ID}); !ok {
+		t.tree.ReplaceOrInsert(bareEntry{key: row.ID, row: &row})
 	}
 }
 
 func (t *bare) update(key int, edit func(*game)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e, ok := t.tree.Get(entry[int, game]{key: key}); ok {
+	if e, ok := t.tree.Get(bareEntry{key: key}); ok {
 		row := *e.row
 		edit(&row)
-		t.tree.ReplaceOrInsert(entry[int, game]{key, &row})
+		t.tree.ReplaceOrInsert(bareEntry{key: key, row: &row})
 	}
 }
 
 func (t *bare) replace(row game) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.tree.Get(entry[int, game]{key: row.ID}); ok {
-		t.tree.ReplaceOrInsert(entry[int, game]{row.ID, &row})
+	if _, ok := t.tree.Get(bareEntry{key: row.ID}); ok {
+		t.tree.ReplaceOrInsert(bareEntry{key: row.ID, row: &row})
 	}
 }
 
 func (t *bare) delete(key int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.tree.Get(entry[int, game]{key: key}); ok {
-		t.tree.Delete(entry[int, game]{key: key})
+	if _, ok := t.tree.Get(bareEntry{key: key}); ok {
+		t.tree.Delete(bareEntry{key: key})
 	}
 }
 
@@ -307,12 +312,12 @@ func BenchmarkParked(b *testing.B) {
 			defer all.drop()
 			wakeAll := func(t *scoreboard, key int) {
 				t.score++
-				t.apply(key, func(old *game) (entry[int, game], error) {
+				t.writeLocked(key, func(old *game) (entry[int, game], error) {
 					row := *old
 					row.Score = t.score
-					return entry[int, game]{key, &row}, nil
+					return entry[int, game]{key: key, row: &row}, nil
 				})
-				wakeAllOf(&t.ring)
+				wakeAllOf(&t.whole.ring)
 			}
 			for b.Loop() {
 				ours.write((*scoreboard).set)
@@ -378,7 +383,7 @@ func newAudience(n int) *audience {
 
 // write waits until all wait, pauses, and times one write by set.
 func (c *audience) write(set func(t *scoreboard, key int)) {
-	for c.ring.parked.Load() != int64(c.size) {
+	for c.whole.ring.parked.Load() != int64(c.size) {
 		runtime.Gosched()
 	}
 	time.Sleep(100 * time.Microsecond)

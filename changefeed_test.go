@@ -364,8 +364,8 @@ func TestTheLoopBodyMayUseTheTable(t *testing.T) {
 				// Tried first: a lock that is held fails the test and does not hang it.
 				require.True(t, games.mu.TryLock())
 				games.mu.Unlock()
-				require.True(t, games.ring.mu.TryLock())
-				games.ring.mu.Unlock()
+				require.True(t, games.whole.ring.mu.TryLock())
+				games.whole.ring.mu.Unlock()
 				require.True(t, games.feeds.mu.TryLock())
 				games.feeds.mu.Unlock()
 			}
@@ -688,11 +688,11 @@ func TestMisuseOfAFeedPanicsAndSaysWhatToDo(t *testing.T) {
 	}{
 		{
 			"nil ctx", func() { games.Changes(noContext) },
-			"changefeed: Table.Changes: nil context; pass context.Background() to follow without an end",
+			"changefeed: Changes: nil context; pass context.Background() to follow without an end",
 		},
 		{
 			"nil option", func() { games.Changes(t.Context(), Buffer(1), nil) },
-			"changefeed: Table.Changes: nil option; leave it out",
+			"changefeed: Changes: nil option; leave it out",
 		},
 		{
 			"nil keep", func() { feed.Filter(nil) },
@@ -1480,8 +1480,8 @@ func runEvents(t *testing.T, n int, order []feedEvent, rest bool) {
 	}
 	synctest.Wait()
 	require.Empty(t, games.Feeds())
-	require.Zero(t, games.ring.parked.Load())
-	require.Nil(t, games.ring.tail.Load())
+	require.Zero(t, games.whole.ring.parked.Load())
+	require.Nil(t, games.whole.ring.tail.Load())
 }
 
 // F4: "nothing of it stays behind", also with a context for which package context
@@ -1515,7 +1515,7 @@ func collected(tb testing.TB, what string, is func() bool) {
 
 // A feedHeld tells whether what a subscriber holds is still in memory.
 type feedHeld struct {
-	sub  weak.Pointer[subscription[game]]
+	sub  weak.Pointer[subscription[int, game]]
 	page weak.Pointer[page[Change[game]]]
 	row  weak.Pointer[game]
 }
@@ -1528,7 +1528,7 @@ func holdBacklog(tb testing.TB, games *Table[int, game]) feedHeld {
 	_, err = games.Delete(7)
 	require.NoError(tb, err)
 	subs := games.feeds.all()
-	held := feedHeld{weak.Make(subs[len(subs)-1]), weak.Make(games.ring.tail.Load()), weak.Make(c.New)}
+	held := feedHeld{weak.Make(subs[len(subs)-1]), weak.Make(games.whole.ring.tail.Load()), weak.Make(c.New)}
 	runtime.GC()
 	require.NotNil(tb, held.row.Value()) // or the test would show nothing
 	return held
@@ -1637,7 +1637,7 @@ func TestAStreamThatIsRangedIsNotReleased(t *testing.T) {
 				}
 				close(told)
 			}()
-			for games.ring.parked.Load() == 0 {
+			for games.whole.ring.parked.Load() == 0 {
 				runtime.Gosched() // until it waits
 			}
 			sentinelCollected(t, games, 1)
@@ -1824,9 +1824,9 @@ func TestWhatIsReadIsNotHeld(t *testing.T) {
 			// A page that is read and the one being filled, at 32 bytes a change and
 			// a row each, and as much again for what the test itself leaves.
 			const page = maxPage * (32 + 160)
-			t.Logf("%d bytes, %d pages", size, len(blobs.ring.pages))
+			t.Logf("%d bytes, %d pages", size, len(blobs.whole.ring.pages))
 			require.Less(t, size, 4*page)
-			require.LessOrEqual(t, len(blobs.ring.pages), 2)
+			require.LessOrEqual(t, len(blobs.whole.ring.pages), 2)
 			runtime.KeepAlive(stalled)
 			runtime.KeepAlive(keepUp)
 		})
@@ -1846,7 +1846,7 @@ func TestABacklogIsReleasedAsItIsRead(t *testing.T) {
 	require.Greater(t, freed, n/2*size*8/10)
 	freed -= heldBy(func() { take(feed, n/2) })
 	require.Greater(t, freed, n*size*9/10)
-	require.Len(t, blobs.ring.pages, 1)
+	require.Len(t, blobs.whole.ring.pages, 1)
 	runtime.KeepAlive(feed)
 }
 
@@ -1912,7 +1912,7 @@ func TestWaitingAllocatesNothing(t *testing.T) {
 	}()
 	allocs := testing.AllocsPerRun(1, func() {
 		for range n {
-			for games.ring.parked.Load() == 0 {
+			for games.whole.ring.parked.Load() == 0 {
 				runtime.Gosched()
 			}
 			_, _ = games.Update(1, func(g *game) { g.Score++ })

@@ -12,7 +12,8 @@ import (
 // with [errors.Is].
 var (
 	// ErrDuplicateKey: an insert of a row whose key is in the table, be the rows
-	// equal or not. [Table.Upsert] inserts or replaces.
+	// equal or not; [Table.Upsert] inserts or replaces. Or a write that would give a
+	// row the value that another has in a unique index.
 	ErrDuplicateKey = errors.New("duplicate primary key")
 
 	// ErrNotFound: an update, replace or delete of a row that is not in the table.
@@ -26,7 +27,8 @@ var (
 	// changes, after everything that they still had buffered.
 	ErrTableDropped = errors.New("table dropped")
 
-	// ErrInvalidOption: a [FeedOption] was given a value that it does not take.
+	// ErrInvalidOption: a [FeedOption] was given a value that it does not take, or
+	// options that cannot be combined.
 	ErrInvalidOption = errors.New("invalid option")
 )
 
@@ -63,10 +65,7 @@ type keyError struct {
 }
 
 func (e *keyError) Error() string {
-	key := fmt.Sprint(e.key)
-	if reflect.ValueOf(e.key).Kind() == reflect.String {
-		key = fmt.Sprintf("%q", key)
-	}
+	key := quoted(e.key)
 	if errors.Is(e.err, ErrTableDropped) {
 		return fmt.Sprintf("changefeed: %s %q: %v, primary key %s", e.op, e.table, e.err, key)
 	}
@@ -74,3 +73,25 @@ func (e *keyError) Error() string {
 }
 
 func (e *keyError) Unwrap() error { return e.err }
+
+// quoted returns the text of a key or a value, in quotes if it is a string.
+func quoted(v any) string {
+	text := fmt.Sprint(v)
+	if reflect.ValueOf(v).Kind() == reflect.String {
+		text = fmt.Sprintf("%q", text)
+	}
+	return text
+}
+
+// A uniqueError is a row whose value in a unique index is another's. The primary key
+// follows its text.
+type uniqueError struct {
+	index string
+	value any
+}
+
+func (e *uniqueError) Error() string {
+	return fmt.Sprintf("another row has value %s in unique index %q; primary key", quoted(e.value), e.index)
+}
+
+func (e *uniqueError) Unwrap() error { return ErrDuplicateKey }

@@ -171,10 +171,8 @@ func fuzzRead(t *testing.T, w *fuzzWindow) {
 	v, skipped, ok := w.readNext()
 	require.Equal(t, w.dropped, skipped)
 	require.Equal(t, len(w.unread) > 0 && w.dropped == 0, ok)
-	if len(w.unread) > 0 {
-		require.Equal(t, w.unread[0], v)
-	}
 	if ok {
+		require.Equal(t, w.unread[0], v)
 		w.unread = w.unread[1:]
 		w.delivered++
 	}
@@ -191,7 +189,8 @@ func fuzzUsage(t *testing.T, r *ring[int], windows []*fuzzWindow) {
 			continue
 		}
 		require.Equal(t, usage{
-			pos:       w.start + w.delivered + w.told,
+			limit:     w.limit,
+			passed:    w.start + w.delivered + w.told,
 			delivered: w.delivered,
 			skipped:   w.told + w.dropped,
 			buffered:  uint64(len(w.unread)),

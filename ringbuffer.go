@@ -8,12 +8,12 @@ import (
 	"sync/atomic"
 )
 
-// Pages start small, so that a ring which sees few elements costs little, and
-// double up to maxPage. At 256 slots the mutex that a reader takes once a page
+// Pages start small, so that a ring which sees few elements costs little (there is
+// one for each row that is followed), and double up to maxPage. At 256 slots the mutex that a reader takes once a page
 // no longer shows: pages of 64 cost 1.6 times as much with 1,000 readers, pages
 // of 512 gain nothing (BenchmarkFanOut).
 const (
-	minPage = 8
+	minPage = 4
 	maxPage = 256
 )
 
@@ -32,7 +32,8 @@ const (
 //	    below that end.
 //	R2  appended = delivered + skipped + buffered, for every window, at any time.
 //	R3  To within a page of maxPage, the ring holds what some window may still read
-//	    and nothing else, whatever the others' limits; a stalled window pins one page.
+//	    or retain asks for, and nothing else, whatever the windows' limits; a stalled
+//	    window pins one page.
 //
 // Pages do not point to each other, or a stalled window would hold all that came
 // after the page it stands on. The ring keeps a directory of them instead. Each
@@ -40,23 +41,30 @@ const (
 // dropped as soon as none of those may still read it: their next read jumps over
 // it in any case, so they are counted on the next page from then on.
 //
-// The calls of open, append and close must not overlap; everything else may be
-// called at any time. mu is a leaf: it is held for a few steps of the ring's own,
-// never while a user's code runs. A reader takes it at a page's end, when it has
-// fallen too far behind, and to wait; append takes it to add a page, and wake when
-// somebody waits.
+// Elements are put at the end one by one and published together, so that a reader
+// sees all of them or none; what was published together is joined.
+//
+// The calls of open, put, publish, begin, hold, skipAll and close must not overlap;
+// everything else may be called at any time. mu is a leaf: it is held for a few
+// steps of the ring's own, never while a user's code runs. A reader takes it at a
+// page's end, when it has fallen too far behind, and to wait; put takes it to add a
+// page, publish for several elements, and wake when somebody waits.
 //
 // The zero value is an empty ring without readers.
 type ring[T any] struct {
-	end    atomic.Uint64           // stored by append alone
-	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: nobody reads
+	end    atomic.Uint64           // of what is published
+	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
 	closed atomic.Bool             // nothing will be appended any more
 	parked atomic.Int64            // length of queue; changes under mu
+	next   uint64                  // position of the next element to put; the writer's
+	number func(v T) uint64        // the owner's number of an element; nil: its position + 1
 
-	mu      sync.Mutex // guards what follows, and standing of each page
-	pages   []*page[T] // the directory, oldest first; the last is tail
-	windows int        // open ones
-	queue   queue[T]   // windows that wait
+	mu       sync.Mutex // guards what follows, and standing of each page
+	pages    []*page[T] // the directory, oldest first; the last is tail
+	windows  int        // open ones
+	retain   uint64     // how many of the newest elements are kept for windows to come
+	heldFrom uint64     // the first position that retain is about
+	queue    queue[T]   // windows that wait
 }
 
 // A page holds the elements at the positions from first up to, not including, end.
@@ -64,44 +72,76 @@ type page[T any] struct {
 	first    uint64
 	slots    []T
 	standing tally // the windows that stand here; guarded by ring.mu
+	joints   atomic.Pointer[joints]
 }
+
+// joints has a bit for each slot of a page: whether the element is joined to the
+// next one.
+type joints [maxPage / 64]atomic.Uint64
 
 // end returns the position after the page's last slot.
 func (p *page[T]) end() uint64 { return p.first + uint64(len(p.slots)) }
 
-// append adds v at the end. Without a reader it does nothing. It never waits for
-// one. The caller calls wake afterwards, when it holds no lock.
-func (r *ring[T]) append(v T) {
+// put adds v at the end, where nobody sees it before it is published. If nothing
+// is kept, it does nothing. It never waits for a reader.
+func (r *ring[T]) put(v T) {
 	p := r.tail.Load()
 	if p == nil {
 		return
 	}
-	end := r.end.Load()
-	if end == p.end() {
-		if p = r.grow(end); p == nil {
+	if r.next == p.end() {
+		if p = r.grow(); p == nil {
 			return
 		}
 	}
-	p.slots[end-p.first] = v
-	r.end.Store(end + 1) // R1: after the slot, for readers take no lock
+	p.slots[r.next-p.first] = v
+	r.next++
 }
 
-// grow adds a page for the element at end, unless the last window left.
-func (r *ring[T]) grow(end uint64) *page[T] {
+// publish shows readers what was put since the last call. The caller calls wake
+// afterwards, when it holds no lock.
+func (r *ring[T]) publish() {
+	end := r.end.Load()
+	if r.next-end > 1 {
+		r.publishJoined(end)
+		return
+	}
+	r.end.Store(r.next) // R1: after the slot, for readers take no lock
+}
+
+func (r *ring[T]) publishJoined(end uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.windows == 0 {
-		return nil
+	last := r.next - 1
+	for _, p := range r.pages {
+		for pos := max(end, p.first); pos < min(last, p.end()); pos++ {
+			if p.joints.Load() == nil {
+				p.joints.Store(new(joints))
+			}
+			i := pos - p.first
+			p.joints.Load()[i/64].Or(1 << (i % 64))
+		}
 	}
-	return r.addPageLocked(end)
+	r.end.Store(r.next) // R1
+	r.trimLocked()
 }
 
-func (r *ring[T]) addPageLocked(end uint64) *page[T] {
+// grow adds a page for the next element, unless nothing is kept any more.
+func (r *ring[T]) grow() *page[T] {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tail.Load() == nil {
+		return nil
+	}
+	return r.addPageLocked(r.next)
+}
+
+func (r *ring[T]) addPageLocked(first uint64) *page[T] {
 	size := minPage
 	if tail := r.tail.Load(); tail != nil {
 		size = min(2*len(tail.slots), maxPage)
 	}
-	p := &page[T]{first: end, slots: make([]T, size)}
+	p := &page[T]{first: first, slots: make([]T, size)}
 	r.pages = append(r.pages, p)
 	r.tail.Store(p)
 	r.trimLocked()
@@ -112,10 +152,42 @@ func (r *ring[T]) addPageLocked(end uint64) *page[T] {
 // The caller calls wake afterwards.
 func (r *ring[T]) close() { r.closed.Store(true) }
 
+// begin makes pos the position of the next element, unless something is kept.
+func (r *ring[T]) begin(pos uint64) {
+	if r.tail.Load() == nil {
+		r.next = pos
+		r.end.Store(pos)
+	}
+}
+
+// hold keeps the newest n of the elements that come from here on for windows that
+// open later, and of those that an earlier call kept.
+func (r *ring[T]) hold(n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heldFrom = r.heldLocked()
+	r.retain = n
+	if n > 0 && r.tail.Load() == nil {
+		r.addPageLocked(r.end.Load())
+		return
+	}
+	r.trimLocked()
+}
+
+// heldLocked returns the first position of the elements that retain asks for.
+func (r *ring[T]) heldLocked() uint64 {
+	end := r.end.Load()
+	return max(end-min(end, r.retain), min(end, r.heldFrom))
+}
+
 // open makes w a window on the elements from here on, of which it buffers at most
-// limit. It stands on a page from the start, so that a ring has a tail for as long
-// as it has a window.
-func (r *ring[T]) open(w *window[T], limit uint64) {
+// limit. What w.base is then, w has passed.
+func (r *ring[T]) open(w *window[T], limit uint64) { r.openAt(w, limit, r.end.Load()) }
+
+// openAt makes w a window on the elements from pos on: on those that hold has kept,
+// after a gap for the others. It stands on a page from the start, so that a ring has
+// a tail for as long as it has a window.
+func (r *ring[T]) openAt(w *window[T], limit, pos uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.windows++
@@ -124,8 +196,13 @@ func (r *ring[T]) open(w *window[T], limit uint64) {
 	if p == nil || p.end() == end {
 		p = r.addPageLocked(end)
 	}
-	w.ring, w.limit, w.start = r, limit, end
-	w.pos.Store(end)
+	w.ring, w.limit, w.start = r, limit, pos
+	w.floor = max(pos, r.heldLocked())
+	w.jumped = pos
+	w.pos.Store(pos)
+	if w.floor < p.first {
+		p = r.findLocked(w.floor)
+	}
 	w.standLocked(p)
 }
 
@@ -142,7 +219,7 @@ func (r *ring[T]) findLocked(pos uint64) *page[T] {
 
 // trimLocked drops the oldest pages that no window may still read.
 func (r *ring[T]) trimLocked() { // R3
-	if r.windows == 0 {
+	if r.windows == 0 && r.retain == 0 {
 		r.pages = nil
 		r.tail.Store(nil)
 		return
@@ -150,7 +227,7 @@ func (r *ring[T]) trimLocked() { // R3
 	end := r.end.Load()
 	for len(r.pages) > 1 { // the tail is always needed
 		oldest, next := r.pages[0], r.pages[1]
-		if oldest.standing.largest() > end-oldest.end() {
+		if oldest.end() > end || max(oldest.standing.largest(), r.retain) > end-oldest.end() {
 			return
 		}
 		next.standing.merge(&oldest.standing)
@@ -168,14 +245,18 @@ func (r *ring[T]) trimLocked() { // R3
 // forgotten: the queue is in order of position, for a window enters it when it has
 // read to the end and the end only grows. So if the first in the queue has nothing
 // to read, none has; and if it has, it is taken off and answers for those behind
-// it.
+// it. A window that polls does not run when it is told, so it answers for none, and
+// does not count.
 func (r *ring[T]) wake(n int) {
-	for range n {
+	for n > 0 {
 		w := r.takeParked()
 		if w == nil {
 			return
 		}
-		w.wakeup <- struct{}{}
+		w.signal()
+		if !w.polls() {
+			n--
+		}
 	}
 }
 
@@ -198,16 +279,22 @@ func (r *ring[T]) takeParked() *window[T] {
 }
 
 // A window is one reader's bounded ring buffer: the newest limit elements at most
-// of those that came after it was opened and that it has not read. deliver, read,
-// drained and wait are for one goroutine at a time; close and usage are for any.
+// of those that came after it was opened and that it has not read. close and usage
+// are for any goroutine, the other methods for one at a time.
 type window[T any] struct {
 	ring   *ring[T]
-	limit  uint64
+	limit  uint64                  // changes under ring.mu
 	start  uint64                  // position when it was opened
+	floor  uint64                  // the first position that was held then
 	pos    atomic.Uint64           // of the next element to read
 	lost   atomic.Uint64           // elements skipped and told; changes under ring.mu
 	page   atomic.Pointer[page[T]] // where it stands; changes under ring.mu; nil: closed
 	wakeup chan struct{}           // gets one value for each time another takes it off the queue; nil until it waits
+	notify chan<- struct{}         // in place of wakeup, for a window that polls
+
+	// Where it was put other than by reading, and the number that it has passed
+	// there; change under ring.mu.
+	jumped, base uint64
 
 	// The place in ring.queue; guarded by ring.mu.
 	queued     bool
@@ -249,9 +336,8 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 
 // read returns the oldest element that was not read, with ok.
 //
-// If elements were dropped before it, read returns the number of those first,
-// with ok false and the element that the following call would return if nothing
-// were appended before it. If there is nothing to read, it returns 0 and false.
+// If elements were dropped before it, read returns the number of those first, with
+// ok false. If there is nothing to read, it returns 0 and false.
 func (w *window[T]) read() (v T, skipped uint64, ok bool) {
 	r, pos := w.ring, w.pos.Load()
 	if r.end.Load() == pos {
@@ -262,24 +348,98 @@ func (w *window[T]) read() (v T, skipped uint64, ok bool) {
 	if w.page.Load() == nil {
 		return v, 0, false
 	}
-	if unread := r.end.Load() - pos; unread > w.limit {
-		skipped = unread - w.limit
-		pos += skipped
+	end := r.end.Load()
+	if oldest := max(w.floor, end-min(end, w.limit)); pos < oldest {
+		skipped = oldest - pos
+		pos = oldest
 		w.lost.Add(skipped) // R2: with pos, under mu
 		w.pos.Store(pos)
+		w.jumped = pos
+		if pos == end { // nothing was held when w was opened, nor came since
+			return v, skipped, false
+		}
 	}
 	p := r.findLocked(pos)
-	if p != w.page.Load() {
-		w.unstandLocked()
-		w.standLocked(p)
-		r.trimLocked()
-	}
-	v = p.slots[pos-p.first]
+	w.moveLocked(p)
+	next := p.slots[pos-p.first]
 	if skipped > 0 {
+		if r.number != nil {
+			w.base = r.number(next) - 1
+		}
 		return v, skipped, false
 	}
 	w.pos.Store(pos + 1)
-	return v, 0, true
+	return next, 0, true
+}
+
+// passed returns the number of the last element that was read, or the last one
+// before the next if others were skipped, or w.base as it was when w was opened.
+func (w *window[T]) passed() uint64 { return w.passedAt(w.pos.Load()) }
+
+func (w *window[T]) passedAt(pos uint64) uint64 {
+	switch p := w.page.Load(); {
+	case w.ring.number == nil:
+		return pos
+	case pos == w.jumped || p == nil:
+		return w.base
+	default:
+		return w.ring.number(p.slots[pos-1-p.first])
+	}
+}
+
+// joined reports whether the element read last was published together with the one
+// after it.
+func (w *window[T]) joined() bool {
+	p := w.page.Load()
+	if p == nil {
+		return false
+	}
+	bits := p.joints.Load()
+	if bits == nil {
+		return false
+	}
+	i := w.pos.Load() - 1 - p.first
+	return bits[i/64].Load()&(1<<(i%64)) != 0
+}
+
+// skipAll makes base the number that w has passed, and leaves out what it has not
+// read, of which it returns the number.
+func (w *window[T]) skipAll(base uint64) (skipped uint64) {
+	r := w.ring
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.page.Load() == nil {
+		return 0
+	}
+	end := r.end.Load()
+	skipped = end - w.pos.Load()
+	w.lost.Add(skipped) // R2: with pos, under mu
+	w.pos.Store(end)
+	w.jumped, w.base = end, base
+	w.moveLocked(r.pages[len(r.pages)-1])
+	return skipped
+}
+
+// setLimit changes the limit.
+func (w *window[T]) setLimit(limit uint64) {
+	w.ring.mu.Lock()
+	defer w.ring.mu.Unlock()
+	if p := w.page.Load(); p != nil {
+		standing := w.countedLocked()
+		standing.add(w.limit, -1)
+		standing.add(limit, 1)
+		w.limit = limit
+		w.ring.trimLocked()
+	}
+}
+
+// moveLocked makes p, which is held, the page on which w stands.
+func (w *window[T]) moveLocked(p *page[T]) {
+	if p != w.page.Load() {
+		w.unstandLocked()
+		w.standLocked(p)
+		w.ring.trimLocked()
+	}
 }
 
 // drained reports whether the ring is closed and w has read all of it.
@@ -306,6 +466,30 @@ func (w *window[T]) park() bool {
 	return w.stayLocked()
 }
 
+// unpark takes w, which polls, off the queue if it is still there.
+func (w *window[T]) unpark() {
+	w.ring.mu.Lock()
+	defer w.ring.mu.Unlock()
+	if w.queued {
+		w.leaveQueueLocked()
+	}
+}
+
+// polls reports whether w does not run while it is in the queue, but is told.
+func (w *window[T]) polls() bool { return w.notify != nil }
+
+// signal tells w, which was taken off the queue, that it need not wait.
+func (w *window[T]) signal() {
+	if !w.polls() {
+		w.wakeup <- struct{}{}
+		return
+	}
+	select {
+	case w.notify <- struct{}{}:
+	default:
+	}
+}
+
 // stayLocked takes w off the queue again if there is no need to wait.
 func (w *window[T]) stayLocked() bool {
 	if !w.readyLocked() {
@@ -324,7 +508,7 @@ func (w *window[T]) readyLocked() bool {
 // and if it waits it is woken. To close it again does nothing.
 func (w *window[T]) close() {
 	if w.closeAndUnpark() {
-		w.wakeup <- struct{}{}
+		w.signal()
 	}
 }
 
@@ -352,20 +536,25 @@ func (w *window[T]) standLocked(p *page[T]) {
 	p.standing.add(w.limit, 1)
 }
 
-// unstandLocked takes w off its page, which need not be held any more: those who
-// stood on a dropped page are counted on the oldest one.
+// unstandLocked takes w off its page.
 func (w *window[T]) unstandLocked() {
+	w.countedLocked().add(w.limit, -1)
+	w.page.Store(nil)
+}
+
+// countedLocked returns the tally in which w is counted: that of its page, or of the
+// oldest one if that is not held any more.
+func (w *window[T]) countedLocked() *tally {
 	p := w.page.Load()
 	if oldest := w.ring.pages[0]; p.first < oldest.first {
 		p = oldest
 	}
-	p.standing.add(w.limit, -1)
-	w.page.Store(nil)
+	return &p.standing
 }
 
 // A usage tells what became of the elements appended since a window was opened.
 type usage struct {
-	pos                          uint64 // of the next element to read
+	passed, limit                uint64 // see window
 	delivered, skipped, buffered uint64
 }
 
@@ -380,9 +569,9 @@ func (w *window[T]) usage() usage {
 	for now := w.pos.Load(); now != pos; now = w.pos.Load() {
 		pos, end = now, w.ring.end.Load()
 	}
-	u := usage{pos: pos, skipped: w.lost.Load()}
+	u := usage{passed: w.passedAt(pos), limit: w.limit, skipped: w.lost.Load()}
 	u.delivered = pos - w.start - u.skipped
-	u.buffered = min(end-pos, w.limit)
+	u.buffered = min(end-max(pos, w.floor), w.limit)
 	u.skipped += end - pos - u.buffered
 	return u
 }
@@ -393,7 +582,7 @@ func (w *window[T]) usage() usage {
 type queue[T any] struct{ front, back *window[T] }
 
 func (w *window[T]) enterQueueLocked() {
-	if w.wakeup == nil {
+	if w.wakeup == nil && !w.polls() {
 		w.wakeup = make(chan struct{}, 1)
 	}
 	q := &w.ring.queue

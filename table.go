@@ -2,8 +2,10 @@ package changefeed
 
 import (
 	"cmp"
+	"context"
 	"iter"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/btree"
 )
@@ -12,9 +14,10 @@ import (
 const degree = 32
 
 // A Table is a set of rows, each under the primary key that is in it, in the order
-// of the keys. Its writes can be followed: see [Table.Changes]. Make one with
-// [NewTable] or [NewTableFunc]; it lives in memory. A zero Table
-// must not be used.
+// of the keys. Its writes can be followed: see [Table.Changes]. Parts of it can be
+// read and followed too: see [Selection]. Several writes, to one table or to several,
+// can be made as one: see [Transact]. Make a table with [NewTable] or [NewTableFunc];
+// it lives in memory. A zero Table must not be used.
 //
 // All methods are safe for concurrent use. Writes exclude each other; reads run
 // side by side and wait for no more than one write. A write and Get take time in
@@ -34,8 +37,8 @@ const degree = 32
 //
 // These hold at all times, and are kept where the code says so:
 //
-//	T1  One lock guards the tree, the sequence number and the appends to the ring: a
-//	    write does all three or none.
+//	T1  One lock guards the tree, the indexes, the sequence number and the scopes: a
+//	    write changes all of them or none.
 //	T2  The change numbered s is the s-th; a reader that has seen s has seen 1..s,
 //	    less what it was told it skipped.
 //	T3  A stored row is never changed again, by anyone.
@@ -50,21 +53,35 @@ type Table[K, V any] struct {
 	equal func(a, b *V) bool
 	order func(a, b K) int
 
-	mu       sync.RWMutex               // T1; guards what follows
-	tree     *btree.BTreeG[entry[K, V]] // the rows
-	snapshot *btree.BTreeG[entry[K, V]] // a clone of tree as it is, or nil
-	seq      uint64                     // of the last change
-	dropped  bool
+	number     uint64     // the order in which transactions lock tables
+	everything part[K, V] // all of the table
 
-	ring  ring[Change[V]] // append, open and close under mu
-	feeds feedSet[V]
+	mu      sync.RWMutex        // T1; guards what follows
+	rows    sorted[entry[K, V]] // some of them absent ones that are followed
+	len     int                 // number of rows
+	seq     uint64              // of the last change
+	dropped bool
+	indexes []tableIndex[K, V]
+
+	whole  scope[K, V]         // of all changes; the position after one in its ring is the change's number
+	ranges intervals[K, K, V]  // the scopes of ranges of keys
+	outbox outbox[K, V]        // changes that are not published yet
+	undo   []replacement[K, V] // what the transaction under way did
+	tx     *Tx                 // the transaction under way
+
+	feeds feedSet[K, V]
 }
 
-// An entry is a row in the tree. Without a row, it stands for the absence of one.
+// An entry is a row in the tree. Without a row, it stands for the absence of one: to
+// be put there by a write, or because the key is followed.
 type entry[K, V any] struct {
-	key K
-	row *V // T3
+	key   K
+	row   *V           // T3
+	scope *scope[K, V] // of those who follow this row; nil: nobody does
 }
+
+// tables is the number of tables made.
+var tables atomic.Uint64
 
 // NewTable returns an empty table of rows of type V whose primary key is what key
 // returns. Keys are in the order of [cmp.Compare]; so all NaN are one key, the
@@ -95,51 +112,35 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	if key == nil {
 		panic("changefeed: NewTable: nil key function; pass one that returns a row's primary key")
 	}
-	return &Table[K, V]{
-		name:  name,
-		key:   key,
-		order: order,
-		copy:  chooseCopy[V](),
-		equal: chooseEqual[V](),
-		tree:  btree.NewG(degree, less),
+	t := &Table[K, V]{
+		name:   name,
+		key:    key,
+		copy:   chooseCopy[V](),
+		equal:  chooseEqual[V](),
+		order:  order,
+		number: tables.Add(1),
 	}
+	t.everything = &keyPart[K, V]{table: t}
+	t.rows.tree = btree.NewG(degree, less)
+	t.ranges.order = order
+	return t
 }
 
 // Insert adds a row.
 //
-// Possible errors: [ErrDuplicateKey], [ErrTableDropped].
-func (t *Table[K, V]) Insert(row V) (Change[V], error) {
-	key := t.key(&row)
-	return t.write("insert into", key, func(old *V) (entry[K, V], error) {
-		if old != nil {
-			return entry[K, V]{}, ErrDuplicateKey
-		}
-		return entry[K, V]{key, &row}, nil
-	})
-}
+// Possible errors: [ErrDuplicateKey], also of a unique index; [ErrTableDropped].
+func (t *Table[K, V]) Insert(row V) (Change[V], error) { return t.alone().Insert(row) }
 
 // Upsert adds a row, or puts it in the place of the one with its key.
 //
-// Possible errors: [ErrTableDropped].
-func (t *Table[K, V]) Upsert(row V) (Change[V], error) {
-	key := t.key(&row)
-	return t.write("upsert into", key, func(*V) (entry[K, V], error) {
-		return entry[K, V]{key, &row}, nil
-	})
-}
+// Possible errors: [ErrDuplicateKey] of a unique index, [ErrTableDropped].
+func (t *Table[K, V]) Upsert(row V) (Change[V], error) { return t.alone().Upsert(row) }
 
 // Replace puts a row in the place of the one with its key.
 //
-// Possible errors: [ErrNotFound], [ErrTableDropped].
-func (t *Table[K, V]) Replace(row V) (Change[V], error) {
-	key := t.key(&row)
-	return t.write("replace in", key, func(old *V) (entry[K, V], error) {
-		if old == nil {
-			return entry[K, V]{}, ErrNotFound
-		}
-		return entry[K, V]{key, &row}, nil
-	})
-}
+// Possible errors: [ErrNotFound], [ErrDuplicateKey] of a unique index,
+// [ErrTableDropped].
+func (t *Table[K, V]) Replace(row V) (Change[V], error) { return t.alone().Replace(row) }
 
 // Update edits a copy of a row and puts it in the row's place. An edit may append
 // to a slice, set a map's entry and write through a pointer, where exported fields
@@ -151,19 +152,10 @@ func (t *Table[K, V]) Replace(row V) (Change[V], error) {
 // or it deadlocks, and should be quick, for all other writers and readers of the
 // table wait. It may keep nothing of the row. Update panics if edit is nil.
 //
-// Possible errors: [ErrNotFound], [ErrKeyChanged], [ErrTableDropped].
+// Possible errors: [ErrNotFound], [ErrKeyChanged], [ErrDuplicateKey] of a unique
+// index, [ErrTableDropped].
 func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
-	if edit == nil {
-		panic("changefeed: Table.Update: nil function; pass one that edits the row")
-	}
-	return t.write("update in", key, func(old *V) (entry[K, V], error) {
-		if old == nil {
-			return entry[K, V]{}, ErrNotFound
-		}
-		row := t.copy(old)
-		edit(row)
-		return t.entryFor(key, row)
-	})
+	return t.alone().Update(key, edit)
 }
 
 // Compute lets f decide, by the row that is there, what shall be there instead. f
@@ -174,38 +166,23 @@ func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
 //
 // f runs as edit does in [Table.Update]. Compute panics if f is nil.
 //
-// Possible errors: [ErrKeyChanged], [ErrTableDropped].
+// Possible errors: [ErrKeyChanged], [ErrDuplicateKey] of a unique index,
+// [ErrTableDropped].
 func (t *Table[K, V]) Compute(key K, f func(old *V) *V) (Change[V], error) {
-	if f == nil {
-		panic("changefeed: Table.Compute: nil function; pass one that returns the new row")
-	}
-	return t.write("compute in", key, func(old *V) (entry[K, V], error) {
-		if old != nil {
-			old = t.copy(old) // T3: f might edit it
-		}
-		row := f(old)
-		if row == nil {
-			return entry[K, V]{key: key}, nil
-		}
-		return t.entryFor(key, row)
-	})
+	return t.alone().Compute(key, f)
 }
 
 // Delete removes a row.
 //
 // Possible errors: [ErrNotFound], [ErrTableDropped].
-func (t *Table[K, V]) Delete(key K) (Change[V], error) {
-	return t.write("delete from", key, func(old *V) (entry[K, V], error) {
-		if old == nil {
-			return entry[K, V]{}, ErrNotFound
-		}
-		return entry[K, V]{key: key}, nil
-	})
-}
+func (t *Table[K, V]) Delete(key K) (Change[V], error) { return t.alone().Delete(key) }
+
+// alone returns what makes writes each by itself: the rules are those of [TxTable].
+func (t *Table[K, V]) alone() TxTable[K, V] { return TxTable[K, V]{table: t} }
 
 // entryFor returns the entry of a row whose key must still be key.
 func (t *Table[K, V]) entryFor(key K, row *V) (entry[K, V], error) {
-	e := entry[K, V]{t.key(row), row}
+	e := entry[K, V]{key: t.key(row), row: row}
 	if t.order(key, e.key) != 0 {
 		return entry[K, V]{}, ErrKeyChanged
 	}
@@ -214,60 +191,102 @@ func (t *Table[K, V]) entryFor(key K, row *V) (entry[K, V], error) {
 
 // write makes one write: next decides, by the row that is stored or nil, what
 // shall be there instead. It runs under the lock.
-func (t *Table[K, V]) write(op string, key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
-	c, err := t.apply(key, next)
-	if err != nil {
-		return Change[V]{}, &keyError{op: op, table: t.name, key: key, err: err}
-	}
-	if c.Kind != None {
-		t.ring.wake(1) // T6: one, whatever the crowd; without the lock, for who wakes wants to read
-	}
-	return c, nil
+func (t *Table[K, V]) write(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
+	c, waking, err := t.writeAndPublish(key, next)
+	waking.wake()
+	return c, err
 }
 
-// apply is write under the lock. All that may fail or panic is done when commit
-// begins (T4).
-func (t *Table[K, V]) apply(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
+func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (entry[K, V], error)) (c Change[V], w waking[V], err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dropped {
-		return Change[V]{}, ErrTableDropped
+		return c, w, ErrTableDropped
 	}
-	found, _ := t.tree.Get(entry[K, V]{key: key})
+	if c, err = t.writeLocked(key, next); c.Kind != None {
+		w = t.outbox.publish()
+	}
+	return c, w, err
+}
+
+// writeLocked makes a write that is not published. All that may fail or panic is done
+// when commitLocked begins (T4).
+func (t *Table[K, V]) writeLocked(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
+	found, _ := t.rows.tree.Get(entry[K, V]{key: key})
 	e, err := next(found.row)
 	if err != nil {
 		return Change[V]{}, err
 	}
-	c := Change[V]{Old: found.row, New: e.row}
-	switch {
-	case c.Old == nil && c.New == nil:
-		return c, nil
-	case c.Old == nil:
-		c.Kind = Insert
-	case c.New == nil:
-		c.Kind = Delete
-	case t.equal(c.Old, c.New):
-		c.New = c.Old
-		return c, nil
-	default:
-		c.Kind = Update
+	c := Change[V]{Kind: kindOf(found.row, e.row), Old: found.row, New: e.row}
+	if c.Kind == Update && t.equal(c.Old, c.New) {
+		c.Kind, c.New = None, c.Old
 	}
-	t.commitLocked(&c, e)
+	if c.Kind == None {
+		return c, nil
+	}
+	for _, x := range t.indexes {
+		x.plan(c.Old, c.New)
+	}
+	for _, x := range t.indexes {
+		if err := x.check(); err != nil {
+			return Change[V]{}, err
+		}
+	}
+	t.commitLocked(&c, found, e)
 	return c, nil
 }
 
-// commitLocked puts a change into the tree, numbers it and hands it to the
-// subscribers. T1, T2
-func (t *Table[K, V]) commitLocked(c *Change[V], e entry[K, V]) {
-	t.snapshot = nil
-	if e.row == nil {
-		t.tree.Delete(e)
-	} else {
-		t.tree.ReplaceOrInsert(e)
+// kindOf returns the Kind of a change between rows that are not equal.
+func kindOf[V any](old, new *V) Kind {
+	switch {
+	case old == nil && new == nil:
+		return None
+	case old == nil:
+		return Insert
+	case new == nil:
+		return Delete
 	}
+	return Update
+}
+
+// commitLocked puts e in the place of what was found, numbers the change and tells
+// the scopes that it belongs to. T1, T2
+func (t *Table[K, V]) commitLocked(c *Change[V], found, e entry[K, V]) {
+	e.scope = found.scope
+	t.storeLocked(found.row, e)
 	t.seq++
 	c.Seq = t.seq
-	t.ring.append(*c)
+	if t.tx != nil {
+		t.undo = append(t.undo, replacement[K, V]{found, e})
+	}
+
+	o := &t.outbox
+	o.add(&t.whole, e.key, *c)
+	if e.scope != nil {
+		o.add(e.scope, e.key, *c)
+	}
+	if t.ranges.root != nil {
+		t.ranges.find(e.key, func(s *scope[K, V]) { o.add(s, e.key, *c) })
+	}
+	for _, x := range t.indexes {
+		x.enter(o)
+		o.addEntered(e.key, *c)
+	}
+}
+
+// storeLocked puts e in the place of a row, also in the indexes, which have planned
+// it.
+func (t *Table[K, V]) storeLocked(old *V, e entry[K, V]) {
+	t.rows.set(e, e.row != nil || e.scope != nil)
+	if old != nil {
+		t.len--
+	}
+	if e.row != nil {
+		t.len++
+	}
+	for _, x := range t.indexes {
+		x.apply(e.key, e.row)
+	}
 }
 
 // Drop ends the table: it is empty from now on, every write fails with
@@ -275,29 +294,79 @@ func (t *Table[K, V]) commitLocked(c *Change[V], e entry[K, V]) {
 // out what they still buffered. There are no changes for the rows that it had. To
 // drop a table again does nothing.
 func (t *Table[K, V]) Drop() {
-	t.drop()
-	t.ring.wake(1)
+	for _, r := range t.drop() {
+		r.wake(1)
+	}
 }
 
-func (t *Table[K, V]) drop() {
+// drop returns the rings whose readers are to be woken.
+func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropped = true
-	t.snapshot = nil
-	t.tree.Clear(false)
-	t.ring.close()
+	t.len = 0
+	t.rows.clear()
+	for _, x := range t.indexes {
+		x.clear()
+	}
+	for _, s := range t.feeds.all() {
+		if r := &s.scope.ring; !r.closed.Load() {
+			r.close()
+			rings = append(rings, r)
+		}
+		if s.squash != nil {
+			s.squash.close()
+		}
+	}
+	return rings
 }
 
-// subscribe adds a subscriber to all changes from here on. F2
-func (t *Table[K, V]) subscribe(s *subscription[V], buffer int) error {
+// Changes subscribes to the table and returns the stream of all changes made from
+// now on, in the order of their sequence numbers: it follows RethinkDB's
+// table.changes(). A write made before the first range is not lost.
+//
+// A range waits when there is nothing to read. To break out of the loop pauses it:
+// ranging again goes on after the last change handed out, and so it does after a
+// panic in the loop's body. The stream is for one goroutine at a time: a second
+// range while one runs panics. It holds no lock while the loop's body runs, so the
+// body may write to the same table.
+//
+// Of the changes not yet handed to the loop the newest are buffered, up to
+// [Buffer]. Where older ones had to make room, the stream yields a [*SkippedError]
+// and goes on. The writers never wait for a subscriber.
+//
+// The subscription ends, and with it the range, with one of these errors, which is
+// then the only pair of every later range:
+//
+//   - the cause of ctx, when ctx is done. This comes before anything still buffered.
+//   - [ErrTableDropped], when the table is dropped, after everything still buffered.
+//   - a [*SkippedError], with [OnOverflow] and [Fail].
+//   - [ErrInvalidOption], at once, for an option that cannot be.
+//
+// It also ends when the stream is garbage, so one that is forgotten costs nothing
+// once the collector has seen it; but cancel ctx where you can. Changes panics if
+// ctx or an option is nil.
+//
+// [FeedOption] tells what a stream may do in place of some of this.
+func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Change[V]] {
+	return t.all().Changes(ctx, opts...)
+}
+
+// Batches is [Table.Changes] for a loop that takes several changes at a time: see
+// [Selection.Batches].
+func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) Stream[[]Change[V]] {
+	return t.all().Batches(ctx, max, opts...)
+}
+
+// Retain makes the table hold exactly the newest n of the changes made from now on,
+// also while nobody follows it, so that a feed may begin with them: see [After]. To
+// call it again changes the number; of what is held already, the newest n stay. If n
+// is below 1, nothing is held.
+func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.dropped {
-		return ErrTableDropped
-	}
-	s.seq = t.seq
-	t.ring.open(&s.window, uint64(buffer))
-	return nil
+	t.whole.ring.begin(t.seq)
+	t.whole.ring.hold(uint64(max(n, 0)))
 }
 
 // Name returns the name that the table was given.
@@ -307,7 +376,7 @@ func (t *Table[K, V]) Name() string { return t.name }
 func (t *Table[K, V]) Len() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.tree.Len()
+	return t.len
 }
 
 // Seq returns the sequence number of the last change made, or 0. It belongs to
@@ -324,10 +393,13 @@ func (t *Table[K, V]) Seq() uint64 {
 func (t *Table[K, V]) Get(key K) (V, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	e, ok := t.tree.Get(entry[K, V]{key: key})
-	if !ok {
-		var zero V
-		return zero, false
+	return t.getLocked(key)
+}
+
+func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
+	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
+	if e.row == nil {
+		return row, false
 	}
 	return *e.row, true
 }
@@ -337,33 +409,7 @@ func (t *Table[K, V]) Get(key K) (V, bool) {
 // rows are copies as Get makes them. To begin takes the same time for many rows as
 // for few; the writes after it copy the nodes of the tree that they touch, each
 // once.
-func (t *Table[K, V]) All() iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) {
-		t.frozen().Ascend(func(e entry[K, V]) bool { return yield(e.key, *e.row) })
-	}
-}
+func (t *Table[K, V]) All() iter.Seq2[K, V] { return t.all().All() }
 
 // Backward is [Table.All] in descending order.
-func (t *Table[K, V]) Backward() iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) {
-		t.frozen().Descend(func(e entry[K, V]) bool { return yield(e.key, *e.row) })
-	}
-}
-
-// frozen returns the tree as it is now, which nobody will write to. It is kept for
-// others until the next write, and never made for a write, which would have to
-// copy nodes each time.
-func (t *Table[K, V]) frozen() *btree.BTreeG[entry[K, V]] {
-	t.mu.RLock()
-	snapshot := t.snapshot
-	t.mu.RUnlock()
-	if snapshot != nil {
-		return snapshot
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.snapshot == nil {
-		t.snapshot = t.tree.Clone() // T5: Clone writes to the tree that it reads
-	}
-	return t.snapshot
-}
+func (t *Table[K, V]) Backward() iter.Seq2[K, V] { return t.all().Backward() }

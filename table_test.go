@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/btree"
 	"github.com/stretchr/testify/require"
 )
 
@@ -73,11 +74,11 @@ type tableState[V any] struct {
 func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	t.tree.Ascend(func(e entry[K, V]) bool {
+	t.rows.tree.Ascend(func(e entry[K, V]) bool {
 		s.rows = append(s.rows, e.row)
 		return true
 	})
-	s.seq, s.end, s.feeds = t.seq, t.ring.end.Load(), t.Feeds()
+	s.seq, s.end, s.feeds = t.seq, t.whole.ring.end.Load(), t.Feeds()
 	return s
 }
 
@@ -95,7 +96,7 @@ func requireState[K, V any](t *testing.T, was tableState[V], table *Table[K, V])
 func stored[K, V any](t *Table[K, V], key K) *V {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	e, _ := t.tree.Get(entry[K, V]{key: key})
+	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
 	return e.row
 }
 
@@ -169,7 +170,7 @@ func TestWritesReturnTheChangeTheyMade(t *testing.T) {
 			first := must[game](t)(games.Insert(*bob))
 			require.Equal(t, Change[game]{1, Insert, nil, bob}, first)
 			feed := games.Changes(t.Context())
-			before, snapshot := stateOf(games), games.frozen()
+			before, snapshot := stateOf(games), frozen(games)
 
 			c := must[game](t)(test.write(games))
 			want := Change[game]{2, test.kind, test.old, test.new}
@@ -184,12 +185,12 @@ func TestWritesReturnTheChangeTheyMade(t *testing.T) {
 			if test.kind == None {
 				require.True(t, c.Old == c.New, "Old and New both the stored row")
 				requireState(t, before, games)
-				require.Same(t, snapshot, games.frozen(), "no change: the snapshot is still good")
+				require.Same(t, snapshot, frozen(games), "no change: the snapshot is still good")
 				return
 			}
 			require.Equal(t, uint64(2), games.Seq())
 			require.True(t, stored(games, c.Row().ID) == c.New, "New is the stored row")
-			require.NotSame(t, snapshot, games.frozen())
+			require.NotSame(t, snapshot, frozen(games))
 
 			read := take(feed.Limit(1), 2)
 			require.Len(t, read, 1)
@@ -400,15 +401,15 @@ func TestASnapshotIsKeptUntilTheNextWrite(t *testing.T) {
 	games := newGames()
 	must[game](t)(games.Insert(game{ID: 1}))
 	must[game](t)(games.Upsert(game{ID: 2}))
-	require.Nil(t, games.snapshot, "writes take none")
+	require.Nil(t, games.rows.snapshot, "writes take none")
 	games.Get(1)
 	games.Len()
 	games.All()
-	require.Nil(t, games.snapshot, "nor do reads before a range begins")
+	require.Nil(t, games.rows.snapshot, "nor do reads before a range begins")
 
 	for range games.All() {
 	}
-	kept := games.snapshot
+	kept := games.rows.snapshot
 	require.NotNil(t, kept)
 	for range games.Backward() {
 		break
@@ -416,7 +417,7 @@ func TestASnapshotIsKeptUntilTheNextWrite(t *testing.T) {
 	_, err := games.Insert(game{ID: 1})
 	require.Error(t, err)
 	must[game](t)(games.Upsert(game{ID: 1}))
-	require.Same(t, kept, games.snapshot, "neither an error nor an equal row is a change")
+	require.Same(t, kept, games.rows.snapshot, "neither an error nor an equal row is a change")
 
 	for _, write := range []func(){
 		func() { must[game](t)(games.Upsert(game{ID: 3})) },
@@ -424,9 +425,9 @@ func TestASnapshotIsKeptUntilTheNextWrite(t *testing.T) {
 		func() { must[game](t)(games.Delete(3)) },
 		games.Drop,
 	} {
-		games.frozen()
+		frozen(games)
 		write()
-		require.Nil(t, games.snapshot)
+		require.Nil(t, games.rows.snapshot)
 	}
 }
 
@@ -591,7 +592,8 @@ func TestChangeRowIsNewOrOldForADelete(t *testing.T) {
 
 func TestKindsHaveNames(t *testing.T) {
 	for kind, name := range map[Kind]string{
-		None: "none", Insert: "insert", Update: "update", Delete: "delete", Delete + 1: "Kind(4)", 255: "Kind(255)",
+		None: "none", Insert: "insert", Update: "update", Delete: "delete",
+		Initial: "initial", Ready: "ready", Ready + 1: "Kind(6)", 255: "Kind(255)",
 	} {
 		require.Equal(t, name, kind.String())
 	}
@@ -658,8 +660,8 @@ func TestAllocations(t *testing.T) {
 		require.Equal(t, test.want, testing.AllocsPerRun(100, test.do), test.name)
 	}
 	require.Equal(t, Update, must[game](t)(games.Update(500, score)).Kind)
-	require.Nil(t, games.ring.tail.Load())
-	require.Zero(t, games.ring.end.Load(), "no event was built")
+	require.Nil(t, games.whole.ring.tail.Load())
+	require.Zero(t, games.whole.ring.end.Load(), "no event was built")
 }
 
 // T1, T2 and T4 under all at once: what the writes returned, put in the order of
@@ -827,4 +829,11 @@ func TestConcurrentWritesAndReadsHaveOneHistory(t *testing.T) {
 		require.Positive(t, kinds[kind], kind)
 	}
 	require.Greater(t, total, readers)
+}
+
+// frozen returns the tree as the table's readers get it.
+func frozen[K, V any](t *Table[K, V]) *btree.BTreeG[entry[K, V]] {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rows.frozenLocked(true)
 }

@@ -1,0 +1,477 @@
+package changefeed
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A subscription is what a table and a context know of a subscriber. It reads a
+// window on the ring of its scope, or a squash.
+type subscription[K, V any] struct {
+	window window[Change[V]]
+	squash *squash[K, V] // nil: it reads the window
+	table  *Table[K, V]
+	part   part[K, V] // whose scope it follows
+	scope  *scope[K, V]
+	name   string
+	number uint64 // in order of subscription
+	unhook func() bool
+}
+
+// end ends the subscription, from any goroutine. To end it again does nothing. F4
+func (s *subscription[K, V]) end() {
+	if !s.table.feeds.remove(s) {
+		return
+	}
+	if s.squash == nil {
+		s.window.close()
+	} else {
+		s.squash.end()
+	}
+	if s.scope != &s.table.whole || s.squash != nil {
+		s.leave()
+	}
+}
+
+// leave gives up the scope, which goes with its last subscription.
+func (s *subscription[K, V]) leave() {
+	s.table.mu.Lock()
+	defer s.table.mu.Unlock()
+	s.scope.removeSquash(s.squash)
+	s.scope.feeds--
+	if s.scope.feeds == 0 {
+		s.part.forgetScopeLocked()
+	}
+}
+
+// forget is end for a subscription that its context did not end: it also takes the
+// context's hook back.
+func (s *subscription[K, V]) forget() {
+	s.unhook()
+	s.end()
+}
+
+func (s *subscription[K, V]) usage() usage {
+	if s.squash != nil {
+		return s.squash.usage()
+	}
+	return s.window.usage()
+}
+
+// A feed is the subscriber's side of a subscription, which a stream owns. Its ring,
+// the table and the context refer to the subscription only, so that the feed is
+// garbage when its stream is. Of each feed it holds:
+//
+//	F1  Its changes (initial rows aside) come in sequence order, each at most once; a
+//	    gap is told once, with its exact size, before the first change after it.
+//	F2  Subscribing, initial rows and position are one step: nothing is missed,
+//	    nothing double.
+//	F3  Who waits while there is something to read is woken, also when others leave
+//	    or are slow.
+//	F4  After the context is done or the table dropped, every waiting loop ends;
+//	    nothing of it stays behind.
+type feed[K, V any] struct {
+	ctx     context.Context
+	sub     *subscription[K, V]
+	keep    func(row *V) bool // the rows that the feed is about; nil: all of the scope
+	ranging atomic.Bool
+	final   error // nil until the feed has ended
+
+	initial  *initial[K, V] // what comes first; nil: it has come
+	lost     *SkippedError  // what comes even before, if a squash begins after a gap
+	overflow Overflow
+	polls    bool
+	catchUp  int // the buffer once the feed has caught up, if it is larger until then; else 0
+}
+
+// An initial is the present rows that a feed has not handed out, and Ready.
+type initial[K, V any] struct {
+	rows *snapshot[K, V]
+	seq  uint64
+}
+
+// newFeed subscribes to a selection.
+func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption) (*feed[K, V], error) {
+	if ctx == nil {
+		panic("changefeed: Changes: nil context; pass context.Background() to follow without an end")
+	}
+	c, err := newFeedConfig(opts)
+	if err != nil {
+		return nil, s.table.feedError(err)
+	}
+	f := &feed[K, V]{
+		ctx:      ctx,
+		sub:      &subscription[K, V]{table: s.table, part: s.part, name: c.name},
+		keep:     s.keep,
+		overflow: c.overflow,
+		polls:    c.polls,
+	}
+	if c.after != nil && s.part != s.table.everything {
+		// Only the table's ring holds what came before.
+		f.sub.part = s.table.everything
+		f.keep = both(s.part.has, f.keep)
+	}
+	if err := f.subscribe(&c); err != nil {
+		return nil, s.table.feedError(err)
+	}
+	sub := f.sub
+	sub.unhook = context.AfterFunc(ctx, sub.end)
+	runtime.AddCleanup(f, (*subscription[K, V]).forget, sub)
+	if c.squashes && c.after != nil {
+		f.squashBacklog()
+	}
+	return f, nil
+}
+
+func (t *Table[K, V]) feedError(err error) error {
+	return fmt.Errorf("changefeed: changes of %q: %w", t.name, err)
+}
+
+// subscribe begins the subscription here, or after a change that was. F2
+func (f *feed[K, V]) subscribe(c *feedConfig) error {
+	s, t := f.sub, f.sub.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dropped {
+		return ErrTableDropped
+	}
+	if c.after != nil && *c.after > t.seq {
+		return fmt.Errorf("%w: After(%d): the table has only come to %d", ErrInvalidOption, *c.after, t.seq)
+	}
+	s.scope = s.part.scopeLocked()
+	s.scope.feeds++
+	if c.squashes {
+		s.squash = newSquash(t, c)
+		s.scope.squashes = append(s.scope.squashes, s.squash)
+	} else if c.polls {
+		s.window.notify = c.wake
+	}
+	switch {
+	case c.after != nil:
+		t.whole.ring.begin(t.seq)
+		limit := max(c.buffer, int(t.whole.ring.retain))
+		if limit > c.buffer {
+			f.catchUp = c.buffer
+		}
+		if c.squashes {
+			limit = math.MaxInt // it is read before Changes returns
+		}
+		t.whole.ring.openAt(&s.window, uint64(limit), *c.after)
+	case !c.squashes:
+		if s.scope == &t.whole {
+			t.whole.ring.begin(t.seq)
+		}
+		s.window.base = t.seq
+		s.scope.ring.open(&s.window, uint64(c.buffer))
+	}
+	if c.initial {
+		f.initial = &initial[K, V]{s.part.snapshotLocked(true), t.seq}
+	}
+	t.feeds.add(s)
+	return nil
+}
+
+// squashBacklog puts the changes between the one that a feed with [After] begins after
+// and the subscription before those that its squash has got since.
+func (f *feed[K, V]) squashBacklog() {
+	w, q, t := &f.sub.window, f.sub.squash, f.sub.table
+	defer w.close()
+	earlier := q.newRows()
+	before := w.passed()
+	for until := q.passed.Load(); w.passed() < until; {
+		c, skipped, ok := w.read()
+		if ok {
+			earlier.add(t.key(c.Row()), c)
+		} else {
+			f.lost = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
+		}
+	}
+	q.follow(earlier)
+}
+
+// changes is the feed's stream.
+func (f *feed[K, V]) changes(yield func(Change[V], error) bool) {
+	if f.keep == nil {
+		f.run(yield, nil)
+		return
+	}
+	f.run(func(c Change[V], err error) bool {
+		if err == nil && !f.see(&c) {
+			return true
+		}
+		return yield(c, err)
+	}, nil)
+}
+
+// batches is the feed's stream of batches.
+func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
+	var batch []Change[V] // not handed out; after a panic in keep, the next range goes on with it
+	return func(yield func([]Change[V], error) bool) {
+		flush := func() (flushed, more bool) {
+			if len(batch) == 0 {
+				return false, true
+			}
+			full := batch
+			batch = batch[:0]
+			more = yield(full, nil)
+			clear(full)
+			return true, more
+		}
+		f.run(func(c Change[V], err error) bool {
+			if err != nil {
+				if f.ctx.Err() == nil {
+					if _, more := flush(); !more {
+						return false
+					}
+				}
+				return yield(nil, err)
+			}
+			if f.see(&c) {
+				batch = append(batch, c)
+			}
+			if len(batch) < max || f.joined() {
+				return true
+			}
+			_, more := flush()
+			return more
+		}, flush)
+	}
+}
+
+// invalidBatch is the error for a batch of fewer than one change.
+func invalidBatch(max int) error {
+	return fmt.Errorf("%w: Batches of at most %d: must be at least 1", ErrInvalidOption, max)
+}
+
+// see makes c what the feed is to see of it, and reports whether that is
+// anything.
+func (f *feed[K, V]) see(c *Change[V]) bool {
+	if f.keep == nil || c.Kind == Ready {
+		return true
+	}
+	was := c.Old != nil && f.keep(c.Old)
+	is := c.New != nil && f.keep(c.New)
+	*c = c.seenFrom(was, is)
+	return was || is
+}
+
+// joined reports whether the change handed out last belongs together with the next.
+func (f *feed[K, V]) joined() bool {
+	switch {
+	case f.initial != nil:
+		return false
+	case f.sub.squash != nil:
+		return f.sub.squash.setJoined && len(f.sub.squash.set) > 0
+	}
+	return f.sub.window.joined()
+}
+
+// run hands out what there is, and waits for more, until yield returns false or the
+// feed ends. Before it waits, it calls flush, unless that is nil, to hand out what
+// yield has put by.
+func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushed, more bool)) {
+	if !f.ranging.CompareAndSwap(false, true) {
+		panic("changefeed: a second range over a stream while one runs; call Changes for each goroutine")
+	}
+	defer f.ranging.Store(false) // this also keeps f from being collected until here
+	if f.polls {
+		f.rise()
+	}
+	for f.final == nil {
+		if !f.deliver(yield) {
+			return
+		}
+		if f.ctx.Err() != nil {
+			f.finish(context.Cause(f.ctx))
+			break
+		}
+		switch advanced, more := f.advance(yield); {
+		case !more:
+			return
+		case advanced:
+			continue
+		case f.drained() && f.ctx.Err() == nil: // else the subscription may have ended, and have missed some
+			f.finish(f.sub.table.feedError(ErrTableDropped))
+			continue
+		}
+		if flush != nil {
+			switch flushed, more := flush(); {
+			case !more:
+				return
+			case flushed:
+				continue
+			}
+		}
+		if f.catchUp > 0 {
+			f.sub.window.setLimit(uint64(f.catchUp))
+			f.catchUp = 0
+		}
+		if !f.wait() {
+			return
+		}
+	}
+	yield(Change[V]{}, f.final)
+}
+
+// deliver hands out what is there, as window.deliver does.
+func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
+	if f.lost != nil {
+		lost := f.lost
+		f.lost = nil
+		if f.ctx.Err() == nil && !yield(Change[V]{}, lost) {
+			return false
+		}
+	}
+	if f.initial != nil && !f.deliverInitial(yield) {
+		return false
+	}
+	if f.sub.squash != nil {
+		return f.sub.squash.deliver(f.ctx, yield)
+	}
+	return f.sub.window.deliver(f.ctx, yield)
+}
+
+// deliverInitial hands out the rows that are left, and Ready.
+func (f *feed[K, V]) deliverInitial(yield func(Change[V], error) bool) (more bool) {
+	more = true
+	f.initial.rows.forward(func(_ K, row *V) bool {
+		more = f.ctx.Err() == nil && yield(Change[V]{Kind: Initial, New: row}, nil)
+		return more
+	})
+	if f.ctx.Err() != nil {
+		return true // there is something else to see to
+	}
+	if !more {
+		return false
+	}
+	seq := f.initial.seq
+	f.initial = nil
+	return yield(Change[V]{Kind: Ready, Seq: seq}, nil)
+}
+
+// advance takes the window's next change, or tells of those that were skipped before
+// it. It reports whether there was anything.
+func (f *feed[K, V]) advance(yield func(Change[V], error) bool) (advanced, more bool) {
+	if f.sub.squash != nil {
+		return false, true
+	}
+	w := &f.sub.window
+	before := w.passed()
+	c, skipped, ok := w.read()
+	switch {
+	case ok:
+		return true, yield(c, nil)
+	case skipped == 0:
+		return false, true
+	}
+	notice := &SkippedError{Count: skipped, From: before + 1, To: w.passed()} // F1
+	switch f.overflow {
+	case Fail:
+		f.finish(notice)
+		return true, true
+	case Resync:
+		f.resync(notice)
+	}
+	return true, yield(Change[V]{}, notice)
+}
+
+// resync goes on with the rows as they are now, and counts in the notice what they
+// make needless. F2
+func (f *feed[K, V]) resync(notice *SkippedError) {
+	t := f.sub.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dropped {
+		return
+	}
+	notice.Count += f.sub.window.skipAll(t.seq)
+	notice.To = t.seq
+	f.initial = &initial[K, V]{f.sub.part.snapshotLocked(true), t.seq}
+}
+
+// drained reports whether all is read that will ever be.
+func (f *feed[K, V]) drained() bool {
+	if f.sub.squash != nil {
+		return f.sub.squash.drained()
+	}
+	return f.sub.window.drained()
+}
+
+// wait waits until there is something to do. If the feed polls, it does not wait but
+// sees to it that the user is told, and returns false, unless there is something.
+func (f *feed[K, V]) wait() bool {
+	w, q := &f.sub.window, f.sub.squash
+	switch {
+	case q != nil && f.polls:
+		return !q.sleep()
+	case q != nil:
+		if q.sleep() {
+			<-q.woken
+		}
+	case f.polls:
+		return w.polls() && !w.park()
+	default:
+		w.wait()
+	}
+	return true
+}
+
+// rise takes back what wait arranged for a feed that polls.
+func (f *feed[K, V]) rise() {
+	if q := f.sub.squash; q != nil {
+		q.rise()
+	} else if f.sub.window.polls() {
+		f.sub.window.unpark()
+	}
+}
+
+func (f *feed[K, V]) finish(err error) {
+	f.final = err
+	f.initial = nil
+	f.sub.forget()
+}
+
+// A feedSet is the set of a table's subscriptions. It has a lock of its own, so that
+// no writer waits for who lists them, and a subscription can end while the table's
+// lock is held. The zero value is empty.
+type feedSet[K, V any] struct {
+	mu     sync.Mutex // a leaf; guards what follows
+	set    map[*subscription[K, V]]struct{}
+	number uint64 // of the last one added
+}
+
+func (f *feedSet[K, V]) add(s *subscription[K, V]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.set == nil {
+		f.set = make(map[*subscription[K, V]]struct{})
+	}
+	f.number++
+	s.number = f.number
+	f.set[s] = struct{}{}
+}
+
+// remove reports whether s was in the set.
+func (f *feedSet[K, V]) remove(s *subscription[K, V]) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.set[s]
+	delete(f.set, s)
+	return ok
+}
+
+// all returns the subscriptions, oldest first.
+func (f *feedSet[K, V]) all() []*subscription[K, V] {
+	f.mu.Lock()
+	subs := slices.Collect(maps.Keys(f.set))
+	f.mu.Unlock()
+	slices.SortFunc(subs, func(a, b *subscription[K, V]) int { return cmp.Compare(a.number, b.number) })
+	return subs
+}

@@ -1,0 +1,305 @@
+package changefeed
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/google/btree"
+)
+
+// An Index finds the rows of a table by a value that depends on the row, and not by
+// the primary key: RethinkDB's secondary index. Its selections are read and followed
+// as the table's are, in the order of value and key. Make one with [NewIndex],
+// [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table.
+//
+// The table keeps an index up to date with every write, which costs the write
+// another B-tree operation for each value of the row (two, for a value that comes or
+// goes). An index shares the table's lock and its history: what a selection of it
+// shows is the table at one sequence number.
+//
+// The function that returns a row's value runs with the table's lock held and
+// without, also for rows written long ago. It must depend on the row alone, must not
+// change it or call the table, and should be quick. If it panics in a write, the
+// panic reaches the caller, and nothing was written. Values are in the order of
+// [cmp.Compare].
+type Index[S cmp.Ordered, K, V any] struct {
+	table  *Table[K, V]
+	name   string
+	values func(row *V, to []S) []S // appends them
+	multi  bool
+	unique bool
+
+	// Guarded by the table's lock.
+	rows     sorted[indexEntry[S, K, V]]
+	scopes   intervals[S, K, V]
+	old, new []S // of the write under way: the row's values before and after it, in order, each once
+}
+
+// An indexEntry is a row under one of its values. One on a side is no row, but stands
+// before or after all rows with its value.
+type indexEntry[S, K, V any] struct {
+	value S
+	key   K
+	row   *V
+	side  int8
+}
+
+// A tableIndex is an [Index] as its table sees it, whatever its values. All is done
+// with the table's lock held.
+type tableIndex[K, V any] interface {
+	indexName() string
+
+	// plan prepares the write that puts new in the place of old; either may be nil. All
+	// that may panic does so here. (T4)
+	plan(old, new *V)
+
+	// check returns an error if the planned write would break a unique index.
+	check() error
+
+	// apply makes the planned write, to the row with the key.
+	apply(key K, row *V)
+
+	// enter tells in which scopes the row of the planned write was and is.
+	enter(o *outbox[K, V])
+
+	clear()
+}
+
+// NewIndex makes an index of a table by the value that the function returns of a
+// row, and puts the rows in it that the table has, in one step: that takes time in
+// proportion to their number, for which other writers and readers wait. The index of
+// a dropped table is empty.
+//
+// The name is for messages. NewIndex panics if the table is nil, if value is nil, or
+// if the table has an index of that name.
+func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) *Index[S, K, V] {
+	x, err := newIndex(t, name, single(value), Index[S, K, V]{})
+	if err != nil {
+		panic(err) // only a unique one can fail
+	}
+	return x
+}
+
+// NewMultiIndex is [NewIndex] for rows that have any number of values. A value that
+// the function returns twice counts once; a row without one is not in the index.
+func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
+	var all func(row *V, to []S) []S
+	if values != nil {
+		all = func(row *V, to []S) []S { return append(to, values(row)...) }
+	}
+	x, err := newIndex(t, name, all, Index[S, K, V]{multi: true})
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
+
+// NewUniqueIndex is [NewIndex] for values that no two rows may share. From then on,
+// a write that would give a row the value of another fails with [ErrDuplicateKey],
+// names the index, and changes nothing. If two rows share one already, NewUniqueIndex
+// returns ErrDuplicateKey, and there is no index.
+func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
+	return newIndex(t, name, single(value), Index[S, K, V]{unique: true})
+}
+
+func single[S, V any](value func(row *V) S) func(row *V, to []S) []S {
+	if value == nil {
+		return nil
+	}
+	return func(row *V, to []S) []S { return append(to, value(row)) }
+}
+
+// newIndex completes x.
+func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, x Index[S, K, V]) (*Index[S, K, V], error) {
+	if t == nil {
+		panic("changefeed: NewIndex: nil table")
+	}
+	if values == nil {
+		panic("changefeed: NewIndex: nil function; pass one that returns a row's value")
+	}
+	x.table, x.name, x.values = t, name, values
+	x.scopes.order = cmp.Compare[S]
+	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
+		if c := cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.side, b.side)); c != 0 {
+			return c < 0
+		}
+		return t.order(a.key, b.key) < 0
+	})
+	if err := x.build(); err != nil {
+		return nil, fmt.Errorf("changefeed: new index of %q: %w", t.name, err)
+	}
+	return &x, nil
+}
+
+// build puts the table's rows into the index, and the index into the table.
+func (x *Index[S, K, V]) build() (err error) {
+	t := x.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if slices.ContainsFunc(t.indexes, func(other tableIndex[K, V]) bool { return other.indexName() == x.name }) {
+		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
+	}
+	t.rows.tree.Ascend(func(e entry[K, V]) bool {
+		if e.row == nil {
+			return true
+		}
+		x.plan(nil, e.row)
+		if err = x.check(); err != nil {
+			err = fmt.Errorf("%w %s", err, quoted(e.key))
+			return false
+		}
+		x.apply(e.key, e.row)
+		return true
+	})
+	if err == nil {
+		t.indexes = append(t.indexes, x)
+	}
+	return err
+}
+
+func (x *Index[S, K, V]) indexName() string { return x.name }
+
+func (x *Index[S, K, V]) plan(old, new *V) {
+	x.old = x.valuesOf(old, x.old[:0])
+	x.new = x.valuesOf(new, x.new[:0])
+}
+
+// valuesOf appends the row's values, in order and each once.
+func (x *Index[S, K, V]) valuesOf(row *V, to []S) []S {
+	if row == nil {
+		return to
+	}
+	to = x.values(row, to)
+	if x.multi {
+		slices.Sort(to)
+		to = slices.CompactFunc(to, func(a, b S) bool { return cmp.Compare(a, b) == 0 }) // also NaN
+	}
+	return to
+}
+
+func (x *Index[S, K, V]) check() (err error) {
+	if !x.unique {
+		return nil
+	}
+	for _, v := range x.new {
+		if among(x.old, v) {
+			continue // this row has it
+		}
+		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, side: -1}, func(e indexEntry[S, K, V]) bool {
+			if cmp.Compare(e.value, v) == 0 {
+				err = &uniqueError{index: x.name, value: v}
+			}
+			return false
+		})
+	}
+	return err
+}
+
+func (x *Index[S, K, V]) apply(key K, row *V) {
+	for _, v := range x.old {
+		if !among(x.new, v) {
+			x.rows.remove(indexEntry[S, K, V]{value: v, key: key})
+		}
+	}
+	for _, v := range x.new {
+		x.rows.put(indexEntry[S, K, V]{value: v, key: key, row: row})
+	}
+}
+
+// among reports whether a value is among those in order.
+func among[S cmp.Ordered](values []S, v S) bool {
+	_, ok := slices.BinarySearchFunc(values, v, cmp.Compare[S])
+	return ok
+}
+
+func (x *Index[S, K, V]) enter(o *outbox[K, V]) {
+	if x.scopes.root == nil {
+		return
+	}
+	for _, v := range x.old {
+		x.scopes.find(v, func(s *scope[K, V]) { o.enter(s, false) })
+	}
+	for _, v := range x.new {
+		x.scopes.find(v, func(s *scope[K, V]) { o.enter(s, true) })
+	}
+}
+
+func (x *Index[S, K, V]) clear() { x.rows.clear() }
+
+// Equal selects the rows with a value: RethinkDB's getAll.
+func (x *Index[S, K, V]) Equal(value S) Selection[K, V] {
+	return x.selection(interval[S]{from: value, extent: point})
+}
+
+// Range selects the rows with values from from, and before to: RethinkDB's between.
+// If to is not after from, there are none.
+func (x *Index[S, K, V]) Range(from, to S) Selection[K, V] {
+	return x.selection(interval[S]{from: from, to: to, extent: between})
+}
+
+// From selects the rows with values from from on.
+func (x *Index[S, K, V]) From(from S) Selection[K, V] {
+	return x.selection(interval[S]{from: from, extent: onwards})
+}
+
+func (x *Index[S, K, V]) selection(values interval[S]) Selection[K, V] {
+	return Selection[K, V]{table: x.table, part: &indexPart[S, K, V]{x, values}}
+}
+
+// An indexPart is the part of a table with the values of an interval.
+type indexPart[S cmp.Ordered, K, V any] struct {
+	index  *Index[S, K, V]
+	values interval[S]
+}
+
+func (p *indexPart[S, K, V]) has(row *V) bool {
+	_, ok := p.firstOf(row)
+	return ok
+}
+
+// firstOf returns the first of a row's values that is in the interval.
+func (p *indexPart[S, K, V]) firstOf(row *V) (first S, ok bool) {
+	for _, v := range p.index.values(row, nil) {
+		if p.values.contains(v, cmp.Compare[S]) && (!ok || cmp.Less(v, first)) {
+			first, ok = v, true
+		}
+	}
+	return first, ok
+}
+
+func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.scope(&p.values) }
+func (p *indexPart[S, K, V]) forgetScopeLocked()        { p.index.scopes.remove(&p.values) }
+
+func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
+	tree := p.index.rows.frozenLocked(mayClone)
+	if tree == nil {
+		return nil
+	}
+	first := &indexEntry[S, K, V]{value: p.values.from, side: -1}
+	var last *indexEntry[S, K, V]
+	switch p.values.extent {
+	case between:
+		last = &indexEntry[S, K, V]{value: p.values.to, side: -1}
+	case point:
+		last = &indexEntry[S, K, V]{value: p.values.from, side: 1}
+	}
+	visiting := func(visit func(key K, row *V) bool) func(e indexEntry[S, K, V]) bool {
+		return func(e indexEntry[S, K, V]) bool {
+			if !p.values.contains(e.value, cmp.Compare[S]) {
+				return false
+			}
+			if p.index.multi && p.values.extent != point {
+				if first, _ := p.firstOf(e.row); cmp.Compare(first, e.value) != 0 {
+					return true // it comes, or came, at its first value
+				}
+			}
+			return visit(e.key, e.row)
+		}
+	}
+	ascend := ascending(tree, first)
+	return &snapshot[K, V]{
+		forward:  func(visit func(key K, row *V) bool) { ascend(visiting(visit)) },
+		backward: func(visit func(key K, row *V) bool) { descend(tree, last, visiting(visit)) },
+	}
+}
