@@ -312,7 +312,7 @@ func BenchmarkParked(b *testing.B) {
 			defer all.drop()
 			wakeAll := func(t *scoreboard, key int) {
 				t.score++
-				t.writeLocked(key, func(old *game) (entry[int, game], error) {
+				t.writeAndPublish(key, func(old *game) (entry[int, game], error) {
 					row := *old
 					row.Score = t.score
 					return entry[int, game]{key: key, row: &row}, nil
@@ -373,7 +373,10 @@ func newAudience(n int) *audience {
 					return
 				}
 				if c.got.Add(1) == int64(n) {
-					c.all <- time.Now()
+					select {
+					case c.all <- time.Now():
+					default: // nobody asks
+					}
 				}
 			}
 		})
@@ -383,15 +386,20 @@ func newAudience(n int) *audience {
 
 // write waits until all wait, pauses, and times one write by set.
 func (c *audience) write(set func(t *scoreboard, key int)) {
-	for c.whole.ring.parked.Load() != int64(c.size) {
-		runtime.Gosched()
-	}
-	time.Sleep(100 * time.Microsecond)
+	c.rest()
 	c.got.Store(0)
 	start := time.Now()
 	set(c.scoreboard, 0)
 	c.calls = append(c.calls, float64(time.Since(start)))
 	c.awake = append(c.awake, float64((<-c.all).Sub(start)))
+}
+
+// rest returns when all have waited for a while.
+func (c *audience) rest() {
+	for c.whole.ring.parked.Load() != int64(c.size) {
+		runtime.Gosched()
+	}
+	time.Sleep(100 * time.Microsecond)
 }
 
 func (c *audience) drop() {
@@ -620,4 +628,243 @@ func BenchmarkLatency(b *testing.B) {
 		b.ReportMetric(c, fmt.Sprintf("channel-p%g-ns", q*100))
 		b.ReportMetric(f/c, fmt.Sprintf("ratio-p%g", q*100))
 	}
+}
+
+// BenchmarkRowFeeds: a write beside 10,000 feeds of a row each, to a row that nobody
+// follows and to one that is followed, compared with the same write to a table without
+// feeds. The feeds have read all they got; a page of the ring is cold when a write comes
+// to it.
+func BenchmarkRowFeeds(b *testing.B) {
+	const rows = 2 * scoreboardRows // even ones are followed
+	newTable := func() *scoreboard {
+		t := &scoreboard{Table: newGames()}
+		for i := range rows {
+			t.Insert(game{ID: i})
+		}
+		return t
+	}
+	for _, own := range []int{0, 1} {
+		b.Run([]string{"others", "own"}[own], func(b *testing.B) {
+			followed, alone := newTable(), newTable()
+			feeds := make([]Stream[Change[game]], scoreboardRows)
+			for i := range feeds {
+				feeds[i] = followed.Row(2*i).Changes(b.Context(), Poll(nil))
+			}
+			set := func(t *scoreboard) func(keys []int) {
+				return func(keys []int) {
+					for _, k := range keys {
+						t.set(2*k + 1 - own)
+					}
+				}
+			}
+			drain := func(keys []int) {
+				if own == 1 {
+					for _, k := range keys {
+						for range feeds[k] {
+						}
+					}
+				}
+			}
+			versus(b, scoreboardRows, side{run: set(followed), restore: drain}, side{run: set(alone)})
+			runtime.KeepAlive(feeds)
+		})
+	}
+}
+
+// BenchmarkRangeFeeds: a write beside 10,000 feeds of ranges, of which one, or none,
+// is about the row; compared with the same write to a table without feeds.
+func BenchmarkRangeFeeds(b *testing.B) {
+	for _, own := range []int{0, 1} {
+		b.Run([]string{"others", "own"}[own], func(b *testing.B) {
+			followed, alone := newScoreboard(), newScoreboard()
+			feeds := make([]Stream[Change[game]], scoreboardRows)
+			for i := range feeds {
+				from := i
+				if own == 0 {
+					from += scoreboardRows
+				}
+				feeds[i] = followed.Range(from, from+1).Changes(b.Context(), Buffer(1))
+			}
+			versus(b, scoreboardRows, side{run: followed.setAll}, side{run: alone.setAll})
+			runtime.KeepAlive(feeds)
+		})
+	}
+}
+
+// BenchmarkIndex: a write that moves a row in an index of 100 values, compared with
+// one to a table without an index; and a read of one value's rows, compared with a
+// read of as many rows by a range of keys.
+func BenchmarkIndex(b *testing.B) {
+	indexed, plain := newScoreboard(), newScoreboard()
+	byScore := NewIndex(indexed.Table, "score", func(g *game) int { return g.Score % 100 })
+	b.Run("write", func(b *testing.B) {
+		versus(b, scoreboardRows, side{run: indexed.setAll}, side{run: plain.setAll})
+	})
+	b.Run("read", func(b *testing.B) {
+		read := func(s func(key int) Selection[int, game]) func(keys []int) {
+			return func(keys []int) {
+				n := 0
+				for _, k := range keys[:round/100] {
+					for range s(k % 100).All() {
+						n++
+					}
+				}
+				if n == 0 {
+					b.Error("nothing read")
+				}
+			}
+		}
+		versus(b, scoreboardRows,
+			side{run: read(byScore.Equal)},
+			side{run: read(func(k int) Selection[int, game] { return plain.Range(100*k, 100*k+100) })})
+	})
+}
+
+// transact updates the rows with the keys in one transaction.
+func (t *scoreboard) transact(keys []int) {
+	err := Transact(func(tx *Tx) error {
+		table := t.In(tx)
+		for _, k := range keys {
+			t.score++
+			if _, err := table.Update(k, func(g *game) { g.Score = t.score }); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, t.Table)
+	if err != nil {
+		panic(err)
+	}
+}
+
+// BenchmarkTransact: updates in transactions of 100, a row, compared with single ones.
+// The writer does not pause, beside feeds that are read; or all of them wait before
+// each 100, after a pause of 100 µs.
+func BenchmarkTransact(b *testing.B) {
+	const size = 100
+	for _, readers := range []int{0, 1, 100} {
+		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
+			joined, single := newAudience(readers), newAudience(readers)
+			defer joined.drop()
+			defer single.drop()
+			transact := func(keys []int) {
+				for part := range slices.Chunk(keys, size) {
+					joined.transact(part)
+				}
+			}
+			versus(b, scoreboardRows, side{run: transact}, side{run: single.setAll})
+		})
+	}
+	b.Run("writers=2", func(b *testing.B) {
+		// Each of them sets the rows of one half.
+		two := func(write func(t *scoreboard, keys []int)) side {
+			table := newScoreboard()
+			return side{run: func(keys []int) {
+				var writers sync.WaitGroup
+				for half := range slices.Chunk(keys, len(keys)/2) {
+					writers.Go(func() {
+						own := &scoreboard{table.Table, table.score}
+						for part := range slices.Chunk(half, size) {
+							write(own, part)
+						}
+					})
+				}
+				writers.Wait()
+				table.score += len(keys)
+			}}
+		}
+		versus(b, scoreboardRows, two((*scoreboard).transact), two((*scoreboard).setAll))
+	})
+	for _, readers := range []int{1, 100} {
+		b.Run(fmt.Sprintf("waiting=%d", readers), func(b *testing.B) {
+			joined, single := newAudience(readers), newAudience(readers)
+			defer joined.drop()
+			defer single.drop()
+			keys := rand.New(rand.NewPCG(1, 2)).Perm(scoreboardRows)
+			timed := func(t *audience, write func(keys []int)) float64 {
+				t.rest()
+				start := time.Now()
+				write(keys[:size])
+				return float64(time.Since(start)) / size
+			}
+			var joins, singles, ratios []float64
+			for b.Loop() {
+				j := timed(joined, joined.transact)
+				s := timed(single, single.setAll)
+				joins, singles, ratios = append(joins, j), append(singles, s), append(ratios, j/s)
+				keys = append(keys[size:], keys[:size]...)
+			}
+			b.ReportMetric(median(joins), "ns/write")
+			b.ReportMetric(median(singles), "other-ns/write")
+			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}
+
+// BenchmarkIncludeInitial: with a million rows, the time from Changes to the first
+// row, and the longest write while all rows are read, compared with the longest of as
+// many writes without a reader.
+func BenchmarkIncludeInitial(b *testing.B) {
+	const rows = 1_000_000
+	t := &scoreboard{Table: newGames()}
+	for i := range rows {
+		t.Insert(game{ID: i})
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	// writes makes writes until done is closed, or n.
+	writes := func(n int, done <-chan struct{}) (made int, longest float64) {
+		for made < n {
+			select {
+			case <-done:
+				return made, longest
+			default:
+			}
+			key := random.IntN(rows)
+			start := time.Now()
+			t.set(key)
+			longest = max(longest, float64(time.Since(start)))
+			made++
+		}
+		return made, longest
+	}
+	var first, all, longest, alone, ratios []float64
+	for b.Loop() {
+		runtime.GC()
+		ctx, cancel := context.WithCancel(b.Context())
+		start := time.Now()
+		feed := t.Changes(ctx, IncludeInitial())
+		done := make(chan struct{})
+		var firstRow, allRows float64
+		go func() {
+			defer close(done)
+			n := 0
+			for c, err := range feed {
+				if err != nil {
+					b.Error(err)
+				}
+				if n++; n == 1 {
+					firstRow = float64(time.Since(start))
+				}
+				if c.Kind == Ready {
+					break
+				}
+			}
+			allRows = float64(time.Since(start))
+			if n != rows+1 {
+				b.Errorf("%d rows", n)
+			}
+		}()
+		made, meanwhile := writes(rows, done)
+		<-done
+		cancel()
+		runtime.GC()
+		_, without := writes(made, nil)
+		first, all = append(first, firstRow), append(all, allRows)
+		longest, alone, ratios = append(longest, meanwhile), append(alone, without), append(ratios, meanwhile/without)
+	}
+	b.ReportMetric(median(first), "first-row-ns")
+	b.ReportMetric(median(all), "all-rows-ns")
+	b.ReportMetric(median(longest), "longest-write-ns")
+	b.ReportMetric(median(alone), "alone-longest-ns")
+	b.ReportMetric(median(ratios), "ratio")
 }

@@ -79,6 +79,20 @@ type page[T any] struct {
 // next one.
 type joints [maxPage / 64]atomic.Uint64
 
+// join joins the elements in the slots from i on, and before n, each to the next.
+func (p *page[T]) join(i, n uint64) {
+	bits := p.joints.Load()
+	if bits == nil {
+		bits = new(joints)
+		p.joints.Store(bits)
+	}
+	for i < n {
+		run := min(n-i, 64-i%64)
+		bits[i/64].Or(^uint64(0) >> (64 - run) << (i % 64))
+		i += run
+	}
+}
+
 // end returns the position after the page's last slot.
 func (p *page[T]) end() uint64 { return p.first + uint64(len(p.slots)) }
 
@@ -112,14 +126,9 @@ func (r *ring[T]) publish() {
 func (r *ring[T]) publishJoined(end uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	last := r.next - 1
 	for _, p := range r.pages {
-		for pos := max(end, p.first); pos < min(last, p.end()); pos++ {
-			if p.joints.Load() == nil {
-				p.joints.Store(new(joints))
-			}
-			i := pos - p.first
-			p.joints.Load()[i/64].Or(1 << (i % 64))
+		if p.end() > end {
+			p.join(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first)
 		}
 	}
 	r.end.Store(r.next) // R1
