@@ -1,0 +1,238 @@
+// Leaderboard shows the scores of a few players, which change at random, in a table
+// that redraws in place; where the output is no terminal, it prints a line for each
+// thing that happens.
+//
+// Three goroutines follow one table, each its own way: one an index value (a team),
+// with its present rows first; one a predicate (who has the points for the hall of
+// fame); and one all changes, which breaks off now and then and goes on after the last
+// change that it has seen.
+//
+//	go run ./examples/leaderboard
+//	go run ./examples/leaderboard -writes 20 -every 0 | cat
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// A Player is a row of the leaderboard.
+type Player struct {
+	Name  string
+	Team  string
+	Score int
+}
+
+// fame is the score from which a player is in the hall of fame.
+const fame = 100
+
+func main() {
+	writes := flag.Int("writes", 200, "how often a score changes")
+	every := flag.Duration("every", 100*time.Millisecond, "how long a score stands")
+	seed := flag.Uint64("seed", rand.Uint64(), "of the changes")
+	flag.Parse()
+
+	info, err := os.Stdout.Stat()
+	show := screen{out: os.Stdout, inPlace: err == nil && info.Mode()&os.ModeCharDevice != 0}
+	if err := run(&show, *writes, *every, rand.New(rand.NewPCG(*seed, 0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run plays, with followers that show what they see, until all have seen the end.
+func run(show *screen, writes int, every time.Duration, random *rand.Rand) error {
+	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
+	teams := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
+	players.Retain(1000) // for the follower that goes on after a break
+	show.players = players
+	for i, name := range []string{"Alice", "Bob", "Carol", "Dave", "Eve", "Frank"} {
+		p := Player{Name: name, Team: []string{"red", "blue"}[i%2], Score: 50}
+		if _, err := players.Insert(p); err != nil {
+			return err
+		}
+	}
+
+	// Subscribed before the first write and the goroutines: nothing is missed.
+	ctx := context.Background()
+	red := teams.Equal("red").Changes(ctx, changefeed.IncludeInitial(), changefeed.Named("red team"))
+	famous := players.Where(func(p *Player) bool { return p.Score >= fame }).
+		Changes(ctx, changefeed.IncludeInitial(), changefeed.Named("hall of fame"))
+	start := players.Seq()
+
+	var followers sync.WaitGroup
+	followers.Go(func() { followTeam(show, red) })
+	followers.Go(func() { followFame(show, famous) })
+	followers.Go(func() { followWithBreaks(show, players, start) })
+	if err := play(players, writes, every, random); err != nil {
+		return err
+	}
+	players.Drop() // ends every feed, after all that it still has to read
+	followers.Wait()
+	return nil
+}
+
+// play changes scores, and now and then a player's team.
+func play(players *changefeed.Table[string, Player], writes int, every time.Duration, random *rand.Rand) error {
+	names := make([]string, 0, players.Len())
+	for name := range players.All() {
+		names = append(names, name)
+	}
+	for range writes {
+		_, err := players.Update(names[random.IntN(len(names))], func(p *Player) {
+			p.Score = max(0, p.Score+random.IntN(41)-18)
+			if random.IntN(20) == 0 {
+				p.Team = map[string]string{"red": "blue", "blue": "red"}[p.Team]
+			}
+		})
+		if err != nil {
+			return err
+		}
+		time.Sleep(every)
+	}
+	return nil
+}
+
+// followTeam keeps the team's total. A player who changes sides comes into the feed,
+// or leaves it: for the team that is an insert, or a delete.
+func followTeam(show *screen, changes changefeed.Stream[changefeed.Change[Player]]) {
+	total := 0
+	for c, err := range changes {
+		if err != nil {
+			show.ended("red team", err)
+			continue
+		}
+		if c.Old != nil {
+			total -= c.Old.Score
+		}
+		if c.New != nil {
+			total += c.New.Score
+		}
+		if c.Kind != changefeed.Initial { // all of them come before Ready
+			show.say("red team", fmt.Sprintf("%d points", total))
+		}
+	}
+}
+
+// followFame tells who comes into the hall of fame, and who leaves it.
+func followFame(show *screen, changes changefeed.Stream[changefeed.Change[Player]]) {
+	var famous []string
+	for c, err := range changes {
+		if err != nil {
+			show.ended("hall of fame", err)
+			continue
+		}
+		switch c.Kind {
+		case changefeed.Initial, changefeed.Insert:
+			famous = append(famous, c.New.Name)
+		case changefeed.Delete:
+			famous = slices.DeleteFunc(famous, func(name string) bool { return name == c.Old.Name })
+		default: // Ready; or another score, but still famous
+			continue
+		}
+		show.say("hall of fame", cmp.Or(strings.Join(famous, ", "), "nobody"))
+	}
+}
+
+// followWithBreaks follows all changes after the one numbered seq. It breaks off after
+// every tenth, as a client whose connection fails, and goes on where it was.
+func followWithBreaks(show *screen, players *changefeed.Table[string, Player], seq uint64) {
+	for breaks, ended := 0, false; !ended; breaks++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		read := 0
+		for c, err := range players.Changes(ctx, changefeed.After(seq), changefeed.Named("log")) {
+			if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
+				show.say("log", fmt.Sprintf("missed %d changes", skipped.Count)) // more than Retain holds
+				seq = skipped.To
+				continue
+			}
+			if err != nil {
+				show.ended("log", err)
+				ended = true
+				continue
+			}
+			seq = c.Seq
+			show.say("log", fmt.Sprintf("change %d after %d breaks: %s %d -> %d", seq, breaks, c.New.Name, c.Old.Score, c.New.Score))
+			if read++; read == 10 {
+				break
+			}
+		}
+		cancel()
+	}
+}
+
+// A screen shows what the followers say: the newest of each below the table of players,
+// or line by line.
+type screen struct {
+	players *changefeed.Table[string, Player]
+	inPlace bool
+
+	mu    sync.Mutex // guards what follows
+	out   io.Writer
+	said  map[string]string
+	lines int // drawn last
+}
+
+func (s *screen) say(who, what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.inPlace {
+		fmt.Fprintf(s.out, "%s: %s\n", who, what)
+		return
+	}
+	if s.said == nil {
+		s.said = make(map[string]string)
+	}
+	s.said[who] = what
+	s.drawLocked()
+}
+
+// ended says why a follower came to its end.
+func (s *screen) ended(who string, err error) {
+	if errors.Is(err, changefeed.ErrTableDropped) {
+		err = errors.New("the game is over")
+	}
+	if !s.inPlace {
+		s.say(who, err.Error())
+	}
+}
+
+func (s *screen) drawLocked() {
+	var lines []string
+	players := slices.SortedFunc(func(yield func(Player) bool) {
+		for _, p := range s.players.All() {
+			if !yield(p) {
+				return
+			}
+		}
+	}, func(a, b Player) int { return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Name, b.Name)) })
+	if len(players) == 0 {
+		return // dropped: the last picture stays
+	}
+	for i, p := range players {
+		lines = append(lines, fmt.Sprintf("%d  %-6s %-4s %4d %s", i+1, p.Name, p.Team, p.Score, strings.Repeat("#", p.Score/5)))
+	}
+	lines = append(lines, "")
+	for _, who := range []string{"red team", "hall of fame", "log"} {
+		lines = append(lines, fmt.Sprintf("%-12s %s", who, s.said[who]))
+	}
+	if s.lines > 0 {
+		fmt.Fprintf(s.out, "\x1b[%dA", s.lines) // up
+	}
+	for _, line := range lines {
+		fmt.Fprintf(s.out, "\x1b[2K%s\n", line) // in the place of what stood there
+	}
+	s.lines = len(lines)
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// played is what a game of so many writes, with time for all to read, shows.
+func played(t *testing.T, inPlace bool, writes int) string {
+	var out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		show := screen{out: &out, inPlace: inPlace}
+		require.NoError(t, run(&show, writes, time.Second, rand.New(rand.NewPCG(1, 2))))
+	})
+	return out.String()
+}
+
+// The follower that breaks off misses nothing and sees nothing twice.
+func TestTheLogGoesOnWhereItBrokeOff(t *testing.T) {
+	const writes, players = 95, 6
+	out := played(t, false, writes)
+	var want []string
+	for i := range writes - len(unchanged(out, players+writes)) {
+		want = append(want, fmt.Sprintf("log: change %d after %d breaks", players+1+i, i/10))
+	}
+	require.Equal(t, want, regexp.MustCompile(`log: change \d+ after \d+ breaks`).FindAllString(out, -1))
+	for _, who := range []string{"red team", "hall of fame", "log"} {
+		require.Contains(t, out, who+": the game is over\n")
+	}
+}
+
+// unchanged returns the numbers up to last that no change has: writes that set a score
+// to what it was.
+func unchanged(out string, last int) (numbers []int) {
+	for n := 7; n <= last; n++ {
+		if !strings.Contains(out, fmt.Sprintf("change %d after", n)) {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+// Who is in the hall of fame, as those that come into the selection and leave it tell,
+// is who has the points, as the log of all changes tells.
+func TestTheHallOfFameIsWhoHasThePoints(t *testing.T) {
+	out := played(t, false, 200)
+	scores := map[string]int{}
+	var told []string
+	for _, line := range regexp.MustCompile(`(\w+) \d+ -> (\d+)|hall of fame: (.*)`).FindAllStringSubmatch(out, -1) {
+		if line[1] != "" {
+			scores[line[1]], _ = strconv.Atoi(line[2])
+		} else if line[3] != "the game is over" && line[3] != "nobody" {
+			told = strings.Split(line[3], ", ")
+		} else if line[3] == "nobody" {
+			told = nil
+		}
+	}
+	var want []string
+	for name, score := range scores {
+		if score >= fame {
+			want = append(want, name)
+		}
+	}
+	require.NotEmpty(t, want)
+	require.ElementsMatch(t, want, told)
+}
+
+// On a terminal, each picture stands in the place of the one before.
+func TestATerminalIsDrawnInPlace(t *testing.T) {
+	out := played(t, true, 30)
+	pictures := strings.Split(out, "\x1b[10A")
+	require.Greater(t, len(pictures), 30)
+	for _, picture := range pictures {
+		require.Equal(t, 10, strings.Count(picture, "\n"))
+		require.Equal(t, 10, strings.Count(picture, "\x1b[2K"))
+	}
+	last := pictures[len(pictures)-1]
+	before := 1 << 30
+	for _, row := range regexp.MustCompile(`\d  \w+ +(red|blue) +(\d+) #*\n`).FindAllStringSubmatch(last, -1) {
+		score, err := strconv.Atoi(row[2])
+		require.NoError(t, err)
+		require.LessOrEqual(t, score, before)
+		before = score
+	}
+}
