@@ -99,13 +99,69 @@
 // Stages never see an error: a notice of skipped changes passes through all of
 // them. A predicate must expect Old or New to be nil.
 //
-// A subscriber that must not miss anything takes a larger [Buffer], or reads the
-// table again after a notice. At the start and after a notice it does the same:
-// while subscribed, take s := [Table.Seq], then read [Table.All], then go on with
-// the loop. Ignore changes with a Seq of s or lower, and apply each later one as
-// "the row is now New" (or gone, for a delete). Some of them may be in what was read
-// already; to apply them again does no harm. To add up differences of Old and New
-// would.
+// A subscriber that keeps a copy of the rows begins with [IncludeInitial], and
+// has the stream begin so again after a notice with [OnOverflow] and [Resync]. Apply
+// each change as "the row is now New" (or gone, for a delete), and forget all rows
+// at a [*SkippedError]. One that must not miss a single change takes a larger
+// [Buffer], and [Fail].
+//
+// # Parts of a table
+//
+// A [Selection] is a part of a table: one row, a range of keys, an index's value or
+// range of values, and the rows of any of these, or of the table, for which a
+// predicate holds. It is read and followed as the table is, and its feed is about
+// the selection: a row that comes into it is an Insert, and one that leaves it a
+// Delete, whatever the write was.
+//
+//	byTeam := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
+//	red := byTeam.Equal("red").Where(func(p *Player) bool { return p.Score > 0 })
+//	for c, err := range red.Changes(ctx, changefeed.IncludeInitial()) {
+//
+// This is not what a Filter behind Changes does, which sees changes and not rows: a
+// change by which a row leaves the team has an Old that is in it, and a New that is
+// not.
+//
+// A write finds the feeds that it concerns by its row's key and its values in the
+// indexes. What it costs does not depend on the number of feeds about other rows.
+// Predicates cannot be found so: they run in the loop, which reads what a feed
+// without the predicate would.
+//
+// # Options
+//
+// What a feed reads, and Buffer, FeedInfo and SkippedError count:
+//
+//	selection                       changes of                  with After
+//	Table, Table.Where              the table                   the table
+//	Row, Range, From                its rows                    the table
+//	Index.Equal, Range, From        its rows                    the table
+//	any of them with Where          what it is without Where    the table
+//
+// All options go with all selections, with Batches as with Changes, and with each
+// other, as follows:
+//
+//	                 Buffer   IncludeInitial  After      Squash     OnOverflow  Poll
+//	Named            yes      yes             yes        yes        yes         yes
+//	Buffer                    yes (1)         yes (2)    no use     yes         yes
+//	IncludeInitial                            refused    yes (3)    yes         yes
+//	After                                                yes (4)    yes (5)     yes
+//	Squash                                                          refused     yes (6)
+//	OnOverflow                                                                  yes
+//
+//	(1) The rows are held outside the buffer; a notice comes after Ready.
+//	(2) Until the feed has caught up, the buffer is at least what Retain holds.
+//	(3) The first set is of the changes after Ready's Seq.
+//	(4) What is held is squashed while Changes subscribes; a notice comes before it.
+//	(5) Also for what is no longer held: Fail ends the feed, Resync begins it anew.
+//	(6) A set that is not due is nothing to read; wake gets its value when it is.
+//
+// Refused combinations, and values that an option does not take, yield
+// [ErrInvalidOption] as the only pair of the stream.
+//
+// # Transactions
+//
+// [Transact] makes several writes, to one table or to several, as one: all of them or
+// none. Each is a change of its own, and no feed sees the first before it can see the
+// last. With [Selection.Batches] a loop gets them together.
 //
 // # Concurrency
 //
@@ -113,14 +169,16 @@
 // Update and Compute run while the table is locked, and so may the key function,
 // Clone and Equal: they must be quick, and one that calls the table deadlocks.
 // Stages and loop bodies run without a lock, in the goroutine of the loop; they may
-// be slow, and may call the table. A stream is for one goroutine at a time: call
-// Changes once for each. The package starts no goroutine of its own; context does,
-// for a moment, when a subscription's context ends.
+// be slow, and may call the table. So do predicates of selections. A stream is for
+// one goroutine at a time: call Changes once for each. The package starts no goroutine
+// of its own; context does, for a moment, when a subscription's context ends, and
+// package time, when the wait of a [Squash] is over.
 //
 // # Memory
 //
 // A table holds its rows; a ring of pages holds the changes that some subscriber
-// may still read, once for all subscribers. One that stalled holds at most as many
+// may still read, once for all subscribers of one part of the table, and the table's
+// ring those that [Table.Retain] asks for. One that stalled holds at most as many
 // changes as its buffer takes, and the old rows that they refer to. A subscription
 // ends with its context; one whose stream is garbage is released by the collector.
 //
@@ -130,7 +188,9 @@
 //     queue, the newest change included.
 //   - A filter cannot swallow the notice of skipped changes.
 //   - When the table is dropped, what was buffered is still delivered.
-//   - There are no initial rows in a stream yet (include_initial): read [Table.All].
+//   - A stream can go on after a position, and notices can end it or make it begin anew.
+//   - Initial rows come before all changes, joined by one Ready.
+//   - Squash never overflows, and hands out a row that is what it was before not at all.
 //   - A missing row is an error to Update, Replace and Delete, not a skipped write.
 //   - Everything is typed, in process, and in memory: there is no server, no query
 //     language, no persistence.

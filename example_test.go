@@ -328,3 +328,369 @@ func ExampleNewTableFunc() {
 	// 12:00:00 lunch
 	// 13:00:00 coffee
 }
+
+// follow prints what a feed has to say, and does not wait for more.
+func follow(feed changefeed.Stream[changefeed.Change[Player]]) {
+	for c, err := range feed {
+		switch {
+		case err != nil:
+			fmt.Println(err)
+		case c.Row() == nil:
+			fmt.Println(c.Kind)
+		default:
+			fmt.Println(c.Kind, *c.Row())
+		}
+	}
+}
+
+// One row, whether it is there or not.
+func ExampleTable_Row() {
+	players := newPlayers()
+	bob := players.Row(1).Changes(context.Background(), changefeed.Poll(nil))
+	players.Insert(Player{ID: 1, Name: "Bob"})
+	players.Insert(Player{ID: 2, Name: "Alice"}) // costs the feed nothing
+	players.Update(1, func(p *Player) { p.Score = 10 })
+	players.Delete(1)
+	follow(bob)
+
+	// Output:
+	// insert {1 Bob 0}
+	// update {1 Bob 10}
+	// delete {1 Bob 10}
+}
+
+// A range of keys, from the first and before the second.
+func ExampleTable_Range() {
+	players := newPlayers()
+	for id := range 5 {
+		players.Insert(Player{ID: id})
+	}
+	middle := players.Range(1, 4)
+	fmt.Println(middle.Len())
+	for id := range middle.Backward() {
+		fmt.Println(id)
+	}
+
+	feed := middle.Changes(context.Background(), changefeed.Poll(nil))
+	players.Delete(3)
+	players.Delete(4)
+	follow(feed)
+
+	// Output:
+	// 3
+	// 3
+	// 2
+	// 1
+	// delete {3  0}
+}
+
+// The rows for which a predicate holds: one that comes among them is an insert there,
+// and one that goes is a delete.
+func ExampleTable_Where() {
+	players := newPlayers()
+	leaders := players.Where(func(p *Player) bool { return p.Score >= 100 })
+	feed := leaders.Changes(context.Background(), changefeed.Poll(nil))
+
+	players.Insert(Player{ID: 1, Name: "Bob", Score: 90})
+	players.Update(1, func(p *Player) { p.Score = 110 })
+	players.Update(1, func(p *Player) { p.Score = 120 })
+	players.Update(1, func(p *Player) { p.Score = 80 })
+	follow(feed)
+
+	// Output:
+	// insert {1 Bob 110}
+	// update {1 Bob 120}
+	// delete {1 Bob 120}
+}
+
+// All rows with a value, without a look at the others.
+func ExampleIndex_Equal() {
+	players := newPlayers()
+	byName := changefeed.NewIndex(players, "name", func(p *Player) string { return p.Name })
+	feed := byName.Equal("Bob").Changes(context.Background(), changefeed.Poll(nil))
+
+	play(players) // ends with Drop
+	follow(feed)
+
+	// Output:
+	// insert {1 Bob 10}
+	// update {1 Bob 30}
+	// delete {1 Bob 30}
+	// changefeed: changes of "players": table dropped
+}
+
+// Rows in the order of an index: a leaderboard.
+func ExampleIndex_From() {
+	players := newPlayers()
+	byScore := changefeed.NewIndex(players, "score", func(p *Player) int { return p.Score })
+	for id, score := range []int{15, 30, 5, 20} {
+		players.Insert(Player{ID: id, Score: score})
+	}
+	for id, p := range byScore.From(10).Backward() {
+		fmt.Println(id, p.Score)
+	}
+
+	// Output:
+	// 1 30
+	// 3 20
+	// 0 15
+}
+
+// A row under several values.
+func ExampleNewMultiIndex() {
+	type Doc struct {
+		ID   string
+		Tags []string
+	}
+	docs := changefeed.NewTable("docs", func(d *Doc) string { return d.ID })
+	byTag := changefeed.NewMultiIndex(docs, "tags", func(d *Doc) []string { return d.Tags })
+	docs.Insert(Doc{"a", []string{"go", "db"}})
+	docs.Insert(Doc{"b", []string{"go"}})
+	for id := range byTag.Equal("go").All() {
+		fmt.Println(id)
+	}
+	fmt.Println(byTag.Range("a", "z").Len(), "in all")
+
+	// Output:
+	// a
+	// b
+	// 2 in all
+}
+
+// A value that no two rows may share.
+func ExampleNewUniqueIndex() {
+	players := newPlayers()
+	_, err := changefeed.NewUniqueIndex(players, "name", func(p *Player) string { return p.Name })
+	fmt.Println(err)
+	players.Insert(Player{ID: 1, Name: "Bob"})
+	_, err = players.Insert(Player{ID: 2, Name: "Bob"})
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, changefeed.ErrDuplicateKey), players.Len())
+
+	// Output:
+	// <nil>
+	// changefeed: insert into "players": another row has value "Bob" in unique index "name"; primary key 2
+	// true 1
+}
+
+// A copy of the rows that stays right.
+func ExampleIncludeInitial() {
+	players := newPlayers()
+	players.Insert(Player{ID: 1, Name: "Bob"})
+	players.Insert(Player{ID: 2, Name: "Alice"})
+
+	feed := players.Changes(context.Background(), changefeed.IncludeInitial())
+	players.Delete(1)
+	players.Drop()
+
+	rows := make(map[int]Player)
+	for c, err := range feed {
+		switch {
+		case err != nil:
+			fmt.Println(err)
+		case c.Kind == changefeed.Ready:
+			fmt.Println("ready at", c.Seq, "with", len(rows))
+		case c.New == nil:
+			delete(rows, c.Old.ID)
+		default:
+			rows[c.New.ID] = *c.New
+		}
+	}
+	fmt.Println(rows)
+
+	// Output:
+	// ready at 2 with 2
+	// changefeed: changes of "players": table dropped
+	// map[2:{2 Alice 0}]
+}
+
+// Going on after a break, with what the table has held meanwhile.
+func ExampleAfter() {
+	players := newPlayers()
+	players.Retain(3)
+	for id := range 6 {
+		players.Insert(Player{ID: id})
+	}
+	fmt.Println("after 4")
+	follow(players.Changes(context.Background(), changefeed.After(4), changefeed.Poll(nil)))
+	fmt.Println("after 1")
+	follow(players.Changes(context.Background(), changefeed.After(1), changefeed.Poll(nil)))
+	fmt.Println("after 9")
+	follow(players.Changes(context.Background(), changefeed.After(9), changefeed.Poll(nil)))
+
+	// Output:
+	// after 4
+	// insert {4  0}
+	// insert {5  0}
+	// after 1
+	// Changefeed cache over array size limit, skipped 2 elements.
+	// insert {3  0}
+	// insert {4  0}
+	// insert {5  0}
+	// after 9
+	// changefeed: changes of "players": invalid option: After(9): the table has only come to 6
+}
+
+// Only what has become of the rows since the loop last looked.
+func ExampleSquash() {
+	players := newPlayers()
+	players.Insert(Player{ID: 1, Name: "Bob"})
+	feed := players.Changes(context.Background(), changefeed.Squash(0), changefeed.Poll(nil))
+	for score := range 1000 {
+		players.Update(1, func(p *Player) { p.Score = score })
+	}
+	players.Insert(Player{ID: 2, Name: "Alice"})
+	players.Delete(2)
+	follow(feed)
+
+	// Output:
+	// update {1 Bob 999}
+}
+
+// A copy of the rows that begins anew when its feed was too slow.
+func ExampleOnOverflow() {
+	players := newPlayers()
+	feed := players.Changes(context.Background(),
+		changefeed.Buffer(2), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil))
+	for id := range 3 {
+		players.Insert(Player{ID: id})
+		players.Update(id, func(p *Player) { p.Score = 10 })
+	}
+	follow(feed)
+
+	// Output:
+	// Changefeed cache over array size limit, skipped 6 elements.
+	// initial {0  10}
+	// initial {1  10}
+	// initial {2  10}
+	// ready
+}
+
+// Several changes at a time, a transaction's together.
+func ExampleTable_Batches() {
+	players := newPlayers()
+	batches := players.Batches(context.Background(), 2, changefeed.Poll(nil))
+	for id := range 3 {
+		players.Insert(Player{ID: id})
+	}
+	changefeed.Transact(func(tx *changefeed.Tx) error {
+		for id := range 3 {
+			if _, err := players.In(tx).Delete(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, players)
+	for batch, err := range batches {
+		fmt.Println(len(batch), "changes,", err)
+	}
+
+	// Output:
+	// 2 changes, <nil>
+	// 4 changes, <nil>
+}
+
+// One goroutine for feeds, tickers and whatever else there is.
+func ExamplePoll() {
+	players := newPlayers()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	wake := make(chan struct{}, 1) // room for one value; feeds may share it
+	bob := players.Row(1).Changes(ctx, changefeed.Poll(wake))
+	alice := players.Row(2).Changes(ctx, changefeed.Poll(wake))
+	ticks := time.Tick(time.Hour)
+	go func() { // elsewhere in the program
+		players.Insert(Player{ID: 1, Name: "Bob"})
+		players.Drop()
+	}()
+
+	read := func() (ended bool) {
+		for _, feed := range []changefeed.Stream[changefeed.Change[Player]]{bob, alice} {
+			for c, err := range feed { // what is there; then it ends
+				if err != nil {
+					ended = true
+					continue
+				}
+				fmt.Println(c.Kind, c.Row().Name)
+			}
+		}
+		return ended
+	}
+	for !read() {
+		select {
+		case <-wake:
+		case <-ticks:
+			fmt.Println("tick")
+		}
+	}
+
+	// Output:
+	// insert Bob
+}
+
+// In a test: these changes, and no others.
+func ExamplePoll_test() {
+	players := newPlayers()
+	feed := players.Changes(context.Background(), changefeed.Poll(nil))
+	players.Insert(Player{ID: 1, Name: "Bob"})
+	players.Upsert(Player{ID: 1, Name: "Bob"}) // equal: no change
+
+	var got []changefeed.Kind
+	for c, err := range feed { // ends when there is nothing more, without waiting
+		if err != nil {
+			fmt.Println("an error in place of a change:", err)
+			continue
+		}
+		got = append(got, c.Kind)
+	}
+	fmt.Println(got)
+
+	// Output:
+	// [insert]
+}
+
+// Two rows of two tables, changed as one.
+func ExampleTransact() {
+	type Account struct {
+		Owner   string
+		Balance int
+	}
+	type Transfer struct {
+		ID, Amount int
+	}
+	accounts := changefeed.NewTable("accounts", func(a *Account) string { return a.Owner })
+	transfers := changefeed.NewTable("transfers", func(t *Transfer) int { return t.ID })
+	accounts.Insert(Account{"Alice", 100})
+	accounts.Insert(Account{"Bob", 0})
+
+	pay := func(id, amount int) error {
+		return changefeed.Transact(func(tx *changefeed.Tx) error {
+			accounts, transfers := accounts.In(tx), transfers.In(tx) // only these are used in here
+			if _, err := transfers.Insert(Transfer{id, amount}); err != nil {
+				return err
+			}
+			from, err := accounts.Update("Alice", func(a *Account) { a.Balance -= amount })
+			if err != nil {
+				return err
+			}
+			if from.New.Balance < 0 {
+				return errors.New("not enough money") // all is as it was
+			}
+			_, err = accounts.Update("Bob", func(a *Account) { a.Balance += amount })
+			return err
+		}, accounts, transfers)
+	}
+	fmt.Println(pay(1, 70))
+	fmt.Println(pay(2, 70))
+	for _, a := range accounts.All() {
+		fmt.Println(a)
+	}
+	fmt.Println(transfers.Len())
+
+	// Output:
+	// <nil>
+	// not enough money
+	// {Alice 30}
+	// {Bob 70}
+	// 1
+}

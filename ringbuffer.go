@@ -321,7 +321,7 @@ type window[T any] struct {
 // for each element: a method that returns one takes 1.2 times as long.
 func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool {
 	p := w.page.Load()
-	if p == nil {
+	if p == nil || w.pos.Load() < w.floor {
 		return true
 	}
 	end, limit := &w.ring.end, w.limit
