@@ -75,8 +75,13 @@ func (k Kind) String() string {
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
 
-// A FeedInfo tells how a subscriber is doing. Since it subscribed, Delivered +
-// Skipped + Buffered changes were made.
+// A FeedInfo tells how a subscriber is doing. Since it subscribed, or began by
+// [After], Delivered + Skipped + Buffered changes were made to what it reads: see
+// Options in the package documentation. Initial rows do not count.
+//
+// With [Squash], Buffered is the number of rows that wait to be told of, Delivered
+// that of changes handed out, and Capacity is 0, for there is no limit; the figures
+// are not of one moment.
 type FeedInfo struct {
 	Name      string // see [Named]
 	Buffered  int    // changes waiting to be read

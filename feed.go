@@ -3,6 +3,7 @@ package changefeed
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -78,17 +79,18 @@ func (s *subscription[K, V]) usage() usage {
 //	F4  After the context is done or the table dropped, every waiting loop ends;
 //	    nothing of it stays behind.
 type feed[K, V any] struct {
-	ctx     context.Context
-	sub     *subscription[K, V]
-	keep    func(row *V) bool // the rows that the feed is about; nil: all of the scope
-	ranging atomic.Bool
-	final   error // nil until the feed has ended
-
-	initial  *initial[K, V] // what comes first; nil: it has come
-	lost     *SkippedError  // what comes even before, if a squash begins after a gap
+	ctx      context.Context
+	sub      *subscription[K, V]
+	part     part[K, V]        // where its initial rows come from
+	keep     func(row *V) bool // the rows that it is about; nil: all of its scope
+	catchUp  int               // the buffer once it has caught up, if it is larger until then; else 0
 	overflow Overflow
 	polls    bool
-	catchUp  int // the buffer once the feed has caught up, if it is larger until then; else 0
+
+	ranging atomic.Bool
+	final   error          // nil until the feed has ended
+	untold  *SkippedError  // comes first; nil: there is none
+	initial *initial[K, V] // comes then; nil: it has come
 }
 
 // An initial is the present rows that a feed has not handed out, and Ready.
@@ -108,6 +110,7 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	}
 	f := &feed[K, V]{
 		ctx:      ctx,
+		part:     s.part,
 		sub:      &subscription[K, V]{table: s.table, part: s.part, name: c.name},
 		keep:     s.keep,
 		overflow: c.overflow,
@@ -146,7 +149,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		return fmt.Errorf("%w: After(%d): the table has only come to %d", ErrInvalidOption, *c.after, t.seq)
 	}
 	s.scope = s.part.scopeLocked()
-	s.scope.feeds++
+	s.scope.feeds++ // but for the whole table's, every scope goes with its last
 	if c.squashes {
 		s.squash = newSquash(t, c)
 		s.scope.squashes = append(s.scope.squashes, s.squash)
@@ -172,7 +175,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		f.initial = &initial[K, V]{s.part.snapshotLocked(true), t.seq}
+		f.initial = &initial[K, V]{f.part.snapshotLocked(true), t.seq}
 	}
 	t.feeds.add(s)
 	return nil
@@ -190,7 +193,7 @@ func (f *feed[K, V]) squashBacklog() {
 		if ok {
 			earlier.add(t.key(c.Row()), c)
 		} else {
-			f.lost = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
+			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
 		}
 	}
 	q.follow(earlier)
@@ -228,6 +231,7 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 			if err != nil {
 				if f.ctx.Err() == nil {
 					if _, more := flush(); !more {
+						f.untold, _ = errors.AsType[*SkippedError](err) // F1; a final error comes again by itself
 						return false
 					}
 				}
@@ -322,10 +326,9 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushe
 
 // deliver hands out what is there, as window.deliver does.
 func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
-	if f.lost != nil {
-		lost := f.lost
-		f.lost = nil
-		if f.ctx.Err() == nil && !yield(Change[V]{}, lost) {
+	if notice := f.untold; notice != nil && f.ctx.Err() == nil {
+		f.untold = nil
+		if !yield(Change[V]{}, notice) {
 			return false
 		}
 	}
@@ -393,7 +396,7 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	}
 	notice.Count += f.sub.window.skipAll(t.seq)
 	notice.To = t.seq
-	f.initial = &initial[K, V]{f.sub.part.snapshotLocked(true), t.seq}
+	f.initial = &initial[K, V]{f.part.snapshotLocked(true), t.seq}
 }
 
 // drained reports whether all is read that will ever be.
@@ -434,7 +437,10 @@ func (f *feed[K, V]) rise() {
 
 func (f *feed[K, V]) finish(err error) {
 	f.final = err
-	f.initial = nil
+	f.initial, f.untold = nil, nil
+	if f.sub.squash != nil {
+		f.sub.squash.set = nil
+	}
 	f.sub.forget()
 }
 

@@ -11,7 +11,8 @@ import (
 // ([Table.Row]), those in a range of keys ([Table.Range], [Table.From]), those with
 // an index's value ([Index.Equal], [Index.Range], [Index.From]), and of each of them,
 // or of the table, the rows for which a predicate holds ([Table.Where],
-// [Selection.Where]). To make one costs nothing and does nothing.
+// [Selection.Where]). To make one costs nothing and does nothing. A zero Selection
+// must not be used.
 //
 // What is followed is the selection: a row that comes into it is an [Insert], with
 // Old nil, and one that leaves it a [Delete], with New nil, whatever the write was.

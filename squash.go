@@ -88,6 +88,9 @@ func (rows squashedRows[K, V]) add(key K, c Change[V]) {
 // addLocked adds a change. announceLocked follows when all that is published
 // together is added.
 func (q *squash[K, V]) addLocked(key K, c Change[V]) {
+	if q.ended {
+		return // it holds nothing any more
+	}
 	if q.rows.Len() == 0 && q.wait > 0 {
 		q.due = time.Now().Add(q.wait)
 	}
@@ -104,11 +107,20 @@ func (q *squash[K, V]) announceLocked() {
 		q.signalLocked()
 		return
 	}
-	q.timer = time.AfterFunc(time.Until(q.due), func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
+	q.timer = time.AfterFunc(time.Until(q.due), q.ring)
+}
+
+// ring is what the timer does: the set is due, unless its rows have vanished and
+// others come since.
+func (q *squash[K, V]) ring() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.timer = nil
+	if q.readyLocked() {
 		q.signalLocked()
-	})
+	} else {
+		q.announceLocked()
+	}
 }
 
 func (q *squash[K, V]) signalLocked() {

@@ -305,6 +305,7 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	defer t.mu.Unlock()
 	t.dropped = true
 	t.len = 0
+	t.whole.ring.hold(0)
 	t.rows.clear()
 	for _, x := range t.indexes {
 		x.clear()
@@ -365,8 +366,10 @@ func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) 
 func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.whole.ring.begin(t.seq)
-	t.whole.ring.hold(uint64(max(n, 0)))
+	if !t.dropped {
+		t.whole.ring.begin(t.seq)
+		t.whole.ring.hold(uint64(max(n, 0)))
+	}
 }
 
 // Name returns the name that the table was given.

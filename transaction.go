@@ -42,8 +42,8 @@ type replacement[K, V any] struct{ was, is entry[K, V] }
 //
 // All tables are locked until Transact returns, in an order of the library's own, so
 // that transactions do not deadlock whatever order they name them in. In fn they are
-// reached through [Table.In] only; any other call on them blocks for ever, and so
-// does a range over one of their streams that ends there. fn runs in the caller's
+// reached through [Table.In] only; any other call on them blocks for ever, and so may
+// a range over one of their streams. fn runs in the caller's
 // goroutine, and should be quick: readers and writers of the tables wait. It sees
 // what it wrote itself. A table given twice counts once. If one of the tables is
 // dropped, Transact returns [ErrTableDropped] and does not call fn. It panics if fn or
@@ -53,8 +53,8 @@ type replacement[K, V any] struct{ was, is entry[K, V] }
 // not see the first change of a transaction before it can see the last. Whoever has
 // seen one of them and then reads any of the tables, sees them all.
 //
-// A transaction costs less than its writes one by one: the lock is taken, and readers
-// are woken, once (BenchmarkTransact).
+// A transaction costs about what its writes cost one by one, for those have no commit
+// to save: most of a write is its way through the B-tree (BenchmarkTransact).
 func Transact(fn func(tx *Tx) error, tables ...AnyTable) error {
 	if fn == nil {
 		panic("changefeed: Transact: nil function; pass one that writes to the tables")
