@@ -160,11 +160,11 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	case c.after != nil:
 		t.whole.ring.begin(t.seq)
 		limit := max(c.buffer, int(t.whole.ring.retain))
-		if limit > c.buffer {
-			f.catchUp = c.buffer
-		}
-		if c.squashes {
+		switch {
+		case c.squashes:
 			limit = math.MaxInt // it is read before Changes returns
+		case limit > c.buffer:
+			f.catchUp = c.buffer
 		}
 		t.whole.ring.openAt(&s.window, uint64(limit), *c.after)
 	case !c.squashes:
@@ -186,17 +186,18 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 func (f *feed[K, V]) squashBacklog() {
 	w, q, t := &f.sub.window, f.sub.squash, f.sub.table
 	defer w.close()
-	earlier := q.newRows()
+	earlier, joined := q.newRows(), false
 	before := w.passed()
 	for until := q.passed.Load(); w.passed() < until; {
 		c, skipped, ok := w.read()
 		if ok {
 			earlier.add(t.key(c.Row()), c)
+			joined = joined || w.joined()
 		} else {
 			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
 		}
 	}
-	q.follow(earlier)
+	q.follow(earlier, joined)
 }
 
 // changes is the feed's stream.
@@ -272,7 +273,7 @@ func (f *feed[K, V]) joined() bool {
 	case f.initial != nil:
 		return false
 	case f.sub.squash != nil:
-		return f.sub.squash.setJoined && len(f.sub.squash.set) > 0
+		return f.sub.squash.setJoined && f.sub.squash.more()
 	}
 	return f.sub.window.joined()
 }

@@ -95,7 +95,9 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 		e := &o.events[i]
 		e.scope.ring.put(e.change)
 		for _, s := range e.scope.squashes {
-			if !s.publishing {
+			if s.publishing {
+				s.joined = true
+			} else {
 				s.publishing = true
 				s.mu.Lock()
 				o.locked = append(o.locked, s)

@@ -170,14 +170,14 @@ func (q *squash[K, V]) end() {
 
 // follow puts changes that were made before those added so far before them. They
 // are due.
-func (q *squash[K, V]) follow(earlier squashedRows[K, V]) {
+func (q *squash[K, V]) follow(earlier squashedRows[K, V], joined bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.rows.Ascend(func(row *squashed[K, V]) bool {
 		earlier.add(row.key, row.change)
 		return true
 	})
-	q.rows, q.due, q.joined = earlier, time.Time{}, true
+	q.rows, q.due, q.joined = earlier, time.Time{}, q.joined || joined
 }
 
 // readyLocked reports whether there is a set to take.
@@ -217,8 +217,23 @@ func (q *squash[K, V]) take() bool {
 	})
 	slices.SortFunc(set, func(a, b *squashed[K, V]) int { return cmp.Compare(a.change.Seq, b.change.Seq) })
 	q.set = set
-	q.left.Store(uint64(len(set)))
 	return true
+}
+
+// more reports whether there is a change left of the set. It drops those before it
+// whose rows are what they were; one is off the set while the user's function looks at
+// it, so that a panic does not come again.
+func (q *squash[K, V]) more() bool {
+	defer func() { q.left.Store(uint64(len(q.set))) }()
+	for len(q.set) > 0 {
+		set := q.set
+		q.set = set[1:]
+		if c := &set[0].change; c.Old == nil || c.New == nil || !q.equal(c.Old, c.New) {
+			q.set = set
+			return true
+		}
+	}
+	return false
 }
 
 func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
@@ -236,18 +251,15 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
 // elements.
 func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error) bool) bool {
 	for len(q.set) > 0 || q.take() {
-		for len(q.set) > 0 {
+		for q.more() {
 			if ctx.Err() != nil {
 				return true
 			}
 			c := q.set[0].change
 			q.set[0] = nil
 			q.set = q.set[1:]
-			q.left.Store(uint64(len(q.set)))
+			q.left.Add(^uint64(0))
 			q.passed.Store(c.Seq)
-			if c.Old != nil && c.New != nil && q.equal(c.Old, c.New) {
-				continue
-			}
 			c.Kind = kindOf(c.Old, c.New)
 			q.delivered.Add(1)
 			if !yield(c, nil) {
