@@ -868,3 +868,38 @@ func BenchmarkIncludeInitial(b *testing.B) {
 	b.ReportMetric(median(alone), "alone-longest-ns")
 	b.ReportMetric(median(ratios), "ratio")
 }
+
+// BenchmarkPoll: the call of a write while feeds that poll wait, all for one channel,
+// which has no room: the ratio is to a write for which one waits.
+func BenchmarkPoll(b *testing.B) {
+	for _, n := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprintf("feeds=%d", n), func(b *testing.B) {
+			wake := make(chan struct{}, 1)
+			wake <- struct{}{}
+			poll := func(n int) func() float64 {
+				t := newScoreboard()
+				feeds := make([]Stream[Change[game]], n)
+				for i := range feeds {
+					feeds[i] = t.Changes(b.Context(), Poll(wake))
+				}
+				return func() float64 {
+					for _, feed := range feeds {
+						for range feed {
+						}
+					}
+					start := time.Now()
+					t.set(0)
+					return float64(time.Since(start))
+				}
+			}
+			all, one := poll(n), poll(1)
+			var alls, ratios []float64
+			for b.Loop() {
+				a := all()
+				alls, ratios = append(alls, a), append(ratios, a/one())
+			}
+			b.ReportMetric(median(alls), "ns/write")
+			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}

@@ -171,8 +171,9 @@
 // Stages and loop bodies run without a lock, in the goroutine of the loop; they may
 // be slow, and may call the table. So do predicates of selections. A stream is for
 // one goroutine at a time: call Changes once for each. The package starts no goroutine
-// of its own; context does, for a moment, when a subscription's context ends, and
-// package time, when the wait of a [Squash] is over.
+// that stays; for a moment one runs when a subscription's context ends (in package
+// context), when the wait of a [Squash] is over (in package time), and when many feeds
+// that [Poll] are to be told of a write.
 //
 // # Memory
 //

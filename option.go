@@ -125,8 +125,8 @@ func OnOverflow(p Overflow) FeedOption {
 // With Poll, one goroutine can follow several feeds, tickers and channels in a select
 // loop, and a test can say "these changes and no others" without waiting.
 //
-// A feed that polls does not wake others, so a write sends to each one that waits:
-// that costs it some ten nanoseconds each.
+// A feed that polls does not wake others as a loop that waits does. If many of them
+// wait, a write tells a few, and a short goroutine the others.
 func Poll(wake chan<- struct{}) FeedOption {
 	return func(c *feedConfig) { c.polls, c.wake = true, wake }
 }

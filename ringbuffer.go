@@ -3,6 +3,7 @@ package changefeed
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,9 @@ const (
 	minPage = 4
 	maxPage = 256
 )
+
+// maxTold is how many windows that poll are told by the append itself.
+const maxTold = 8
 
 // A ring keeps a sequence of elements for any number of readers, each of which
 // sees a bounded ring buffer of its own. What they see is stored once: elements
@@ -254,19 +258,33 @@ func (r *ring[T]) trimLocked() { // R3
 // forgotten: the queue is in order of position, for a window enters it when it has
 // read to the end and the end only grows. So if the first in the queue has nothing
 // to read, none has; and if it has, it is taken off and answers for those behind
-// it. A window that polls does not run when it is told, so it answers for none, and
-// does not count.
+// it.
+//
+// A window that polls does not run when it is told, so it answers for none and does
+// not count. If many of them wait, a goroutine tells the rest, so that an append pays
+// for a few, whatever the crowd (BenchmarkPoll).
 func (r *ring[T]) wake(n int) {
-	for n > 0 {
+	if left := r.wakeSome(n, maxTold); left > 0 {
+		go r.wakeSome(left, math.MaxInt)
+	}
+}
+
+// wakeSome wakes up to n windows, and tells less than max that poll. If there may be
+// more to tell, it returns how many are left to wake.
+func (r *ring[T]) wakeSome(n, max int) (left int) {
+	for told := 0; n > 0 && told < max; {
 		w := r.takeParked()
 		if w == nil {
-			return
+			return 0
 		}
 		w.signal()
-		if !w.polls() {
+		if w.polls() {
+			told++
+		} else {
 			n--
 		}
 	}
+	return n
 }
 
 // takeParked takes the window that has waited longest off the queue, if there is
