@@ -148,7 +148,7 @@
 //	OnOverflow                                                                  yes
 //
 //	(1) The rows are held outside the buffer; a notice comes after Ready.
-//	(2) Until the feed has caught up, the buffer is at least what Retain holds.
+//	(2) Until the feed has caught up, the buffer is larger by what Retain holds.
 //	(3) The first set is of the changes after Ready's Seq.
 //	(4) What is held is squashed while Changes subscribes; a notice comes before it.
 //	(5) Also for what is no longer held: Fail ends the feed, Resync begins it anew.

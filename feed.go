@@ -24,6 +24,10 @@ type subscription[K, V any] struct {
 	name   string
 	number uint64 // in order of subscription
 	unhook func() bool
+
+	// The rows that come before the changes; nil: they have come. The reader sets it,
+	// and end takes it away.
+	initial atomic.Pointer[initial[K, V]]
 }
 
 // end ends the subscription, from any goroutine. To end it again does nothing. F4
@@ -31,6 +35,7 @@ func (s *subscription[K, V]) end() {
 	if !s.table.feeds.remove(s) {
 		return
 	}
+	s.initial.Store(nil)
 	if s.squash == nil {
 		s.window.close()
 	} else {
@@ -83,14 +88,13 @@ type feed[K, V any] struct {
 	sub      *subscription[K, V]
 	part     part[K, V]        // where its initial rows come from
 	keep     func(row *V) bool // the rows that it is about; nil: all of its scope
-	catchUp  int               // the buffer once it has caught up, if it is larger until then; else 0
+	catchUp  int               // the buffer when it will have caught up, if it is larger until then; else 0
 	overflow Overflow
 	polls    bool
 
 	ranging atomic.Bool
-	final   error          // nil until the feed has ended
-	untold  *SkippedError  // comes first; nil: there is none
-	initial *initial[K, V] // comes then; nil: it has come
+	final   error         // nil until the feed has ended
+	untold  *SkippedError // comes first; nil: there is none
 }
 
 // An initial is the present rows that a feed has not handed out, and Ready.
@@ -159,14 +163,13 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	switch {
 	case c.after != nil:
 		t.whole.ring.begin(t.seq)
-		limit := max(c.buffer, int(t.whole.ring.retain))
-		switch {
-		case c.squashes:
-			limit = math.MaxInt // it is read before Changes returns
-		case limit > c.buffer:
+		limit := uint64(c.buffer) + t.whole.ring.retain
+		if c.squashes {
+			limit = math.MaxUint64 // it is read before Changes returns
+		} else if t.whole.ring.retain > 0 {
 			f.catchUp = c.buffer
 		}
-		t.whole.ring.openAt(&s.window, uint64(limit), *c.after)
+		t.whole.ring.openAt(&s.window, limit, *c.after)
 	case !c.squashes:
 		if s.scope == &t.whole {
 			t.whole.ring.begin(t.seq)
@@ -175,7 +178,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		f.initial = &initial[K, V]{f.part.snapshotLocked(true), t.seq}
+		s.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
 	}
 	t.feeds.add(s)
 	return nil
@@ -188,13 +191,14 @@ func (f *feed[K, V]) squashBacklog() {
 	defer w.close()
 	earlier, joined := q.newRows(), false
 	before := w.passed()
-	for until := q.passed.Load(); w.passed() < until; {
+	for w.passed() < q.setNewest {
 		c, skipped, ok := w.read()
 		if ok {
 			earlier.add(t.key(c.Row()), c)
 			joined = joined || w.joined()
 		} else {
 			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
+			q.skipped.Store(skipped)
 		}
 	}
 	q.follow(earlier, joined)
@@ -216,25 +220,34 @@ func (f *feed[K, V]) changes(yield func(Change[V], error) bool) {
 
 // batches is the feed's stream of batches.
 func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
-	var batch []Change[V] // not handed out; after a panic in keep, the next range goes on with it
+	var (
+		batch  []Change[V] // not handed out; after a panic in keep, the next range goes on with it
+		handed []Change[V] // the consumer's, until the loop goes on
+	)
 	return func(yield func([]Change[V], error) bool) {
+		goOn := func() {
+			clear(handed) // what it refers to is not held
+			handed = nil
+		}
 		flush := func() (flushed, more bool) {
 			if len(batch) == 0 {
 				return false, true
 			}
-			full := batch
-			batch = batch[:0]
-			more = yield(full, nil)
-			clear(full)
-			return true, more
+			handed, batch = batch, batch[:0]
+			if !yield(slices.Clip(handed), nil) {
+				return true, false
+			}
+			goOn()
+			return true, true
 		}
 		f.run(func(c Change[V], err error) bool {
+			goOn()
 			if err != nil {
-				if f.ctx.Err() == nil {
-					if _, more := flush(); !more {
-						f.untold, _ = errors.AsType[*SkippedError](err) // F1; a final error comes again by itself
-						return false
-					}
+				if f.ctx.Err() != nil {
+					batch = nil
+				} else if _, more := flush(); !more {
+					f.untold, _ = errors.AsType[*SkippedError](err) // F1; a final error comes again by itself
+					return false
 				}
 				return yield(nil, err)
 			}
@@ -270,7 +283,7 @@ func (f *feed[K, V]) see(c *Change[V]) bool {
 // joined reports whether the change handed out last belongs together with the next.
 func (f *feed[K, V]) joined() bool {
 	switch {
-	case f.initial != nil:
+	case f.sub.initial.Load() != nil:
 		return false
 	case f.sub.squash != nil:
 		return f.sub.squash.setJoined && f.sub.squash.more()
@@ -333,7 +346,7 @@ func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
 			return false
 		}
 	}
-	if f.initial != nil && !f.deliverInitial(yield) {
+	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, yield) {
 		return false
 	}
 	if f.sub.squash != nil {
@@ -343,21 +356,20 @@ func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
 }
 
 // deliverInitial hands out the rows that are left, and Ready.
-func (f *feed[K, V]) deliverInitial(yield func(Change[V], error) bool) (more bool) {
-	more = true
-	f.initial.rows.forward(func(_ K, row *V) bool {
-		more = f.ctx.Err() == nil && yield(Change[V]{Kind: Initial, New: row}, nil)
+func (f *feed[K, V]) deliverInitial(initial *initial[K, V], yield func(Change[V], error) bool) bool {
+	more := true
+	initial.rows.forward(func(_ K, row *V) bool {
+		if f.ctx.Err() != nil {
+			return false
+		}
+		more = yield(Change[V]{Kind: Initial, New: row}, nil)
 		return more
 	})
-	if f.ctx.Err() != nil {
-		return true // there is something else to see to
+	if !more || f.ctx.Err() != nil {
+		return more
 	}
-	if !more {
-		return false
-	}
-	seq := f.initial.seq
-	f.initial = nil
-	return yield(Change[V]{Kind: Ready, Seq: seq}, nil)
+	f.sub.initial.Store(nil)
+	return yield(Change[V]{Kind: Ready, Seq: initial.seq}, nil)
 }
 
 // advance takes the window's next change, or tells of those that were skipped before
@@ -397,7 +409,7 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	}
 	notice.Count += f.sub.window.skipAll(t.seq)
 	notice.To = t.seq
-	f.initial = &initial[K, V]{f.part.snapshotLocked(true), t.seq}
+	f.sub.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
 }
 
 // drained reports whether all is read that will ever be.
@@ -438,11 +450,12 @@ func (f *feed[K, V]) rise() {
 
 func (f *feed[K, V]) finish(err error) {
 	f.final = err
-	f.initial, f.untold = nil, nil
+	f.untold = nil
+	f.sub.forget()
+	f.sub.initial.Store(nil) // if it began anew just before
 	if f.sub.squash != nil {
 		f.sub.squash.set = nil
 	}
-	f.sub.forget()
 }
 
 // A feedSet is the set of a table's subscriptions. It has a lock of its own, so that

@@ -119,7 +119,7 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 		panic("changefeed: NewIndex: nil function; pass one that returns a row's value")
 	}
 	x.table, x.name, x.values = t, name, values
-	x.scopes.order = cmp.Compare[S]
+	x.scopes.order, x.scopes.seqOf = cmp.Compare[S], t.seqOf
 	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
 		if c := cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.side, b.side)); c != 0 {
 			return c < 0

@@ -60,8 +60,8 @@ func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true
 // [*SkippedError] that counts them, and [OnOverflow] says what follows. A seq that
 // the table has not reached is [ErrInvalidOption], for it belongs to another table.
 //
-// What is held when the feed begins is not lost after that: until the feed has
-// caught up once, its buffer is at least as large as what Retain holds. A feed with
+// What is held when the feed begins does not take the place of what comes after it:
+// until the feed has caught up once, its buffer is larger by what Retain holds. A feed with
 // After reads all of the table's changes, whatever its selection, and looks for its
 // own among them: FeedInfo and SkippedError count those of the table.
 //

@@ -56,16 +56,16 @@ const maxTold = 8
 //
 // The zero value is an empty ring without readers.
 type ring[T any] struct {
-	end    atomic.Uint64           // of what is published
-	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
-	closed atomic.Bool             // nothing will be appended any more
-	parked atomic.Int64            // length of queue; changes under mu
-	next   uint64                  // position of the next element to put; the writer's
-	number func(v T) uint64        // the owner's number of an element; nil: its position + 1
+	end     atomic.Uint64           // of what is published
+	tail    atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
+	parked  atomic.Int64            // length of queue; changes under mu
+	closed  atomic.Bool             // nothing will be appended any more
+	windows int32                   // open ones; guarded by mu
+	next    uint64                  // position of the next element to put; the writer's
+	number  func(v T) uint64        // the owner's number of an element; nil: its position + 1
 
 	mu       sync.Mutex // guards what follows, and standing of each page
 	pages    []*page[T] // the directory, oldest first; the last is tail
-	windows  int        // open ones
 	retain   uint64     // how many of the newest elements are kept for windows to come
 	heldFrom uint64     // the first position that retain is about
 	queue    queue[T]   // windows that wait
@@ -417,15 +417,15 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 // joined reports whether the element read last was published together with the one
 // after it.
 func (w *window[T]) joined() bool {
-	p := w.page.Load()
-	if p == nil {
+	p, pos := w.page.Load(), w.pos.Load()
+	if p == nil || pos == w.jumped {
 		return false
 	}
 	bits := p.joints.Load()
 	if bits == nil {
 		return false
 	}
-	i := w.pos.Load() - 1 - p.first
+	i := pos - 1 - p.first
 	return bits[i/64].Load()&(1<<(i%64)) != 0
 }
 

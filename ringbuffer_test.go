@@ -167,7 +167,7 @@ func TestRingClosedWindowFindsNothing(t *testing.T) {
 		x.appendMore(unread)
 		x.window.close()
 		x.window.close()
-		require.Equal(t, 1, x.windows, "closed once")
+		require.EqualValues(t, 1, x.windows, "closed once")
 		x.appendMore(1)
 		x.requireRead(t, ringRead{})
 		require.False(t, x.park(), "nothing to wait for")
@@ -1238,4 +1238,511 @@ func TestRingAllocatesForPagesOnly(t *testing.T) {
 func (r *ring[T]) append(v T) {
 	r.put(v)
 	r.publish()
+}
+
+// putMore puts n elements that are their own positions, without publishing them.
+func (x *ringReader) putMore(n uint64) {
+	for range n {
+		x.put(x.last)
+		x.last++
+	}
+}
+
+// "Elements are put at the end one by one and published together, so that a reader
+// sees all of them or none." R1, R2
+func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
+	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
+		for _, n := range []uint64{1, 2, 3, 4, 5, 100, 256, 257, 600} {
+			for _, limit := range []uint64{1, 3, 1000} {
+				var x ringReader
+				x.ring.open(&x.window, limit)
+				for range before {
+					x.appendMore(1)
+					x.requireNext(t, 1)
+				}
+				x.publish() // nothing
+				was := x.usage()
+				x.putMore(n)
+				x.requireRead(t, ringRead{})
+				require.Equal(t, was, x.usage())
+				require.Equal(t, before, x.end.Load())
+				require.True(t, x.park(), "there is nothing to read")
+				x.wake(1)
+				require.Empty(t, x.wakeup)
+				x.publish()
+				x.wake(1)
+				require.Len(t, x.wakeup, 1)
+				require.Equal(t, min(n, limit), x.usage().buffered)
+				x.requireGap(t)
+				x.requireNext(t, x.last-x.pos)
+				x.requireRead(t, ringRead{})
+			}
+		}
+	}
+}
+
+// "what was published together is joined": each element to the next one, and the last
+// of them to none, for a window that reads all, one that falls behind, and one that
+// was opened later, across pages of all sizes.
+func TestRingJoinsWhatIsPublishedTogether(t *testing.T) {
+	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	reached := make(map[string]int)
+	for range 20 {
+		var r ring[uint64]
+		windows := make([]window[uint64], 3)
+		r.open(&windows[0], 1_000_000)
+		r.open(&windows[1], 50)
+		joined := make(map[uint64]bool) // of what is published
+		read := func(w *window[uint64], n int) {
+			for range n {
+				pos, page := w.pos.Load(), w.page.Load()
+				v, skipped, ok := w.readNext()
+				switch {
+				case skipped > 0:
+					require.False(t, w.joined(), "a gap is not joined")
+					reached["gap"]++
+				case !ok:
+					return
+				default:
+					require.Equal(t, pos, v)
+					require.Equal(t, joined[v], w.joined(), "%d", v)
+					reached[fmt.Sprintf("joined=%t", joined[v])]++
+					if p := w.page.Load(); joined[v] && v == p.end()-1 {
+						reached["joined across pages"]++
+					}
+					if page != w.page.Load() {
+						reached["page-wrap"]++
+					}
+				}
+			}
+		}
+		for last := uint64(0); last < 1500; {
+			n := 1 + rng.Uint64N(1<<rng.IntN(10))
+			for i := range n {
+				r.put(last)
+				joined[last] = i < n-1
+				last++
+			}
+			r.publish()
+			read(&windows[0], 1+rng.IntN(400))
+			read(&windows[1], rng.IntN(60))
+			if last > 700 && windows[2].ring == nil {
+				r.open(&windows[2], 1_000_000)
+				require.False(t, windows[2].joined(), "it has read nothing")
+			}
+		}
+		for i := range windows {
+			read(&windows[i], 1_000_000)
+			windows[i].close()
+			require.False(t, windows[i].joined(), "closed")
+		}
+	}
+	requireOutcomes(t, reached, "gap", "joined=true", "joined=false", "joined across pages", "page-wrap")
+}
+
+// A window that has just been put somewhere has read nothing there, be it at a page's
+// first slot: what lies before is not joined to what comes.
+func TestRingIsNotJoinedBeforeAnythingIsRead(t *testing.T) {
+	for written := range 30 {
+		for _, how := range []string{"open", "skipAll"} {
+			var r ring[int]
+			var w window[int]
+			r.open(new(window[int]), 100)
+			if how == "skipAll" {
+				r.open(&w, 100)
+			}
+			for range written {
+				r.append(0)
+			}
+			if how == "skipAll" {
+				r.open(new(window[int]), 100) // begins a page where one is full
+				w.skipAll(0)
+			} else {
+				r.open(&w, 100)
+			}
+			r.put(1)
+			r.put(2)
+			r.publish()
+			require.NotPanics(t, func() { require.False(t, w.joined()) }, "%s after %d", how, written)
+			_, _, ok := w.readNext()
+			require.True(t, ok)
+			require.True(t, w.joined())
+		}
+	}
+}
+
+// R3 holds when a publication is large, too: once it is there, the pages that nobody
+// may still read are gone.
+func TestRingHoldsLittleAfterALargePublication(t *testing.T) {
+	const n = 5000
+	publish := func(r *weakRing) {
+		for range n {
+			e := new(weakElement)
+			r.elements = append(r.elements, weak.Make(e))
+			r.put(e)
+		}
+		r.publish()
+	}
+	for _, c := range []struct {
+		name   string
+		limits []uint64
+		retain uint64
+		most   int // held, and two pages: the stalled one's and the rest of another
+	}{
+		{"one stalled", []uint64{1}, 0, 1},
+		{"some stalled", []uint64{1, 1000, 3}, 0, 1000},
+		{"retained", nil, 700, 700},
+		{"retained beside one stalled", []uint64{1}, 700, 700},
+	} {
+		var r weakRing
+		windows := make([]window[*weakElement], len(c.limits))
+		r.hold(c.retain)
+		for i := range windows {
+			r.open(&windows[i], c.limits[i])
+		}
+		publish(&r)
+		held := 0
+		for _, span := range r.reachable() {
+			held += span[1] - span[0]
+		}
+		require.GreaterOrEqual(t, held, c.most, c.name)
+		require.Less(t, held, c.most+2*maxPage, c.name)
+		for i := range windows {
+			_, skipped, _ := windows[i].readNext()
+			require.Equal(t, n-c.limits[i], skipped)
+		}
+		runtime.KeepAlive(&r)
+	}
+}
+
+// "hold keeps the newest n of the elements that come from here on for windows that
+// open later, and of those that an earlier call kept": exactly, whatever other
+// windows hold, and openAt gives a window those and a gap for the others.
+func TestRingHoldsTheNewest(t *testing.T) {
+	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	reached := make(map[string]int)
+	for range 150 {
+		var r ring[uint64]
+		var open []*ringReader
+		var retain, floor, end uint64
+		kept := func() bool { return retain > 0 || len(open) > 0 }
+		for range 25 {
+			switch op := rng.IntN(6); {
+			case op == 0:
+				n := []uint64{0, 0, 1, 3, 5, 30, 300}[rng.IntN(7)]
+				switch {
+				case n > retain && retain > 0:
+					reached["grow"]++
+				case n < retain && n > 0:
+					reached["shrink"]++
+				case n == 0 && retain > 0:
+					reached["stop"]++
+				}
+				floor = max(floor, end-min(end, retain))
+				r.begin(end)
+				r.hold(n)
+				retain = n
+			case op == 1 && len(open) < 5:
+				pos := rng.Uint64N(end + 1)
+				limit := ringLimits[rng.IntN(len(ringLimits))]
+				x := &ringReader{pos: pos}
+				r.begin(end)
+				r.openAt(&x.window, limit, pos)
+				held := max(pos, floor, end-min(end, retain))
+				gap := max(held, end-min(end, limit)) - pos
+				require.Equal(t, usage{passed: pos, limit: limit, skipped: gap, buffered: end - pos - gap}, x.usage())
+				if gap > 0 {
+					reached["gap"]++
+					x.pos += gap
+					x.requireRead(t, ringRead{skipped: gap})
+				} else if pos < end {
+					reached["all held"]++
+				}
+				x.last = end
+				open = append(open, x)
+			case op == 2 && len(open) > 0:
+				i := rng.IntN(len(open))
+				open[i].window.close()
+				open = slices.Delete(open, i, i+1)
+			case op == 3 && len(open) > 0:
+				x := open[rng.IntN(len(open))]
+				x.last = end
+				x.requireGap(t)
+				x.requireNext(t, (end-x.pos+1)/2)
+			default:
+				n := rng.Uint64N(1 << rng.IntN(8))
+				for range n {
+					r.append(end)
+					end++
+				}
+			}
+			if kept() {
+				require.Equal(t, end, r.end.Load())
+			} else {
+				require.Empty(t, r.pages)
+				require.Nil(t, r.tail.Load())
+			}
+			oldest := end
+			for _, x := range open {
+				oldest = min(oldest, max(x.window.pos.Load(), end-min(end, x.limit)))
+				require.Equal(t, end-x.pos, x.usage().buffered+x.usage().skipped-x.lost.Load(), "R2")
+			}
+			if retain > 0 {
+				oldest = min(oldest, max(floor, end-min(end, retain)))
+			}
+			if len(r.pages) > 0 {
+				require.LessOrEqual(t, r.pages[0].first, oldest)
+			}
+		}
+	}
+	requireOutcomes(t, reached, "grow", "shrink", "stop", "gap", "all held")
+}
+
+// "begin makes pos the position of the next element, unless something is kept."
+func TestRingBegins(t *testing.T) {
+	var r ring[int]
+	var w window[int]
+	r.append(0) // which nobody follows
+	r.begin(41)
+	require.EqualValues(t, 41, r.end.Load())
+	r.open(&w, 10)
+	r.begin(99)
+	r.append(7)
+	require.EqualValues(t, 41, w.passed())
+	v, _, ok := w.readNext()
+	require.True(t, ok)
+	require.Equal(t, 7, v)
+	require.EqualValues(t, 42, w.passed())
+	w.close()
+	r.hold(1)
+	r.begin(99)
+	require.EqualValues(t, 42, r.end.Load(), "held")
+	r.hold(0)
+	r.begin(99)
+	require.EqualValues(t, 99, r.end.Load())
+}
+
+// skipAll "makes base the number that w has passed, and leaves out what it has not
+// read, of which it returns the number". R2, R3
+func TestRingSkipAll(t *testing.T) {
+	for _, read := range []uint64{0, 1, 4, 12} {
+		for _, unread := range []uint64{0, 1, 3, 4, 300, 1000} {
+			for _, limit := range []uint64{1, 5, 10_000} {
+				var x ringReader
+				x.number = func(v uint64) uint64 { return 10 * (v + 1) }
+				x.ring.open(&x.window, limit)
+				for range read {
+					x.appendMore(1)
+					x.requireNext(t, 1)
+				}
+				x.appendMore(unread)
+				require.Equal(t, unread, x.skipAll(12_345))
+				x.pos = x.last
+				require.EqualValues(t, 12_345, x.passed())
+				require.Equal(t, usage{passed: 12_345, limit: limit, delivered: read, skipped: unread}, x.usage())
+				require.Len(t, x.pages, 1, "what is left out is not held")
+				x.requireRead(t, ringRead{})
+				require.Zero(t, x.skipAll(12_345))
+				x.appendMore(1)
+				x.requireNext(t, 1)
+				require.Equal(t, 10*x.last, x.passed())
+			}
+		}
+	}
+	var x ringReader
+	x.ring.open(&x.window, 9)
+	x.ring.open(new(window[uint64]), 9)
+	x.appendMore(3)
+	x.window.close()
+	require.Zero(t, x.skipAll(1), "closed")
+}
+
+// setLimit: from then on the window buffers so many, and holds no more; it is counted
+// by its new limit, also when its page has been dropped. R2, R3
+func TestRingSetLimit(t *testing.T) {
+	for _, limits := range [][2]uint64{{1000, 3}, {3, 1000}, {7, 7}, {1000, 1}, {1, 2}} {
+		for _, unread := range []uint64{0, 2, 5, 100, 600, 2000} {
+			var x ringReader
+			x.ring.open(&x.window, limits[0])
+			x.appendMore(unread)
+			lost := unread - min(unread, limits[0])
+			x.setLimit(limits[1])
+			total := tally{}
+			for _, p := range x.pages {
+				for _, c := range p.standing {
+					total.add(c.limit, c.windows)
+				}
+			}
+			require.Equal(t, tally{{limits[1], 1}}, total)
+			require.LessOrEqual(t, x.last-x.pages[0].first, limits[1]+2*maxPage)
+			if limits[1] <= limits[0] { // what a smaller limit let go does not come back
+				x.requireGap(t)
+				x.requireNext(t, x.last-x.pos)
+			} else if lost == 0 {
+				x.requireNext(t, unread)
+			} else {
+				continue
+			}
+			x.appendMore(limits[1] + 1)
+			x.pos++
+			x.requireRead(t, ringRead{skipped: 1})
+			x.requireNext(t, limits[1])
+		}
+	}
+	var x ringReader
+	x.ring.open(&x.window, 9)
+	x.ring.open(new(window[uint64]), 9)
+	x.window.close()
+	x.setLimit(5)
+	require.Equal(t, tally{{9, 1}}, x.pages[0].standing, "a closed window is not counted")
+}
+
+// "passed returns the number of the last element that was read, or the last one before
+// the next if others were skipped, or w.base as it was when w was opened": by position
+// where there is no number.
+func TestRingPassed(t *testing.T) {
+	for _, numbered := range []bool{false, true} {
+		number := func(pos uint64) uint64 { return pos } // of the element before the position
+		var x ringReader
+		if numbered {
+			x.number = func(v uint64) uint64 { return 7*v + 100 }
+			number = func(pos uint64) uint64 { return 7*(pos-1) + 100 }
+		}
+		x.ring.open(new(window[uint64]), 2000)
+		x.appendMore(3)
+		x.pos = 3
+		x.base = 55
+		x.ring.open(&x.window, 20)
+		want := uint64(55)
+		if !numbered {
+			want = 3
+		}
+		require.Equal(t, want, x.passed(), "opened")
+		require.Equal(t, want, x.usage().passed)
+		for range 30 { // over the ends of pages
+			x.appendMore(1)
+			require.Equal(t, want, x.passed(), "before it is read")
+			x.requireNext(t, 1)
+			want = number(x.pos)
+			require.Equal(t, want, x.passed())
+			require.Equal(t, want, x.usage().passed)
+		}
+		for _, over := range []uint64{1, 5, 300} {
+			x.appendMore(20 + over)
+			require.Equal(t, want, x.passed())
+			x.requireGap(t)
+			want = number(x.pos)
+			if numbered {
+				want = x.number(x.pos) - 1 // one less than the next
+			}
+			require.Equal(t, want, x.passed(), "after a gap")
+			x.requireNext(t, 20)
+			want = number(x.pos)
+			require.Equal(t, want, x.passed())
+		}
+	}
+}
+
+// A ringPoll is a window that polls, and the channel on which it is told.
+type ringPoll struct {
+	window[int]
+	wake chan struct{}
+}
+
+func newRingPoll(r *ring[int], room int) *ringPoll {
+	p := &ringPoll{wake: make(chan struct{}, room)}
+	p.notify = p.wake
+	r.open(&p.window, 100)
+	return p
+}
+
+// A window that polls is told once, without blocking, when there is something to read
+// or the end; it does not wait for it, and takes itself off the queue when it reads.
+func TestRingPolls(t *testing.T) {
+	for name, something := range map[string]func(r *ring[int], p *ringPoll){
+		"append":     func(r *ring[int], _ *ringPoll) { r.append(0); r.append(0); r.wake(1) },
+		"close ring": func(r *ring[int], _ *ringPoll) { r.close(); r.wake(1) },
+		"close":      func(_ *ring[int], p *ringPoll) { p.close(); p.close() },
+	} {
+		for room := range 3 {
+			var r ring[int]
+			p := newRingPoll(&r, room)
+			require.True(t, p.park(), name)
+			r.wake(1)
+			require.Empty(t, p.wake)
+			require.EqualValues(t, 1, r.parked.Load())
+			something(&r, p)
+			r.wake(1)
+			require.Len(t, p.wake, min(room, 1), name)
+			require.Zero(t, r.parked.Load())
+			require.False(t, p.park(), "%s: nothing to wait for", name)
+			require.Zero(t, r.parked.Load())
+		}
+	}
+	var r ring[int]
+	p := newRingPoll(&r, 1)
+	p.unpark() // it is not there
+	require.True(t, p.park())
+	p.unpark()
+	require.Nil(t, r.queue.front)
+	require.Zero(t, r.parked.Load())
+	r.append(0)
+	r.wake(1)
+	require.Empty(t, p.wake, "it does not want it any more")
+	require.False(t, p.park())
+}
+
+// Windows that poll and windows that wait in one queue, in every order: a writer's one
+// wake-up and the two that each woken one hands on reach all of them, each once. "A
+// window that polls does not run when it is told, so it answers for none, and does not
+// count." F3
+func TestRingForgetsNobodyInAMixedQueue(t *testing.T) {
+	const n = 7
+	for polling := range 1 << n {
+		for leaves := range n { // one is closed while it is in the queue
+			var r ring[int]
+			var polls []*ringPoll
+			windows := make([]*window[int], n)
+			for i := range n {
+				if polling>>i&1 == 1 {
+					p := newRingPoll(&r, 5)
+					polls = append(polls, p)
+					windows[i] = &p.window
+				} else {
+					windows[i] = new(window[int])
+					r.open(windows[i], 100)
+				}
+				require.True(t, windows[i].park())
+			}
+			windows[leaves].close()
+			r.append(0)
+			r.wake(1)
+			first := 0 // of those that wait: no more than it
+			for _, w := range windows {
+				if !w.polls() && w != windows[leaves] {
+					first += len(w.wakeup)
+				}
+			}
+			require.LessOrEqual(t, first, 1, "the writer wakes one")
+			for woken := 0; ; { // each that was woken wakes two more
+				again := false
+				for _, w := range windows {
+					if !w.polls() && len(w.wakeup) > 0 {
+						<-w.wakeup
+						woken++
+						again = true
+						r.wake(2)
+					}
+				}
+				if !again {
+					require.Equal(t, n-len(polls), woken, "polling: %07b, %d leaves", polling, leaves)
+					break
+				}
+			}
+			for _, p := range polls {
+				require.Len(t, p.wake, 1, "polling: %07b, %d leaves", polling, leaves)
+			}
+			require.Zero(t, r.parked.Load())
+		}
+	}
 }

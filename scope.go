@@ -18,18 +18,17 @@ import (
 type scope[K, V any] struct {
 	ring     ring[Change[V]]
 	squashes []*squash[K, V]
-	feeds    int // that hold it
+	feeds    int32 // that hold it
 
 	was, is bool // while a write is made: its row was in the scope before, is in it after
 }
 
 // newScope returns the scope of a part of a table. Not all of the table's changes
-// are in its ring, so their sequence numbers are what tells the place of a feed.
-func newScope[K, V any]() *scope[K, V] {
-	return &scope[K, V]{ring: ring[Change[V]]{number: seqOf[V]}}
+// are in its ring, so their sequence numbers, which seqOf returns, are what tells the
+// place of a feed.
+func newScope[K, V any](seqOf func(c Change[V]) uint64) *scope[K, V] {
+	return &scope[K, V]{ring: ring[Change[V]]{number: seqOf}}
 }
-
-func seqOf[V any](c Change[V]) uint64 { return c.Seq }
 
 // follows reports whether anybody is to get the changes in the scope.
 func (s *scope[K, V]) follows() bool { return s.ring.tail.Load() != nil || len(s.squashes) > 0 }
@@ -72,7 +71,7 @@ func (o *outbox[K, V]) addEntered(key K, c Change[V]) {
 		o.add(s, key, c.seenFrom(s.was, s.is))
 		s.was, s.is = false, false
 	}
-	o.entered = o.entered[:0]
+	o.entered = emptied(o.entered)
 }
 
 // seenFrom returns the change of a row that was in a selection before it, or is in
@@ -121,15 +120,19 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 	return w
 }
 
-// discard forgets the events. What they refer to is not held by the space that they
-// leave behind, and that of a large transaction is not kept.
+// discard forgets the events.
 func (o *outbox[K, V]) discard() {
-	clear(o.events)
-	clear(o.locked)
-	o.events, o.locked = o.events[:0], o.locked[:0]
-	if cap(o.events) > maxPage {
-		*o = outbox[K, V]{}
+	o.events, o.locked = emptied(o.events), emptied(o.locked)
+}
+
+// emptied returns s without its elements, for others to come: nothing that they refer
+// to is held, nor the space of many.
+func emptied[E any](s []E) []E {
+	if cap(s) > maxPage {
+		return nil
 	}
+	clear(s)
+	return s[:0]
 }
 
 // A waking is the rings in which somebody waits for what was published.
@@ -221,6 +224,7 @@ func compareEnds[B any](a, b *interval[B], order func(a, b B) int) int {
 // intervals begin (and end), in which each node knows the furthest end below it.
 type intervals[B, K, V any] struct {
 	order func(a, b B) int
+	seqOf func(c Change[V]) uint64 // see newScope
 	root  *intervalNode[B, K, V]
 }
 
@@ -254,7 +258,7 @@ func (t *intervals[B, K, V]) scope(iv *interval[B]) *scope[K, V] {
 			n = n.right
 		}
 	}
-	n := &intervalNode[B, K, V]{interval: *iv, scope: newScope[K, V](), priority: rand.Uint64()}
+	n := &intervalNode[B, K, V]{interval: *iv, scope: newScope[K](t.seqOf), priority: rand.Uint64()}
 	n.furthest = &n.interval
 	t.root = t.insert(t.root, n)
 	return n.scope

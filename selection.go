@@ -205,7 +205,7 @@ func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 			e.key = p.keys.from
 		}
 		if e.scope == nil {
-			e.scope = newScope[K, V]()
+			e.scope = newScope[K](t.seqOf)
 			t.rows.put(e)
 		}
 		return e.scope
@@ -240,7 +240,7 @@ func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	}
 	visiting := func(visit func(key K, row *V) bool, isOut func(key K) bool) func(e entry[K, V]) bool {
 		return func(e entry[K, V]) bool {
-			return e.row == nil || !isOut(e.key) && visit(e.key, e.row)
+			return !isOut(e.key) && (e.row == nil || visit(e.key, e.row))
 		}
 	}
 	var first, end *entry[K, V]

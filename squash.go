@@ -39,11 +39,11 @@ type squash[K, V any] struct {
 	timer  *time.Timer // at due, while the reader sleeps; nil: none
 
 	set       []*squashed[K, V] // what is left of the set that was taken; the reader's
-	setNewest uint64
+	setNewest uint64            // newest and joined when it was taken
 	setJoined bool
 
 	// What Feeds tells; the reader's to change.
-	delivered, passed, left atomic.Uint64
+	delivered, skipped, passed, left atomic.Uint64
 }
 
 // A squashed is what became of a row by several writes. Its change has no Kind.
@@ -57,9 +57,12 @@ type squashedRows[K, V any] struct {
 }
 
 func newSquash[K, V any](t *Table[K, V], c *feedConfig) *squash[K, V] {
-	q := &squash[K, V]{order: t.order, equal: t.equal, wait: c.wait, wake: c.wake, newest: t.seq}
+	q := &squash[K, V]{order: t.order, equal: t.equal, wait: c.wait, wake: c.wake, newest: t.seq, setNewest: t.seq}
 	q.rows = q.newRows()
 	q.passed.Store(t.seq)
+	if c.after != nil {
+		q.passed.Store(*c.after)
+	}
 	if !c.polls {
 		woken := make(chan struct{}, 1)
 		q.wake, q.woken = woken, woken
@@ -173,6 +176,9 @@ func (q *squash[K, V]) end() {
 func (q *squash[K, V]) follow(earlier squashedRows[K, V], joined bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.ended {
+		return
+	}
 	q.rows.Ascend(func(row *squashed[K, V]) bool {
 		earlier.add(row.key, row.change)
 		return true
@@ -279,6 +285,7 @@ func (q *squash[K, V]) usage() usage {
 	return usage{
 		passed:    q.passed.Load(),
 		delivered: q.delivered.Load(),
+		skipped:   q.skipped.Load(),
 		buffered:  q.left.Load() + uint64(q.rows.Len()),
 	}
 }

@@ -52,6 +52,7 @@ type Table[K, V any] struct {
 	copy  func(row *V) *V
 	equal func(a, b *V) bool
 	order func(a, b K) int
+	seqOf func(c Change[V]) uint64 // once, for all scopes
 
 	number     uint64     // the order in which transactions lock tables
 	everything part[K, V] // all of the table
@@ -122,7 +123,8 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	}
 	t.everything = &keyPart[K, V]{table: t}
 	t.rows.tree = btree.NewG(degree, less)
-	t.ranges.order = order
+	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
+	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	return t
 }
 

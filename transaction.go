@@ -142,7 +142,9 @@ func (t *Table[K, V]) rollbackLocked() {
 		for _, x := range t.indexes {
 			x.plan(r.is.row, r.was.row)
 		}
-		r.was.key = r.is.key // where there was no row, there is no key
+		if r.was.row == nil && r.was.scope == nil {
+			r.was.key = r.is.key // there was nothing with a key
+		}
 		t.storeLocked(r.is.row, r.was)
 		t.seq--
 	}
@@ -152,8 +154,7 @@ func (t *Table[K, V]) rollbackLocked() {
 
 func (t *Table[K, V]) endTxLocked() {
 	t.tx = nil
-	clear(t.undo)
-	t.undo = t.undo[:0]
+	t.undo = emptied(t.undo)
 }
 
 // A TxTable is a table in a transaction: see [Transact]. Its methods are those of
