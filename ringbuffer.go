@@ -237,10 +237,10 @@ func (r *ring[T]) trimLocked() { // R3
 		r.tail.Store(nil)
 		return
 	}
-	end := r.end.Load()
+	end, held := r.end.Load(), r.heldLocked()
 	for len(r.pages) > 1 { // the tail is always needed
 		oldest, next := r.pages[0], r.pages[1]
-		if oldest.end() > end || max(oldest.standing.largest(), r.retain) > end-oldest.end() {
+		if oldest.end() > held || oldest.standing.largest() > end-oldest.end() {
 			return
 		}
 		next.standing.merge(&oldest.standing)

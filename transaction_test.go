@@ -775,6 +775,7 @@ func TestATransactionBeyondTheBuffer(t *testing.T) {
 				}
 				feedWrites(t, games, 1)
 				require.Equal(t, strconv.Itoa(end+1), feedAll(row))
+				runtime.KeepAlive([]any{whole, all, unread}) // or the collector ends them before Feeds
 			})
 		}
 	}
