@@ -77,7 +77,9 @@ func (k Kind) String() string {
 
 // A FeedInfo tells how a subscriber is doing. Since it subscribed, or began by
 // [After], Delivered + Skipped + Buffered changes were made to what it reads: see
-// Options in the package documentation. Initial rows do not count.
+// Options in the package documentation. Initial rows do not count: while some are to
+// come, Buffered may be 0. A change counts as delivered when the loop gets it: to know
+// when a consumer has handled one, have it say so.
 //
 // With [Squash], Buffered is the number of rows that wait to be told of, Delivered
 // that of changes handed out, and Capacity is 0, for there is no limit; the figures
@@ -92,8 +94,9 @@ type FeedInfo struct {
 }
 
 // Feeds tells of each subscription that has not ended, in the order in which they
-// were made. After a drop, one stays listed until its loop has read the final error. Each FeedInfo
-// is exact, but they are not all of one moment. Feeds takes time in proportion to
+// were made. After a drop, one stays listed until its loop has read the final error; when
+// a context is done, for a moment. Each FeedInfo is exact, but they are not all of one
+// moment. Feeds takes time in proportion to
 // their number; a writer does not wait for more than one of them.
 func (t *Table[K, V]) Feeds() []FeedInfo {
 	subs := t.feeds.all()

@@ -137,7 +137,7 @@
 //	any of them with Where          what it is without Where    the table
 //
 // All options go with all selections, with Batches as with Changes, and with each
-// other, as follows:
+// other, as follows (a row's option with a column's):
 //
 //	                 Buffer   IncludeInitial  After      Squash     OnOverflow  Poll
 //	Named            yes      yes             yes        yes        yes         yes
@@ -174,6 +174,13 @@
 // that stays; for a moment one runs when a subscription's context ends (in package
 // context), when the wait of a [Squash] is over (in package time), and when many feeds
 // that [Poll] are to be told of a write.
+//
+// # Shutting down
+//
+// To end one feed at once, end its context: what it has buffered is discarded. To have
+// all feeds read what is there, stop the writers, [Table.Drop] the table, and wait for
+// the loops: each gets all that it has buffered, and then [ErrTableDropped]. A single
+// feed reads to the end of what is there with [Poll].
 //
 // # Memory
 //

@@ -84,14 +84,16 @@ func quoted(v any) string {
 }
 
 // A uniqueError is a row whose value in a unique index is another's. The primary key
-// follows its text.
+// of the row follows its text.
 type uniqueError struct {
 	index string
 	value any
+	owner any // the primary key of the other
 }
 
 func (e *uniqueError) Error() string {
-	return fmt.Sprintf("another row has value %s in unique index %q; primary key", quoted(e.value), e.index)
+	return fmt.Sprintf("value %s in unique index %q belongs to primary key %s, not to primary key",
+		quoted(e.value), e.index, quoted(e.owner))
 }
 
 func (e *uniqueError) Unwrap() error { return ErrDuplicateKey }

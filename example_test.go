@@ -469,7 +469,7 @@ func ExampleNewUniqueIndex() {
 
 	// Output:
 	// <nil>
-	// changefeed: insert into "players": another row has value "Bob" in unique index "name"; primary key 2
+	// changefeed: insert into "players": value "Bob" in unique index "name" belongs to primary key 1, not to primary key 2
 	// true 1
 }
 
@@ -665,7 +665,7 @@ func ExampleTransact() {
 
 	pay := func(id, amount int) error {
 		return changefeed.Transact(func(tx *changefeed.Tx) error {
-			accounts, transfers := accounts.In(tx), transfers.In(tx) // only these are used in here
+			accounts, transfers := accounts.In(tx), transfers.In(tx) // in the tables' places: to use those here deadlocks
 			if _, err := transfers.Insert(Transfer{id, amount}); err != nil {
 				return err
 			}

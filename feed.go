@@ -245,10 +245,12 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 			if err != nil {
 				if f.ctx.Err() != nil {
 					batch = nil
-				} else if _, more := flush(); !more {
-					f.untold, _ = errors.AsType[*SkippedError](err) // F1; a final error comes again by itself
+				}
+				f.untold, _ = errors.AsType[*SkippedError](err) // F1, if the loop is left before; a final error comes again by itself
+				if _, more := flush(); !more {
 					return false
 				}
+				f.untold = nil
 				return yield(nil, err)
 			}
 			if f.see(&c) {
@@ -301,6 +303,7 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushe
 	defer f.ranging.Store(false) // this also keeps f from being collected until here
 	if f.polls {
 		f.rise()
+		defer f.sleep()
 	}
 	for f.final == nil {
 		if !f.deliver(yield) {
@@ -331,9 +334,10 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushe
 			f.sub.window.setLimit(uint64(f.catchUp))
 			f.catchUp = 0
 		}
-		if !f.wait() {
+		if f.polls {
 			return
 		}
+		f.wait()
 	}
 	yield(Change[V]{}, f.final)
 }
@@ -420,26 +424,35 @@ func (f *feed[K, V]) drained() bool {
 	return f.sub.window.drained()
 }
 
-// wait waits until there is something to do. If the feed polls, it does not wait but
-// sees to it that the user is told, and returns false, unless there is something.
-func (f *feed[K, V]) wait() bool {
-	w, q := &f.sub.window, f.sub.squash
-	switch {
-	case q != nil && f.polls:
-		return !q.sleep()
-	case q != nil:
-		if q.sleep() {
-			<-q.woken
-		}
-	case f.polls:
-		return w.polls() && !w.park()
-	default:
-		w.wait()
+// wait waits until there is something to do.
+func (f *feed[K, V]) wait() {
+	if q := f.sub.squash; q == nil {
+		f.sub.window.wait()
+	} else if q.sleep() {
+		<-q.woken
 	}
-	return true
 }
 
-// rise takes back what wait arranged for a feed that polls.
+// sleep sees to it, for a feed that polls and was left, that the user is told when there
+// is something to do; at once, if there is. rise takes it back.
+func (f *feed[K, V]) sleep() {
+	if f.final != nil {
+		return // it was told
+	}
+	w, q := &f.sub.window, f.sub.squash
+	left := f.untold != nil || f.sub.initial.Load() != nil
+	switch {
+	case q != nil:
+		if left || len(q.set) > 0 || !q.sleep() {
+			tell(q.wake)
+		}
+	case w.polls():
+		if left || !w.park() {
+			tell(w.notify)
+		}
+	}
+}
+
 func (f *feed[K, V]) rise() {
 	if q := f.sub.squash; q != nil {
 		q.rise()

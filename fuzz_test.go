@@ -3,6 +3,8 @@ package changefeed
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -253,4 +255,32 @@ func scribble(v any) {
 			v[i] = "scribbled"
 		}
 	}
+}
+
+// fuzzParts does what the bytes say to two tables and to their models: see partRun.
+func fuzzParts(f *testing.F, weights partWeights, kinds []string) {
+	addDice(f, 28)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		data = data[:min(len(data), 1024)]
+		synctest.Test(t, func(t *testing.T) {
+			r := newPartRun(t, weights, fuzzDice(&data), make(map[string]int))
+			r.kinds = kinds
+			for len(data) > 0 {
+				r.step()
+			}
+			r.finish()
+		})
+	})
+}
+
+// FuzzIndex is of writes to tables with indexes, reads of parts of these, and feeds of
+// them.
+func FuzzIndex(f *testing.F) {
+	kinds := slices.DeleteFunc(partKinds(), func(kind string) bool { return !strings.Contains(kind, "Index") })
+	fuzzParts(f, partWeights{write: 20, transact: 1, read: 12, follow: 6, other: 8}, kinds)
+}
+
+// FuzzTransaction is of transactions, also such as fail, and feeds with all options.
+func FuzzTransaction(f *testing.F) {
+	fuzzParts(f, partWeights{write: 2, transact: 10, read: 16, follow: 6, other: 4}, partKinds())
 }

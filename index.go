@@ -97,7 +97,7 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 
 // NewUniqueIndex is [NewIndex] for values that no two rows may share. From then on,
 // a write that would give a row the value of another fails with [ErrDuplicateKey],
-// names the index, and changes nothing. If two rows share one already, NewUniqueIndex
+// names the index, and changes nothing. Every row has a value, be it the zero one. If two rows share one already, NewUniqueIndex
 // returns ErrDuplicateKey, and there is no index.
 func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
 	return newIndex(t, name, single(value), Index[S, K, V]{unique: true})
@@ -188,7 +188,7 @@ func (x *Index[S, K, V]) check() (err error) {
 		}
 		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, side: -1}, func(e indexEntry[S, K, V]) bool {
 			if cmp.Compare(e.value, v) == 0 {
-				err = &uniqueError{index: x.name, value: v}
+				err = &uniqueError{index: x.name, value: v, owner: e.key}
 			}
 			return false
 		})

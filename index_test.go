@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -292,7 +293,7 @@ func TestAUniqueIndexIsEnforced(t *testing.T) {
 			return w.Compute(key, func(*game) *game { return row })
 		}
 	}
-	const breaks = `another row has value 20 in unique index "rank"; primary key `
+	const breaks = `value 20 in unique index "rank" belongs to primary key 2, not to primary key `
 	for _, test := range []struct {
 		name  string
 		write write
@@ -416,7 +417,7 @@ func TestNewUniqueIndexOnATableWithDuplicates(t *testing.T) {
 	x, err := NewUniqueIndex(games, "player", player)
 	require.Nil(t, x)
 	require.ErrorIs(t, err, ErrDuplicateKey)
-	require.EqualError(t, err, `changefeed: new index of "games": another row has value "Ann" in unique index "player"; primary key 2`)
+	require.EqualError(t, err, `changefeed: new index of "games": value "Ann" in unique index "player" belongs to primary key 0, not to primary key 2`)
 	requireState(t, before, games)
 	require.Empty(t, games.indexes)
 
@@ -454,7 +455,7 @@ func TestFloatIndexValuesAreComparedWithCmpCompare(t *testing.T) {
 	for _, v := range []float64{nan, otherNaN, 0, minus0} {
 		_, err = readings.Insert(reading{9, v})
 		require.ErrorIs(t, err, ErrDuplicateKey)
-		require.ErrorContains(t, err, fmt.Sprintf("another row has value %v in unique index", v))
+		require.ErrorContains(t, err, fmt.Sprintf("value %v in unique index", v))
 	}
 	ids := func(s Selection[int, reading]) (ids []int) {
 		for id := range s.All() {
@@ -509,7 +510,7 @@ func TestStringIndexValues(t *testing.T) {
 	require.Equal(t, 3, tags.Range("a", "b").Len())
 	require.Equal(t, 1, tags.Equal("").Len())
 	_, err = rows.Upsert(row{9, "a\x00"})
-	require.EqualError(t, err, `changefeed: upsert into "rows": another row has value "a\x00" in unique index "tag"; primary key 9`)
+	require.EqualError(t, err, `changefeed: upsert into "rows": value "a\x00" in unique index "tag" belongs to primary key 3, not to primary key 9`)
 }
 
 // "An index value function that panics is treated as key is" (T4): the panic reaches
@@ -767,10 +768,7 @@ func TestIndexesAreReadWhileRowsMove(t *testing.T) {
 	close(done)
 	reading.Wait()
 	b.requireIndexes(t)
-	want := make(map[int]game)
-	for id, g := range b.players.Equal("Ann").All() {
-		want[id] = g
-	}
+	want := maps.Collect(b.players.Equal("Ann").All())
 	b.Drop()
 	following.Wait()
 	require.Equal(t, want, fold)

@@ -59,6 +59,13 @@ func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true
 // [Table.Retain] still holds. If some are not held any more, it begins with one
 // [*SkippedError] that counts them, and [OnOverflow] says what follows. A seq that
 // the table has not reached is [ErrInvalidOption], for it belongs to another table.
+// A dropped table holds nothing: the stream yields [ErrTableDropped] alone, whatever
+// it missed.
+//
+// The position to save is the Seq of the last change handled, or of Ready. A selection
+// that seldom changes falls behind the table so: where that matters, take a newer one,
+// [Table.Seq] read before a range with [Poll] that came to its end. Give each attempt a
+// context of its own, and end it before the next.
 //
 // What is held when the feed begins does not take the place of what comes after it:
 // until the feed has caught up once, its buffer is larger by what Retain holds. A feed with
@@ -75,8 +82,9 @@ func After(seq uint64) FeedOption { return func(c *feedConfig) { c.after = &seq 
 // change to each row.
 //
 // A set begins with the first change after the last one, and is taken when the loop
-// asks for it, wait later at the earliest. The feed holds one change a row and never
-// overflows. A negative wait is [ErrInvalidOption], and so is [OnOverflow] with
+// asks for it, wait later at the earliest (also if the table is dropped meanwhile). To
+// get each set whole, for a screen to draw it once, use Batches with math.MaxInt. The
+// feed holds one change a row and never overflows. A negative wait is [ErrInvalidOption], and so is [OnOverflow] with
 // Squash. It follows RethinkDB's squash.
 func Squash(wait time.Duration) FeedOption {
 	return func(c *feedConfig) { c.squashes, c.wait = true, wait }
@@ -111,7 +119,8 @@ func (p Overflow) String() string {
 // With [Fail] the SkippedError is the final error, and what was still buffered is
 // discarded. With [Resync] the SkippedError also counts what was still buffered, for
 // the present rows show it; a consumer forgets its rows at the SkippedError and takes
-// those that follow. A table that was dropped has no rows to go on with, so there
+// those that follow. A buffer that is too small for the time that takes makes it begin
+// again and again. A table that was dropped has no rows to go on with, so there
 // Resync is as Skip.
 func OnOverflow(p Overflow) FeedOption {
 	return func(c *feedConfig) { c.overflow, c.hasOverflow = p, true }
@@ -119,8 +128,12 @@ func OnOverflow(p Overflow) FeedOption {
 
 // Poll makes a stream that never waits: a range ends, without an error, when there
 // is nothing to read. Then wake gets one value as soon as there is something, which
-// includes the final error; so range first, then wait. The send never blocks, so wake
-// should have room for one value; several feeds may share it, and it may be nil.
+// includes the final error; after a loop that broke off, at once if something is left.
+// So range first, then wait. The send never blocks: wake must have room for one value,
+// or some are lost. Several feeds may share it, and it may be nil.
+//
+// A range goes on for as long as writes come; to see to other things too, break off
+// after some changes, and come back when wake says so.
 //
 // With Poll, one goroutine can follow several feeds, tickers and channels in a select
 // loop, and a test can say "these changes and no others" without waiting.

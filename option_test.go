@@ -1519,8 +1519,9 @@ func TestPoll(t *testing.T) {
 				write(ours)
 				require.Zero(t, optionWoken(wake), "once")
 				require.Equal(t, "+1", optionTold(feed, 1))
+				require.Equal(t, 1, optionWoken(wake), "it broke off, and there is more")
 				must[game](t)(games.Delete(2))
-				require.Zero(t, optionWoken(wake), "it broke off, and knows that there may be more")
+				require.Zero(t, optionWoken(wake), "once")
 				require.Equal(t, "-2 +3 -4", optionAll(feed))
 				require.Empty(t, optionWoken(wake))
 				write(game{ID: 2, Player: "Ann", Score: ours.Score}) // 5

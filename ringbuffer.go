@@ -507,12 +507,17 @@ func (w *window[T]) polls() bool { return w.notify != nil }
 
 // signal tells w, which was taken off the queue, that it need not wait.
 func (w *window[T]) signal() {
-	if !w.polls() {
+	if w.polls() {
+		tell(w.notify)
+	} else {
 		w.wakeup <- struct{}{}
-		return
 	}
+}
+
+// tell sends one value, unless there is no room for it.
+func tell(wake chan<- struct{}) {
 	select {
-	case w.notify <- struct{}{}:
+	case wake <- struct{}{}:
 	default:
 	}
 }

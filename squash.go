@@ -131,10 +131,7 @@ func (q *squash[K, V]) signalLocked() {
 		return
 	}
 	q.riseLocked()
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
+	tell(q.wake)
 }
 
 // rise takes it back that the reader sleeps.

@@ -362,7 +362,8 @@ func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) 
 }
 
 // Retain makes the table hold exactly the newest n of the changes made from now on,
-// also while nobody follows it, so that a feed may begin with them: see [After]. To
+// also while nobody follows it, so that a feed may begin with them: see [After].
+// Without it nothing is held. To
 // call it again changes the number; of what is held already, the newest n stay. If n
 // is below 1, nothing is held.
 func (t *Table[K, V]) Retain(n int) {

@@ -46,10 +46,13 @@ type replacement[K, V any] struct{ was, is entry[K, V] }
 // a range over one of their streams. fn runs in the caller's
 // goroutine, and should be quick: readers and writers of the tables wait. It sees
 // what it wrote itself. A table given twice counts once. If one of the tables is
-// dropped, Transact returns [ErrTableDropped] and does not call fn. It panics if fn or
-// a table is nil.
+// dropped, Transact returns [ErrTableDropped] and does not call fn; without a table, it
+// only calls fn. It panics if fn or a table is nil.
 //
-// Each write in fn is a change of its own, also the second one to a row. A feed does
+// Each write in fn is a change of its own, also the second one to a row, and is held
+// against unique indexes at once: to exchange the values of two rows, give one of them
+// a third value first. The Change that it returns is good when Transact has returned
+// nil. A feed does
 // not see the first change of a transaction before it can see the last. Whoever has
 // seen one of them and then reads any of the tables, sees them all.
 //
@@ -157,9 +160,10 @@ func (t *Table[K, V]) endTxLocked() {
 	t.undo = emptied(t.undo)
 }
 
-// A TxTable is a table in a transaction: see [Transact]. Its methods are those of
-// the [Table], and see what the transaction wrote. It is for fn, and for one
-// goroutine at a time; to use it after the transaction's end panics.
+// A TxTable is a table in a transaction: see [Transact]. Its methods are some of the
+// [Table]'s, and see what the transaction wrote; selections and indexes cannot be read
+// in a transaction. It is for fn, and for one goroutine at a time; to use it after the
+// transaction's end panics.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
 	tx    *Tx // nil: each write is by itself

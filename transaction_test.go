@@ -321,7 +321,7 @@ func TestFailedWritesInATransactionAreIgnored(t *testing.T) {
 			write func() (Change[game], error)
 		}{
 			{ErrDuplicateKey, `changefeed: insert into "games": duplicate primary key 4`, func() (Change[game], error) { return w.Insert(game{ID: 4}) }},
-			{ErrDuplicateKey, `changefeed: upsert into "games": another row has value 40 in unique index "rank"; primary key 1`, func() (Change[game], error) { return w.Upsert(game{1, "Zoe", 40}) }},
+			{ErrDuplicateKey, `changefeed: upsert into "games": value 40 in unique index "rank" belongs to primary key 4, not to primary key 1`, func() (Change[game], error) { return w.Upsert(game{1, "Zoe", 40}) }},
 			{ErrNotFound, `changefeed: replace in "games": no row with primary key 5`, func() (Change[game], error) { return w.Replace(game{ID: 5}) }},
 			{ErrNotFound, `changefeed: delete from "games": no row with primary key 5`, func() (Change[game], error) { return w.Delete(5) }},
 			{ErrNotFound, `changefeed: update in "games": no row with primary key 5`, func() (Change[game], error) { return w.Update(5, func(*game) {}) }},
