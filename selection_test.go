@@ -839,6 +839,7 @@ func TestAFeedOfWhereCountsBeforeThePredicate(t *testing.T) {
 	require.Equal(t, FeedInfo{Buffered: 4, Capacity: 4, Skipped: 6}, games.Feeds()[0])
 	require.Equal(t, "skip6(1-12) 15+7 19+9", selTold(feed))
 	require.Equal(t, FeedInfo{Capacity: 4, Delivered: 4, Skipped: 6, Seq: 19}, games.Feeds()[0])
+	runtime.KeepAlive(feed) // or the collector ends it before Feeds
 }
 
 // Reads of a selection of a dropped table find it empty; its feeds yield
