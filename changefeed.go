@@ -3,6 +3,7 @@ package changefeed
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 )
 
 // A Change is one write to a row of a table, as its subscribers see it and as the
@@ -106,7 +107,7 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 		infos[i] = FeedInfo{
 			Name:      s.name,
 			Buffered:  int(u.buffered),
-			Capacity:  int(u.limit),
+			Capacity:  int(min(u.limit, math.MaxInt)),
 			Delivered: u.delivered,
 			Skipped:   u.skipped,
 			Seq:       u.passed,

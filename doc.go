@@ -40,7 +40,8 @@
 // The writer never waits, blocks or fails because of a subscriber, and what it
 // does costs the same with one subscriber and with ten thousand: a change is
 // stored once, for all of them. It also costs the same whether they read or not,
-// but for the waking of one that waits.
+// but for the waking of one that waits. A feed with [Squash] is the exception: it
+// costs each write to its rows an operation on a B-tree of its own.
 //
 // # Rows
 //
@@ -122,7 +123,8 @@
 // not.
 //
 // A write finds the feeds that it concerns by its row's key and its values in the
-// indexes. What it costs does not depend on the number of feeds about other rows.
+// indexes. Feeds of other rows cost it nothing, and those of other ranges and values
+// no more than the search for its own, in the logarithm of their number.
 // Predicates cannot be found so: they run in the loop, which reads what a feed
 // without the predicate would.
 //
@@ -172,8 +174,8 @@
 // be slow, and may call the table. So do predicates of selections. A stream is for
 // one goroutine at a time: call Changes once for each. The package starts no goroutine
 // that stays; for a moment one runs when a subscription's context ends (in package
-// context), when the wait of a [Squash] is over (in package time), and when many feeds
-// that [Poll] are to be told of a write.
+// context) while the table is locked, when the wait of a [Squash] is over (in package
+// time), and when many feeds that [Poll] are to be told of a write.
 //
 // # Shutting down
 //
@@ -187,7 +189,8 @@
 // A table holds its rows; a ring of pages holds the changes that some subscriber
 // may still read, once for all subscribers of one part of the table, and the table's
 // ring those that [Table.Retain] asks for. One that stalled holds at most as many
-// changes as its buffer takes, and the old rows that they refer to. A subscription
+// changes as its buffer takes, and the old rows that they refer to. A feed with Squash
+// holds one change a row, and one with IncludeInitial a snapshot until Ready. A subscription
 // ends with its context; one whose stream is garbage is released by the collector.
 //
 // # Differences from RethinkDB

@@ -46,11 +46,26 @@ func (s *subscription[K, V]) end() {
 	}
 }
 
-// leave gives up the scope, which goes with its last subscription.
+// leave gives up the scope, which goes with its last subscription. It does not wait for
+// the table's lock: a loop is to end at once, and the runtime has one goroutine for all
+// cleanups.
 func (s *subscription[K, V]) leave() {
-	s.table.mu.Lock()
+	if s.table.mu.TryLock() {
+		s.leaveLocked()
+		return
+	}
+	go func() {
+		s.table.mu.Lock()
+		s.leaveLocked()
+	}()
+}
+
+// leaveLocked leaves, and unlocks the table.
+func (s *subscription[K, V]) leaveLocked() {
 	defer s.table.mu.Unlock()
-	s.scope.removeSquash(s.squash)
+	if s.squash != nil {
+		s.scope.removeSquash(s.squash)
+	}
 	s.scope.feeds--
 	if s.scope.feeds == 0 {
 		s.part.forgetScopeLocked()
@@ -156,7 +171,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	s.scope.feeds++ // but for the whole table's, every scope goes with its last
 	if c.squashes {
 		s.squash = newSquash(t, c)
-		s.scope.squashes = append(s.scope.squashes, s.squash)
+		s.scope.addSquash(s.squash)
 	} else if c.polls {
 		s.window.notify = c.wake
 	}
@@ -263,11 +278,6 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 			return more
 		}, flush)
 	}
-}
-
-// invalidBatch is the error for a batch of fewer than one change.
-func invalidBatch(max int) error {
-	return fmt.Errorf("%w: Batches of at most %d: must be at least 1", ErrInvalidOption, max)
 }
 
 // see makes c what the feed is to see of it, and reports whether that is
@@ -411,7 +421,11 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	if t.dropped {
 		return
 	}
-	notice.Count += f.sub.window.skipAll(t.seq)
+	skipped, open := f.sub.window.skipAll(t.seq)
+	if !open {
+		return // the context is done
+	}
+	notice.Count += skipped
 	notice.To = t.seq
 	f.sub.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
 }
@@ -434,7 +448,7 @@ func (f *feed[K, V]) wait() {
 }
 
 // sleep sees to it, for a feed that polls and was left, that the user is told when there
-// is something to do; at once, if there is. rise takes it back.
+// is something to do; at once, if there is.
 func (f *feed[K, V]) sleep() {
 	if f.final != nil {
 		return // it was told
@@ -453,6 +467,7 @@ func (f *feed[K, V]) sleep() {
 	}
 }
 
+// rise takes back what sleep arranged.
 func (f *feed[K, V]) rise() {
 	if q := f.sub.squash; q != nil {
 		q.rise()

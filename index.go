@@ -22,7 +22,8 @@ import (
 // without, also for rows written long ago. It must depend on the row alone, must not
 // change it or call the table, and should be quick. If it panics in a write, the
 // panic reaches the caller, and nothing was written. Values are in the order of
-// [cmp.Compare].
+// [cmp.Compare]. A function that does not return the same for the same row leaves an
+// index, or a transaction that is taken back, in disorder.
 type Index[S cmp.Ordered, K, V any] struct {
 	table  *Table[K, V]
 	name   string

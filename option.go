@@ -19,6 +19,7 @@ type FeedOption func(*feedConfig)
 type feedConfig struct {
 	name        string
 	buffer      int
+	batch       int // the longest one; of Changes 1
 	initial     bool
 	after       *uint64
 	squashes    bool
@@ -68,9 +69,9 @@ func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true
 // context of its own, and end it before the next.
 //
 // What is held when the feed begins does not take the place of what comes after it:
-// until the feed has caught up once, its buffer is larger by what Retain holds. A feed with
-// After reads all of the table's changes, whatever its selection, and looks for its
-// own among them: FeedInfo and SkippedError count those of the table.
+// until the feed has caught up once, its buffer is larger by the number that Retain was
+// given. A feed with After reads all of the table's changes, whatever its selection, and
+// looks for its own among them: FeedInfo and SkippedError count those of the table.
 //
 // After cannot be combined with [IncludeInitial]: the rows at seq are yours.
 func After(seq uint64) FeedOption { return func(c *feedConfig) { c.after = &seq } }
@@ -84,8 +85,12 @@ func After(seq uint64) FeedOption { return func(c *feedConfig) { c.after = &seq 
 // A set begins with the first change after the last one, and is taken when the loop
 // asks for it, wait later at the earliest (also if the table is dropped meanwhile). To
 // get each set whole, for a screen to draw it once, use Batches with math.MaxInt. The
-// feed holds one change a row and never overflows. A negative wait is [ErrInvalidOption], and so is [OnOverflow] with
-// Squash. It follows RethinkDB's squash.
+// feed holds one change a row and never overflows, and costs each write to its rows an
+// operation on a B-tree of its own. If the rows' Equal panics, which then reaches the
+// loop's caller, the change that it was about counts as handed out.
+//
+// A negative wait is [ErrInvalidOption], and so is [OnOverflow] with Squash. It follows
+// RethinkDB's squash.
 func Squash(wait time.Duration) FeedOption {
 	return func(c *feedConfig) { c.squashes, c.wait = true, wait }
 }
@@ -145,7 +150,7 @@ func Poll(wake chan<- struct{}) FeedOption {
 }
 
 func newFeedConfig(opts []FeedOption) (feedConfig, error) {
-	c := feedConfig{buffer: DefaultBuffer}
+	c := feedConfig{buffer: DefaultBuffer, batch: 1}
 	for _, opt := range opts {
 		if opt == nil {
 			panic("changefeed: Changes: nil option; leave it out")
@@ -157,6 +162,8 @@ func newFeedConfig(opts []FeedOption) (feedConfig, error) {
 
 func (c *feedConfig) check() error {
 	switch {
+	case c.batch < 1:
+		return fmt.Errorf("%w: Batches of at most %d: must be at least 1", ErrInvalidOption, c.batch)
 	case c.buffer < 1:
 		return fmt.Errorf("%w: Buffer(%d): must be at least 1", ErrInvalidOption, c.buffer)
 	case c.wait < 0:

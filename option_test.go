@@ -1959,3 +1959,36 @@ func requireRowFeedsCost[K, V any](t *testing.T, table *Table[K, V], n int, key 
 		runtime.Gosched() // leave nothing that is released while others measure
 	}
 }
+
+// A context that ends while a feed waits to begin anew: the notice is that of what the
+// buffer lost, and nothing is held.
+func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
+	games := newGames()
+	ctx, cancel := context.WithCancel(t.Context())
+	feed := games.Changes(ctx, Buffer(2), OnOverflow(Resync))
+	feedWrites(t, games, 10)
+	sub := games.feeds.all()[0]
+	told := make(chan string)
+	games.mu.Lock()
+	go func() { told <- feedAll(feed) }()
+	for sub.window.lost.Load() == 0 {
+		runtime.Gosched() // until it has seen the gap, and waits for the lock
+	}
+	cancel()
+	for sub.window.page.Load() != nil {
+		runtime.Gosched()
+	}
+	games.mu.Unlock()
+	require.Equal(t, "skip8(1-8) context canceled", <-told)
+	require.Nil(t, sub.initial.Load())
+}
+
+// Numbers that no buffer will ever reach do not run over.
+func TestAHugeBufferBesideRetain(t *testing.T) {
+	games := newGames()
+	games.Retain(10)
+	feedWrites(t, games, 3)
+	feed := games.Changes(t.Context(), After(0), Buffer(math.MaxInt))
+	require.Equal(t, FeedInfo{Buffered: 3, Capacity: math.MaxInt}, games.Feeds()[0])
+	require.Equal(t, "1 2 3", feedTold(feed, 3))
+}

@@ -430,13 +430,13 @@ func (w *window[T]) joined() bool {
 }
 
 // skipAll makes base the number that w has passed, and leaves out what it has not
-// read, of which it returns the number.
-func (w *window[T]) skipAll(base uint64) (skipped uint64) {
+// read, of which it returns the number. It does nothing if w is closed.
+func (w *window[T]) skipAll(base uint64) (skipped uint64, open bool) {
 	r := w.ring
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w.page.Load() == nil {
-		return 0
+		return 0, false
 	}
 	end := r.end.Load()
 	skipped = end - w.pos.Load()
@@ -444,7 +444,7 @@ func (w *window[T]) skipAll(base uint64) (skipped uint64) {
 	w.pos.Store(end)
 	w.jumped, w.base = end, base
 	w.moveLocked(r.pages[len(r.pages)-1])
-	return skipped
+	return skipped, true
 }
 
 // setLimit changes the limit.
@@ -493,6 +493,16 @@ func (w *window[T]) park() bool {
 	return w.stayLocked()
 }
 
+// stayLocked reports whether w is to wait in the queue that it is in, and else takes it
+// off again.
+func (w *window[T]) stayLocked() bool {
+	if !w.readyLocked() {
+		return true
+	}
+	w.leaveQueueLocked()
+	return false
+}
+
 // unpark takes w, which polls, off the queue if it is still there.
 func (w *window[T]) unpark() {
 	w.ring.mu.Lock()
@@ -520,15 +530,6 @@ func tell(wake chan<- struct{}) {
 	case wake <- struct{}{}:
 	default:
 	}
-}
-
-// stayLocked takes w off the queue again if there is no need to wait.
-func (w *window[T]) stayLocked() bool {
-	if !w.readyLocked() {
-		return true
-	}
-	w.leaveQueueLocked()
-	return false
 }
 
 // readyLocked reports whether w need not wait.

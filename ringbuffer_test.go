@@ -1536,13 +1536,17 @@ func TestRingSkipAll(t *testing.T) {
 					x.requireNext(t, 1)
 				}
 				x.appendMore(unread)
-				require.Equal(t, unread, x.skipAll(12_345))
+				skipped, open := x.skipAll(12_345)
+				require.Equal(t, unread, skipped)
+				require.True(t, open)
 				x.pos = x.last
 				require.EqualValues(t, 12_345, x.passed())
 				require.Equal(t, usage{passed: 12_345, limit: limit, delivered: read, skipped: unread}, x.usage())
 				require.Len(t, x.pages, 1, "what is left out is not held")
 				x.requireRead(t, ringRead{})
-				require.Zero(t, x.skipAll(12_345))
+				skipped, open = x.skipAll(12_345)
+				require.Zero(t, skipped)
+				require.True(t, open)
 				x.appendMore(1)
 				x.requireNext(t, 1)
 				require.Equal(t, 10*x.last, x.passed())
@@ -1554,7 +1558,9 @@ func TestRingSkipAll(t *testing.T) {
 	x.ring.open(new(window[uint64]), 9)
 	x.appendMore(3)
 	x.window.close()
-	require.Zero(t, x.skipAll(1), "closed")
+	skipped, open := x.skipAll(1)
+	require.Zero(t, skipped)
+	require.False(t, open)
 }
 
 // setLimit: from then on the window buffers so many, and holds no more; it is counted

@@ -1,9 +1,6 @@
 package changefeed
 
-import (
-	"math/rand/v2"
-	"slices"
-)
+import "math/rand/v2"
 
 // A scope is what feeds have in common that follow the same part of a table: one
 // ring for those that read every change, and the squashes of those that do not. A
@@ -32,6 +29,20 @@ func newScope[K, V any](seqOf func(c Change[V]) uint64) *scope[K, V] {
 
 // follows reports whether anybody is to get the changes in the scope.
 func (s *scope[K, V]) follows() bool { return s.ring.tail.Load() != nil || len(s.squashes) > 0 }
+
+func (s *scope[K, V]) addSquash(q *squash[K, V]) {
+	q.place = len(s.squashes)
+	s.squashes = append(s.squashes, q)
+}
+
+// removeSquash puts the last one in q's place.
+func (s *scope[K, V]) removeSquash(q *squash[K, V]) {
+	end := len(s.squashes) - 1
+	last := s.squashes[end]
+	s.squashes[q.place], last.place = last, q.place
+	s.squashes[end] = nil
+	s.squashes = s.squashes[:end]
+}
 
 // An event is a change as a scope's feeds see it.
 type event[K, V any] struct {
@@ -349,9 +360,4 @@ func (t *intervals[B, K, V]) findBelow(n *intervalNode[B, K, V], b B, visit func
 		visit(n.scope)
 	}
 	t.findBelow(n.right, b, visit)
-}
-
-// removeSquash takes a squash out of its scope.
-func (s *scope[K, V]) removeSquash(q *squash[K, V]) {
-	s.squashes = slices.DeleteFunc(s.squashes, func(other *squash[K, V]) bool { return other == q })
 }

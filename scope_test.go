@@ -299,7 +299,7 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 				}
 			}
 			require.Empty(t, games.undo)
-			require.Nil(t, games.tx)
+			require.False(t, games.inTx)
 			runtime.KeepAlive(feeds)
 		})
 	}

@@ -3,6 +3,7 @@ package changefeed
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/google/btree"
 )
@@ -16,8 +17,9 @@ import (
 //
 // What is followed is the selection: a row that comes into it is an [Insert], with
 // Old nil, and one that leaves it a [Delete], with New nil, whatever the write was.
-// Seq is always the write's. A feed of rows, ranges or index values costs a write
-// nothing that is not to its rows.
+// Seq is always the write's. A feed of a row costs a write to another row nothing;
+// feeds of ranges and of index values cost a write that is not to their rows no more
+// than the search for them, in the logarithm of their number.
 type Selection[K, V any] struct {
 	table *Table[K, V]
 	part  part[K, V]
@@ -66,7 +68,8 @@ func (t *Table[K, V]) From(from K) Selection[K, V] {
 // changes. keep must depend on the row alone, and must not change it.
 //
 // keep runs on the reader's side: in the loop's goroutine, on rows of a snapshot or
-// of a change, without a lock. It may be slow, and a panic reaches the loop's caller.
+// of a change, without a lock. It may be slow, and a panic reaches the loop's caller; the
+// change that it was about counts as handed out, as with [Stream.Filter].
 // So a feed of the selection reads what a feed without the predicate does, and its
 // buffer, and what [Table.Feeds] tells of it, are about that.
 //
@@ -167,10 +170,7 @@ func (s Selection[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream
 // until the loop goes on. If max is below 1, the stream yields [ErrInvalidOption] and
 // ends.
 func (s Selection[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) Stream[[]Change[V]] {
-	if max < 1 {
-		return failed[[]Change[V]](s.table.feedError(invalidBatch(max)))
-	}
-	f, err := newFeed(ctx, s, opts)
+	f, err := newFeed(ctx, s, append(slices.Clip(opts), func(c *feedConfig) { c.batch = max }))
 	if err != nil {
 		return failed[[]Change[V]](err)
 	}

@@ -17,8 +17,9 @@ import (
 // row, so it never overflows; a write pays one operation on its B-tree (and another
 // for a row that comes into it, or came and went).
 //
-// mu is a leaf, as the ring's is, and taken by each publication and for each set. A
-// set is taken by exchanging the tree; to put it in order is the reader's work.
+// Each publication takes mu, and holds that of all squashes that it adds to until all is
+// published; under it, only the rings' are taken. A reader takes it for each set, by
+// exchanging the tree: to put the set in order is its own work.
 type squash[K, V any] struct {
 	order func(a, b K) int
 	equal func(a, b *V) bool
@@ -26,6 +27,7 @@ type squash[K, V any] struct {
 	wake  chan<- struct{} // gets a value when a reader that sleeps has something to do; nil: it does not want it
 	woken <-chan struct{} // the other end of wake, unless the user has it
 
+	place      int  // in the scope; guarded by the table's lock
 	publishing bool // a publication has locked mu; guarded by the table's lock
 
 	mu     sync.Mutex // guards what follows
@@ -103,6 +105,9 @@ func (q *squash[K, V]) addLocked(key K, c Change[V]) {
 
 // announceLocked sees to it that a reader that sleeps is woken in time.
 func (q *squash[K, V]) announceLocked() {
+	if q.rows.Len() == 0 {
+		q.joined = false
+	}
 	if !q.asleep || q.rows.Len() == 0 || q.timer != nil {
 		return
 	}
@@ -110,12 +115,12 @@ func (q *squash[K, V]) announceLocked() {
 		q.signalLocked()
 		return
 	}
-	q.timer = time.AfterFunc(time.Until(q.due), q.ring)
+	q.timer = time.AfterFunc(time.Until(q.due), q.onDue)
 }
 
-// ring is what the timer does: the set is due, unless its rows have vanished and
+// onDue is what the timer does: the set is due, unless its rows have vanished and
 // others come since.
-func (q *squash[K, V]) ring() {
+func (q *squash[K, V]) onDue() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.timer = nil
@@ -173,7 +178,7 @@ func (q *squash[K, V]) end() {
 func (q *squash[K, V]) follow(earlier squashedRows[K, V], joined bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.ended {
+	if q.ended || earlier.Len() == 0 {
 		return
 	}
 	q.rows.Ascend(func(row *squashed[K, V]) bool {
@@ -279,10 +284,14 @@ func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error)
 func (q *squash[K, V]) usage() usage {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return usage{
+	u := usage{
 		passed:    q.passed.Load(),
 		delivered: q.delivered.Load(),
 		skipped:   q.skipped.Load(),
 		buffered:  q.left.Load() + uint64(q.rows.Len()),
 	}
+	if u.buffered == 0 {
+		u.passed = q.newest // also if all that came last has vanished
+	}
+	return u
 }

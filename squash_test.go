@@ -48,7 +48,7 @@ func TestSquashOfAMillionUpdates(t *testing.T) {
 // score 1, a- deletes.
 func squashDo(tb testing.TB, games *Table[int, game], writes string) {
 	tb.Helper()
-	for _, w := range strings.Fields(writes) {
+	for w := range strings.FieldsSeq(writes) {
 		key := int(w[0]-'a') + 1
 		var err error
 		switch w[1] {

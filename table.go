@@ -45,7 +45,8 @@ const degree = 32
 //	T4  A failed or panicking write leaves rows, sequence and feeds as they were.
 //	T5  Clone happens under the write lock only.
 //	T6  The writer never waits for a subscriber's code: all it shares with readers
-//	    is a leaf mutex, held for no user code, and taken only to add a page or to wake.
+//	    are mutexes held for no user code and a few steps each: a ring's, to add a page,
+//	    to publish several changes and to wake; and that of each squash.
 type Table[K, V any] struct {
 	name  string
 	key   func(row *V) K
@@ -64,11 +65,13 @@ type Table[K, V any] struct {
 	dropped bool
 	indexes []tableIndex[K, V]
 
-	whole  scope[K, V]         // of all changes; the position after one in its ring is the change's number
-	ranges intervals[K, K, V]  // the scopes of ranges of keys
-	outbox outbox[K, V]        // changes that are not published yet
-	undo   []replacement[K, V] // what the transaction under way did
-	tx     *Tx                 // the transaction under way
+	whole  scope[K, V]        // of all changes; the position after one in its ring is the change's number
+	ranges intervals[K, K, V] // the scopes of ranges of keys
+	outbox outbox[K, V]       // changes that are not published yet
+
+	inTx    bool // a transaction is under way: writes are noted in undo
+	writing bool // one of its writes is being made
+	undo    []replacement[K, V]
 
 	feeds feedSet[K, V]
 }
@@ -258,7 +261,7 @@ func (t *Table[K, V]) commitLocked(c *Change[V], found, e entry[K, V]) {
 	t.storeLocked(found.row, e)
 	t.seq++
 	c.Seq = t.seq
-	if t.tx != nil {
+	if t.inTx {
 		t.undo = append(t.undo, replacement[K, V]{found, e})
 	}
 
@@ -363,9 +366,8 @@ func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) 
 
 // Retain makes the table hold exactly the newest n of the changes made from now on,
 // also while nobody follows it, so that a feed may begin with them: see [After].
-// Without it nothing is held. To
-// call it again changes the number; of what is held already, the newest n stay. If n
-// is below 1, nothing is held.
+// Without it nothing is held. To call it again changes the number; of what is held
+// already, the newest n stay. If n is below 1, nothing is held.
 func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -24,10 +24,10 @@ type txTable interface {
 	unlock()
 
 	// canBeginLocked returns an error if the table is dropped. A beginLocked is followed
-	// by a commitLocked, which returns what is to be done without the lock, or by a
+	// by a publishLocked, which returns what is to be done without the lock, or by a
 	// rollbackLocked.
 	canBeginLocked() error
-	beginLocked(tx *Tx)
+	beginLocked()
 	publishLocked() (wake func())
 	rollbackLocked()
 }
@@ -41,11 +41,11 @@ type replacement[K, V any] struct{ was, is entry[K, V] }
 // one row to another, or to keep two tables in step, a transaction can.
 //
 // All tables are locked until Transact returns, in an order of the library's own, so
-// that transactions do not deadlock whatever order they name them in. In fn they are
-// reached through [Table.In] only; any other call on them blocks for ever, and so may
-// a range over one of their streams. fn runs in the caller's
-// goroutine, and should be quick: readers and writers of the tables wait. It sees
-// what it wrote itself. A table given twice counts once. If one of the tables is
+// that transactions do not deadlock whatever order they name them in. So name all
+// tables that fn writes to: another one is locked out of that order. In fn they are
+// reached through [Table.In] only; any other call on them blocks for ever, and so may a
+// range over one of their streams. fn runs in the caller's goroutine, and should be
+// quick: readers and writers of the tables wait. It sees what it wrote itself. A table given twice counts once. If one of the tables is
 // dropped, Transact returns [ErrTableDropped] and does not call fn; without a table, it
 // only calls fn. It panics if fn or a table is nil.
 //
@@ -53,8 +53,9 @@ type replacement[K, V any] struct{ was, is entry[K, V] }
 // against unique indexes at once: to exchange the values of two rows, give one of them
 // a third value first. The Change that it returns is good when Transact has returned
 // nil. A feed does
-// not see the first change of a transaction before it can see the last. Whoever has
-// seen one of them and then reads any of the tables, sees them all.
+// not see the first change of a transaction before it can see the last; another feed
+// may see it a moment later. Whoever has seen one of them and then reads the rows of
+// any of the tables, sees them all.
 //
 // A transaction costs about what its writes cost one by one, for those have no commit
 // to save: most of a write is its way through the B-tree (BenchmarkTransact).
@@ -91,7 +92,7 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 		}
 	}
 	for _, t := range tx.tables {
-		t.beginLocked(tx)
+		t.beginLocked()
 	}
 	published := false
 	defer func() { // also if fn panics, or ends the goroutine
@@ -100,7 +101,7 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 			return
 		}
 		for _, t := range tx.tables {
-			t.rollbackLocked()
+			defer t.rollbackLocked() // each, whatever becomes of the others
 		}
 	}()
 	if err := fn(tx); err != nil {
@@ -131,7 +132,7 @@ func (t *Table[K, V]) canBeginLocked() error {
 	return nil
 }
 
-func (t *Table[K, V]) beginLocked(tx *Tx) { t.tx = tx }
+func (t *Table[K, V]) beginLocked() { t.inTx = true }
 
 func (t *Table[K, V]) publishLocked() (wake func()) {
 	t.endTxLocked()
@@ -141,6 +142,10 @@ func (t *Table[K, V]) publishLocked() (wake func()) {
 
 // rollbackLocked takes the writes back, the last one first. T4
 func (t *Table[K, V]) rollbackLocked() {
+	defer func() {
+		t.endTxLocked()
+		t.outbox.discard()
+	}()
 	for _, r := range slices.Backward(t.undo) {
 		for _, x := range t.indexes {
 			x.plan(r.is.row, r.was.row)
@@ -151,19 +156,17 @@ func (t *Table[K, V]) rollbackLocked() {
 		t.storeLocked(r.is.row, r.was)
 		t.seq--
 	}
-	t.endTxLocked()
-	t.outbox.discard()
 }
 
 func (t *Table[K, V]) endTxLocked() {
-	t.tx = nil
+	t.inTx = false
 	t.undo = emptied(t.undo)
 }
 
 // A TxTable is a table in a transaction: see [Transact]. Its methods are some of the
 // [Table]'s, and see what the transaction wrote; selections and indexes cannot be read
 // in a transaction. It is for fn, and for one goroutine at a time; to use it after the
-// transaction's end panics.
+// transaction's end panics, and so does a write in a function that a write calls.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
 	tx    *Tx // nil: each write is by itself
@@ -268,13 +271,26 @@ func (x TxTable[K, V]) write(op string, key K, next func(old *V) (entry[K, V], e
 	if x.tx == nil {
 		c, err = x.table.write(key, next)
 	} else {
-		x.check()
-		c, err = x.table.writeLocked(key, next)
+		c, err = x.writeInTx(key, next)
 	}
 	if err != nil {
 		return Change[V]{}, &keyError{op: op, table: x.table.name, key: key, err: err}
 	}
 	return c, nil
+}
+
+// writeInTx makes a write of the transaction. A user's function that writes to the
+// table itself would have it go on from a row that is not there any more; where each
+// write takes the lock, it deadlocks.
+func (x TxTable[K, V]) writeInTx(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
+	x.check()
+	t := x.table
+	if t.writing {
+		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to it; write before or after", t.name))
+	}
+	t.writing = true
+	defer func() { t.writing = false }()
+	return t.writeLocked(key, next)
 }
 
 // Get is [Table.Get].

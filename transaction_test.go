@@ -643,7 +643,7 @@ func TestATransactionOnADroppedTable(t *testing.T) {
 			require.EqualError(t, err, `changefeed: transaction on "games": table dropped`)
 			for _, table := range tables {
 				require.True(t, table.mu.TryLock())
-				require.Nil(t, table.tx)
+				require.False(t, table.inTx)
 				table.mu.Unlock()
 			}
 		}
@@ -925,4 +925,57 @@ func TestAFeedThatEndsDuringATransaction(t *testing.T) {
 		}
 		b.requireIndexes(t)
 	}
+}
+
+// A function that a write of a transaction calls must not write to the table: the write
+// would go on from a row that is not there any more. It panics, and the transaction is
+// taken back (T4); where each write takes the lock, it would deadlock.
+func TestAWriteWithinAWriteOfATransactionPanics(t *testing.T) {
+	for _, nested := range []func(x TxTable[int, game]){
+		func(x TxTable[int, game]) { _, _ = x.Delete(1) },
+		func(x TxTable[int, game]) { _, _ = x.Update(1, func(g *game) { g.Score = 50 }) },
+		func(x TxTable[int, game]) { _, _ = x.Insert(game{ID: 2}) },
+	} {
+		games := newGames()
+		players := NewIndex(games, "score", func(g *game) int { return g.Score })
+		must[game](t)(games.Insert(game{ID: 1, Score: 1}))
+		before := stateOf(games)
+		require.PanicsWithValue(t, `changefeed: a function that a write to the table "games" calls writes to it; write before or after`, func() {
+			_ = Transact(func(tx *Tx) error {
+				x := games.In(tx)
+				_, err := x.Update(1, func(g *game) {
+					nested(x)
+					g.Score = 2
+				})
+				return err
+			}, games)
+		})
+		requireState(t, before, games)
+		require.Equal(t, 1, players.From(0).Len())
+		must[game](t)(games.Insert(game{ID: 2})) // the table is as good as before
+	}
+}
+
+// The end of a feed does not wait for the table's lock: its loop ends at once, and its
+// scope goes when the lock is free.
+func TestAFeedEndsWhileTheTableIsLocked(t *testing.T) {
+	games := newGames()
+	must[game](t)(games.Insert(game{ID: 1}))
+	ctx, cancel := context.WithCancel(t.Context())
+	loops := []Stream[Change[game]]{
+		games.Changes(ctx), games.Row(1).Changes(ctx), games.Range(1, 2).Changes(ctx), games.Changes(ctx, Squash(0)),
+	}
+	must[game](t)(games.Update(1, func(g *game) {
+		g.Score = 1
+		cancel()
+		for _, loop := range loops {
+			require.Equal(t, "context canceled", feedAll(loop))
+		}
+	}))
+	collected(t, "the scopes", func() bool {
+		games.mu.RLock()
+		defer games.mu.RUnlock()
+		e, _ := games.rows.tree.Get(entry[int, game]{key: 1})
+		return e.scope == nil && games.ranges.root == nil && len(games.whole.squashes) == 0
+	})
 }

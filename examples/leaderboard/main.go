@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -75,9 +76,13 @@ func run(show *screen, writes int, every time.Duration, random *rand.Rand) error
 	var followers sync.WaitGroup
 	followers.Go(func() { followTeam(show, red) })
 	followers.Go(func() { followFame(show, famous) })
-	followers.Go(func() { followWithBreaks(show, players, start) })
+	var logged atomic.Uint64
+	followers.Go(func() { followWithBreaks(show, players, start, &logged) })
 	if err := play(players, writes, every, random); err != nil {
 		return err
+	}
+	for logged.Load() < players.Seq() && players.Seq() > start {
+		time.Sleep(time.Millisecond) // a follower that comes back to a dropped table finds nothing
 	}
 	players.Drop() // ends every feed, after all that it still has to read
 	followers.Wait()
@@ -147,8 +152,9 @@ func followFame(show *screen, changes changefeed.Stream[changefeed.Change[Player
 }
 
 // followWithBreaks follows all changes after the one numbered seq. It breaks off after
-// every tenth, as a client whose connection fails, and goes on where it was.
-func followWithBreaks(show *screen, players *changefeed.Table[string, Player], seq uint64) {
+// every tenth, as a client whose connection fails, and goes on where it was, which it
+// tells by logged.
+func followWithBreaks(show *screen, players *changefeed.Table[string, Player], seq uint64, logged *atomic.Uint64) {
 	for breaks, ended := 0, false; !ended; breaks++ {
 		ctx, cancel := context.WithCancel(context.Background())
 		read := 0
@@ -156,6 +162,7 @@ func followWithBreaks(show *screen, players *changefeed.Table[string, Player], s
 			if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
 				show.say("log", fmt.Sprintf("missed %d changes", skipped.Count)) // more than Retain holds
 				seq = skipped.To
+				logged.Store(seq)
 				continue
 			}
 			if err != nil {
@@ -164,6 +171,7 @@ func followWithBreaks(show *screen, players *changefeed.Table[string, Player], s
 				continue
 			}
 			seq = c.Seq
+			logged.Store(seq)
 			show.say("log", fmt.Sprintf("change %d after %d breaks: %s %d -> %d", seq, breaks, c.New.Name, c.Old.Score, c.New.Score))
 			if read++; read == 10 {
 				break

@@ -92,3 +92,14 @@ func TestATerminalIsDrawnInPlace(t *testing.T) {
 		before = score
 	}
 }
+
+// Also a game without pauses is told whole, for the table is dropped when all is read.
+func TestAFastGameIsToldWhole(t *testing.T) {
+	for range 50 {
+		var out bytes.Buffer
+		show := screen{out: &out}
+		require.NoError(t, run(&show, 25, 0, rand.New(rand.NewPCG(1, 2))))
+		require.Len(t, regexp.MustCompile(`log: change \d+ after`).FindAllString(out.String(), -1), 25-len(unchanged(out.String(), 31)))
+		require.Contains(t, out.String(), "log: change 30 after")
+	}
+}
