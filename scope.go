@@ -101,6 +101,9 @@ func (c Change[V]) seenFrom(was, is bool) Change[V] {
 // events without the others. It returns whom the caller has to wake when it holds no
 // lock.
 func (o *outbox[K, V]) publish() (w waking[V]) {
+	if len(o.events) == 0 {
+		return w
+	}
 	for i := range o.events {
 		e := &o.events[i]
 		e.scope.ring.put(e.change)
