@@ -1,0 +1,92 @@
+// Package chart draws what a comparison found, as SVG for a README: on a card of its
+// own, so that it reads on light and dark pages alike, with a title that says the
+// finding, in the colour-blind-safe palette of Okabe and Ito.
+package chart
+
+import (
+	"bytes"
+	"strings"
+
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/seed-637b77f9/changefeed/benchmarks/report"
+)
+
+// A Chart is a picture of one finding.
+type Chart struct {
+	Name string // of its file, without an end
+	Draw func(r *report.Report) ([]byte, error)
+}
+
+// All are the charts. Draw returns nil if the report has nothing for it.
+func All() []Chart {
+	return []Chart{{"fanout", FanOut}, {"memory", Memory}, {"latency", Latency}}
+}
+
+const (
+	width  = 7.4 * vg.Inch
+	margin = vg.Length(12)
+
+	labelHeight = vg.Length(16) // of an axis
+)
+
+// A card is a picture under way.
+type card struct {
+	svg  *vgsvg.Canvas
+	body draw.Canvas // what is left below the title
+}
+
+// newCard returns a card with a title, in as many lines as it takes, and below it a
+// line that says what was done. height is with a title of one line.
+func newCard(height vg.Length, title, about string) *card {
+	const lineHeight, aboutHeight = 17, 23
+	style := textStyle(ink, 13, true)
+	lines := wrap(title, width-2*margin, style.Width)
+	svg := vgsvg.New(width, height+vg.Length(len(lines)-1)*lineHeight)
+	c := draw.New(svg)
+	edge := c.Rectangle
+	edge.Min = edge.Min.Add(vg.Point{X: 0.5, Y: 0.5})
+	edge.Max = edge.Max.Sub(vg.Point{X: 0.5, Y: 0.5})
+	c.SetColor(paper)
+	c.Fill(edge.Path())
+	c.SetColor(border)
+	c.SetLineWidth(1)
+	c.Stroke(edge.Path())
+
+	c = draw.Crop(c, margin, -margin, margin, -margin)
+	for _, line := range lines {
+		c.FillText(style, vg.Point{X: c.Min.X, Y: c.Max.Y}, line)
+		c.Max.Y -= lineHeight
+	}
+	c.FillText(textStyle(faint, 10, false), vg.Point{X: c.Min.X, Y: c.Max.Y - 2}, about)
+	c.Max.Y -= aboutHeight
+	return &card{svg, c}
+}
+
+// wrap breaks a text into lines that are not wider than limit.
+func wrap(s string, limit vg.Length, width func(string) vg.Length) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(s) {
+		longer := strings.TrimSpace(line + " " + word)
+		if line != "" && width(longer) > limit {
+			lines = append(lines, line)
+			longer = word
+		}
+		line = longer
+	}
+	return append(lines, line)
+}
+
+// bytes returns the picture. Where a reader's machine lacks the font, another without
+// serifs takes its place.
+func (c *card) bytes() ([]byte, error) {
+	var buf bytes.Buffer
+	if _, err := c.svg.WriteTo(&buf); err != nil {
+		return nil, err
+	}
+	const family = "font-family:Liberation Sans"
+	return []byte(strings.ReplaceAll(buf.String(), family, family+",Arial,Helvetica,sans-serif")), nil
+}

@@ -1,0 +1,192 @@
+package chart
+
+import (
+	"fmt"
+	"image/color"
+	"math"
+
+	xfont "golang.org/x/image/font"
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/text"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
+	"github.com/seed-637b77f9/changefeed/benchmarks/report"
+	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
+)
+
+var (
+	paper  = color.RGBA{0xff, 0xff, 0xff, 0xff}
+	border = color.RGBA{0xd0, 0xd7, 0xde, 0xff}
+	ink    = color.RGBA{0x1f, 0x23, 0x28, 0xff}
+	faint  = color.RGBA{0x57, 0x60, 0x6a, 0xff}
+	grid   = color.RGBA{0xe4, 0xe7, 0xeb, 0xff}
+)
+
+// A look is how a contestant is drawn: shapes differ as well as colours.
+type look struct {
+	color color.RGBA
+	shape draw.GlyphDrawer
+}
+
+// looks are Okabe and Ito's, less the yellow, which is too pale for paper.
+var looks = map[string]look{
+	contest.Changefeed.Name: {color.RGBA{0x00, 0x72, 0xb2, 0xff}, draw.CircleGlyph{}},
+	contest.StateDB.Name:    {color.RGBA{0xd5, 0x5e, 0x00, 0xff}, square},
+	contest.MemDB.Name:      {color.RGBA{0x00, 0x9e, 0x73, 0xff}, triangle},
+	contest.Badger.Name:     {color.RGBA{0xcc, 0x79, 0xa7, 0xff}, diamond},
+	contest.Channels.Name:   {color.RGBA{0xe6, 0x9f, 0x00, 0xff}, pentagon},
+	contest.Queues.Name:     {color.RGBA{0x56, 0xb4, 0xe9, 0xff}, wedge},
+	contest.HandOff.Name:    {color.RGBA{0x00, 0x00, 0x00, 0xff}, draw.CircleGlyph{}},
+}
+
+// Shapes, filled, for those of the library that are not have thin lines.
+var (
+	triangle = polygon{3, 0}
+	wedge    = polygon{3, 0.5}
+	square   = polygon{4, 0.125}
+	diamond  = polygon{4, 0}
+	pentagon = polygon{5, 0}
+)
+
+// A polygon is a glyph of so many equal sides, one corner on top but for a turn.
+type polygon struct{ sides, turn float64 }
+
+// DrawGlyph draws it a little larger than a circle of the same radius, for it has less
+// area.
+func (g polygon) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
+	c.SetColor(style.Color)
+	var path vg.Path
+	for i := range int(g.sides) {
+		sin, cos := math.Sincos(2 * math.Pi * (float64(i)/g.sides + g.turn))
+		corner := at.Add(vg.Point{X: vg.Length(sin), Y: vg.Length(cos)}.Scale(1.25 * style.Radius))
+		if i == 0 {
+			path.Move(corner)
+		} else {
+			path.Line(corner)
+		}
+	}
+	path.Close()
+	c.Fill(path)
+}
+
+func lookOf(contestant string) look {
+	if l, ok := looks[contestant]; ok {
+		return l
+	}
+	return look{ink, draw.CircleGlyph{}}
+}
+
+// line returns how the contestant's lines are drawn.
+func (l look) line(contestant string) draw.LineStyle {
+	s := draw.LineStyle{Color: l.color, Width: 1.4}
+	if contestant == report.Base {
+		s.Width = 2.6
+	}
+	return s
+}
+
+func (l look) glyph() draw.GlyphStyle {
+	return draw.GlyphStyle{Color: l.color, Radius: 3.2, Shape: l.shape}
+}
+
+func textStyle(c color.Color, size vg.Length, bold bool) text.Style {
+	f := font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
+	if bold {
+		f.Weight = xfont.WeightBold
+	}
+	return text.Style{Color: c, Font: f, Handler: plot.DefaultTextHandler, XAlign: text.XLeft, YAlign: text.YTop}
+}
+
+// newPlot returns a plot with logarithmic x, and axes in the style of the card.
+func newPlot() *plot.Plot {
+	p := plot.New()
+	p.BackgroundColor = nil
+	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
+		axis.Color, axis.Width = faint, 0.8
+		axis.Tick.Color, axis.Tick.Width = faint, 0.6
+		axis.Tick.Label.Color, axis.Tick.Label.Font = faint, textStyle(faint, 9, false).Font
+	}
+	p.X.Scale = plot.LogScale{}
+	return p
+}
+
+// labelX writes what the x axis of p is about, below it. A plot's own label would be
+// out of place on a logarithmic axis, and take the width of the plot with it.
+func labelX(c draw.Canvas, p *plot.Plot, label string) {
+	style := textStyle(ink, 10, false)
+	style.XAlign = text.XCenter
+	data := p.DataCanvas(c)
+	c.FillText(style, vg.Point{X: data.Center().X, Y: c.Min.Y - 3}, label)
+}
+
+// labelY writes what the y axis is about, above it.
+func labelY(c draw.Canvas, label string) {
+	c.FillText(textStyle(ink, 10, false), vg.Point{X: c.Min.X, Y: c.Max.Y + 16}, label)
+}
+
+// decades returns ticks at the powers of ten from min to max, which it rounds to
+// them, named by name; those after last have no name.
+func decades(min, max, last float64, name func(float64) string) (from, to float64, ticks []plot.Tick) {
+	lo, hi := math.Floor(math.Log10(min)), math.Ceil(math.Log10(max))
+	for e := lo; e <= hi; e++ {
+		if v := math.Pow(10, e); v <= last {
+			ticks = append(ticks, plot.Tick{Value: v, Label: name(v)})
+		}
+	}
+	return math.Pow(10, lo), math.Pow(10, hi), ticks
+}
+
+// gridLines are lines at the ticks of an axis.
+type gridLines struct{ x, y bool }
+
+func (g gridLines) Plot(c draw.Canvas, p *plot.Plot) {
+	toX, toY := p.Transforms(&c)
+	style := draw.LineStyle{Color: grid, Width: 0.8}
+	if g.x {
+		for _, t := range p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max) {
+			c.StrokeLine2(style, toX(t.Value), c.Min.Y, toX(t.Value), c.Max.Y)
+		}
+	}
+	if g.y {
+		for _, t := range p.Y.Tick.Marker.Ticks(p.Y.Min, p.Y.Max) {
+			c.StrokeLine2(style, c.Min.X, toY(t.Value), c.Max.X, toY(t.Value))
+		}
+	}
+}
+
+// duration names a time in ns.
+func duration(ns float64) string {
+	return scaled(ns, "ns", "µs", "ms", "s")
+}
+
+// size names a number of bytes.
+func size(bytes float64) string {
+	return scaled(bytes, "B", "kB", "MB", "GB")
+}
+
+// scaled returns v in the first unit, or in one of those that follow, which are a
+// thousand times as large each. It has three digits; or one, if it is a power of ten.
+func scaled(v float64, units ...string) string {
+	i := 0
+	for v >= 999.5 && i < len(units)-1 {
+		v, i = v/1000, i+1
+	}
+	if v == 1 || v == 10 || v == 100 {
+		return fmt.Sprint(v, " ", units[i])
+	}
+	return report.Number(v) + " " + units[i]
+}
+
+// whole names a tick of numbers.
+func whole(v float64) string { return workload.Count(int(v)) }
+
+// times says how fast the ratio is.
+func times(ratio float64) string {
+	if ratio >= 9.95 {
+		return fmt.Sprintf("%.0f×", ratio)
+	}
+	return fmt.Sprintf("%.2g×", ratio)
+}

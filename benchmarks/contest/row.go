@@ -1,0 +1,59 @@
+package contest
+
+import (
+	"math/rand/v2"
+	"strconv"
+)
+
+// A Row is what all contestants hold: 100 bytes with an int key and a string.
+type Row struct {
+	Key     int
+	Version int // of the write that put it there; 0: it was loaded
+	Text    string
+}
+
+const textLen = 68
+
+// NewRow returns the row that is loaded for the key.
+func NewRow(key int) Row {
+	text := make([]byte, textLen)
+	for i := range text {
+		text[i] = 'a' + byte((key+i)%26)
+	}
+	strconv.AppendInt(text[:0], int64(key), 10)
+	return Row{Key: key, Text: string(text)}
+}
+
+// The seed of all that is drawn: every contestant gets the same.
+const seed1, seed2 = 20, 26
+
+// Rows returns the rows with the keys below n, in random order.
+func Rows(n int) []Row {
+	rows := make([]Row, n)
+	for i, key := range rand.New(rand.NewPCG(seed1, seed2)).Perm(n) {
+		rows[i] = NewRow(key)
+	}
+	return rows
+}
+
+// Keys returns n random keys below limit.
+func Keys(n, limit int) []int {
+	random := rand.New(rand.NewPCG(seed2, seed1))
+	keys := make([]int, n)
+	for i := range keys {
+		keys[i] = random.IntN(limit)
+	}
+	return keys
+}
+
+// DistinctKeys returns n random keys below limit, of which any 100 that follow each
+// other, from a multiple of 100 on, are distinct.
+func DistinctKeys(n, limit int) []int {
+	random := rand.New(rand.NewPCG(seed2, seed1))
+	limit -= limit % 100
+	keys := make([]int, 0, n+limit)
+	for len(keys) < n {
+		keys = append(keys, random.Perm(limit)...)
+	}
+	return keys[:n]
+}

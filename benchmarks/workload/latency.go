@@ -1,0 +1,88 @@
+package workload
+
+import (
+	"slices"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
+)
+
+// LatencyTable is the table of Latency, whose columns are a share and a number of
+// subscribers: see LatencyColumn.
+var LatencyTable = Table{Title: "From the call of a write to its reader", Unit: "µs"}
+
+// LatencyAudiences and LatencyShares are what the columns are about.
+var (
+	LatencyAudiences = []int{1, 100}
+	LatencyShares    = []float64{0.5, 0.99, 0.999}
+)
+
+// LatencyColumn returns the column's name.
+func LatencyColumn(share float64, subscribers int) string {
+	names := map[float64]string{0.5: "p50", 0.99: "p99", 0.999: "p99.9"}
+	return names[share] + ", " + Count(subscribers)
+}
+
+// Latency is paced writes to readers that wait.
+var Latency = Workload{
+	Name:  "latency",
+	Title: "Latency from write to reader",
+	About: "Update a random row, pause for 100 µs or what the system makes of it, and so on; note when each subscriber has the change.",
+	Cases: func(s Scale) []Case {
+		var cases []Case
+		for _, n := range LatencyAudiences {
+			cases = append(cases, Case{
+				Name: Count(n) + " subscribers",
+				Run:  func(c contest.Contestant) ([]Figure, error) { return latency(c, s, n) },
+			})
+		}
+		return cases
+	},
+}
+
+func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
+	writes := s.Writes / 8
+	if subscribers > 1 {
+		writes = s.Writes / 20
+	}
+	store := c.Open()
+	defer store.Close()
+	if table, ok := store.(contest.Table); ok {
+		table.Load(contest.Rows(s.Rows))
+	}
+	starts := make([]time.Time, writes+1) // by version
+	delays := make([][]float64, subscribers)
+	readers, err := follow(c, store, subscribers, s.Rows)
+	if err != nil {
+		return nil, err
+	}
+	defer readers.close()
+	keys := contest.Keys(writes, s.Rows)
+	readers.read(writes, func(i int, t *contest.Tally) {
+		delays[i] = make([]float64, 0, writes)
+		t.OnWake = func() { delays[i] = append(delays[i], float64(time.Since(starts[t.Last-readers.base]))) }
+	})
+
+	for i, key := range keys {
+		time.Sleep(100 * time.Microsecond)
+		starts[i+1] = time.Now()
+		store.Update(key, readers.base+i+1)
+	}
+	if err := readers.wait(); err != nil {
+		return nil, err
+	}
+	merged, lost, err := readers.check(writes)
+	all := slices.Concat(delays...)
+	slices.Sort(all)
+	var figures []Figure
+	for _, share := range LatencyShares {
+		figures = append(figures, Figure{
+			Table:  LatencyTable,
+			Column: LatencyColumn(share, subscribers),
+			Value:  all[int(share*float64(len(all)-1))] / 1e3,
+			Merged: merged,
+			Lost:   lost,
+		})
+	}
+	return figures, err
+}
