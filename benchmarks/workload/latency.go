@@ -41,7 +41,7 @@ var Latency = Workload{
 }
 
 func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
-	writes := s.Writes / 8
+	writes := s.Writes / 10
 	if subscribers > 1 {
 		writes = s.Writes / 20
 	}
