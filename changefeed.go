@@ -88,7 +88,7 @@ func (k Kind) String() string {
 type FeedInfo struct {
 	Name      string // see [Named]
 	Buffered  int    // changes waiting to be read
-	Capacity  int    // of the buffer, see [Buffer]
+	Capacity  int    // of the buffer, see [Buffer] and [After]
 	Delivered uint64 // changes handed to the loop
 	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet; a change being taken at that moment may count here
 	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription

@@ -98,8 +98,9 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 
 // NewUniqueIndex is [NewIndex] for values that no two rows may share. From then on,
 // a write that would give a row the value of another fails with [ErrDuplicateKey],
-// names the index, and changes nothing. Every row has a value, be it the zero one. If two rows share one already, NewUniqueIndex
-// returns ErrDuplicateKey, and there is no index.
+// names the index, and changes nothing. Every row has a value, be it the zero one. If
+// two rows share one already, NewUniqueIndex returns ErrDuplicateKey, and there is no
+// index.
 func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
 	return newIndex(t, name, single(value), Index[S, K, V]{unique: true})
 }

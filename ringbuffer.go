@@ -10,9 +10,9 @@ import (
 )
 
 // Pages start small, so that a ring which sees few elements costs little (there is
-// one for each row that is followed), and double up to maxPage. At 256 slots the mutex that a reader takes once a page
-// no longer shows: pages of 64 cost 1.6 times as much with 1,000 readers, pages
-// of 512 gain nothing (BenchmarkFanOut).
+// one for each row that is followed), and double up to maxPage. At 256 slots the
+// mutex that a reader takes once a page no longer shows: pages of 64 cost 1.6 times as
+// much with 1,000 readers, pages of 512 gain nothing (BenchmarkFanOut).
 const (
 	minPage = 4
 	maxPage = 256
