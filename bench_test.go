@@ -312,10 +312,10 @@ func BenchmarkParked(b *testing.B) {
 			defer all.drop()
 			wakeAll := func(t *scoreboard, key int) {
 				t.score++
-				t.writeAndPublish(key, func(old *game) (entry[int, game], error) {
+				t.writeAndPublish(key, func(old *game) (*game, error) {
 					row := *old
 					row.Score = t.score
-					return entry[int, game]{key: key, row: &row}, nil
+					return &row, nil
 				})
 				wakeAllOf(&t.whole.ring)
 			}

@@ -27,7 +27,7 @@ type subscription[K, V any] struct {
 
 	// The rows that come before the changes; nil: they have come. The reader sets it,
 	// and end takes it away.
-	initial atomic.Pointer[initial[K, V]]
+	initial atomic.Pointer[initial[V]]
 }
 
 // end ends the subscription, from any goroutine. To end it again does nothing. F4
@@ -113,8 +113,8 @@ type feed[K, V any] struct {
 }
 
 // An initial is the present rows that a feed has not handed out, and Ready.
-type initial[K, V any] struct {
-	rows *snapshot[K, V]
+type initial[V any] struct {
+	rows *snapshot[V]
 	seq  uint64
 }
 
@@ -193,7 +193,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		s.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
+		s.initial.Store(&initial[V]{f.part.snapshotLocked(true), t.seq})
 	}
 	t.feeds.add(s)
 	return nil
@@ -370,9 +370,9 @@ func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
 }
 
 // deliverInitial hands out the rows that are left, and Ready.
-func (f *feed[K, V]) deliverInitial(initial *initial[K, V], yield func(Change[V], error) bool) bool {
+func (f *feed[K, V]) deliverInitial(initial *initial[V], yield func(Change[V], error) bool) bool {
 	more := true
-	initial.rows.forward(func(_ K, row *V) bool {
+	initial.rows.forward(func(row *V) bool {
 		if f.ctx.Err() != nil {
 			return false
 		}
@@ -427,7 +427,7 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	}
 	notice.Count += skipped
 	notice.To = t.seq
-	f.sub.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
+	f.sub.initial.Store(&initial[V]{f.part.snapshotLocked(true), t.seq})
 }
 
 // drained reports whether all is read that will ever be.

@@ -14,8 +14,8 @@ import (
 // [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table.
 //
 // The table keeps an index up to date with every write, which costs the write
-// another B-tree operation for each value of the row (two, for a value that comes or
-// goes). An index shares the table's lock and its history: what a selection of it
+// another B-tree operation for each value that comes or goes; and for one that stays, in
+// the first write to a row after rows were read by a loop (BenchmarkIndex). An index shares the table's lock and its history: what a selection of it
 // shows is the table at one sequence number.
 //
 // The function that returns a row's value runs with the table's lock held and
@@ -42,7 +42,7 @@ type Index[S cmp.Ordered, K, V any] struct {
 type indexEntry[S, K, V any] struct {
 	value S
 	key   K
-	row   *V
+	cell  *cell[K, V]
 	side  int8
 }
 
@@ -58,8 +58,9 @@ type tableIndex[K, V any] interface {
 	// check returns an error if the planned write would break a unique index.
 	check() error
 
-	// apply makes the planned write, to the row with the key.
-	apply(key K, row *V)
+	// apply makes the planned write, which was made to the cell of the key. What the
+	// index has of a cell that is not new, it may keep.
+	apply(key K, c *cell[K, V], isNew bool)
 
 	// enter tells in which scopes the row of the planned write was and is.
 	enter(o *outbox[K, V])
@@ -122,6 +123,7 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 	}
 	x.table, x.name, x.values = t, name, values
 	x.scopes.order, x.scopes.seqOf = cmp.Compare[S], t.seqOf
+	x.rows.clones = &t.clones
 	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
 		if c := cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.side, b.side)); c != 0 {
 			return c < 0
@@ -143,15 +145,16 @@ func (x *Index[S, K, V]) build() (err error) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
 	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if e.row == nil {
+		row := e.cell.row
+		if row == nil {
 			return true
 		}
-		x.plan(nil, e.row)
+		x.plan(nil, row)
 		if err = x.check(); err != nil {
-			err = fmt.Errorf("%w %s", err, quoted(e.key))
+			err = fmt.Errorf("%w %s", err, quoted(t.key(row)))
 			return false
 		}
-		x.apply(e.key, e.row)
+		x.apply(e.key, e.cell, true)
 		return true
 	})
 	if err == nil {
@@ -190,7 +193,7 @@ func (x *Index[S, K, V]) check() (err error) {
 		}
 		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, side: -1}, func(e indexEntry[S, K, V]) bool {
 			if cmp.Compare(e.value, v) == 0 {
-				err = &uniqueError{index: x.name, value: v, owner: e.key}
+				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.row)}
 			}
 			return false
 		})
@@ -198,14 +201,16 @@ func (x *Index[S, K, V]) check() (err error) {
 	return err
 }
 
-func (x *Index[S, K, V]) apply(key K, row *V) {
+func (x *Index[S, K, V]) apply(key K, c *cell[K, V], isNew bool) {
 	for _, v := range x.old {
 		if !among(x.new, v) {
 			x.rows.remove(indexEntry[S, K, V]{value: v, key: key})
 		}
 	}
 	for _, v := range x.new {
-		x.rows.put(indexEntry[S, K, V]{value: v, key: key, row: row})
+		if isNew || !among(x.old, v) {
+			x.rows.put(indexEntry[S, K, V]{value: v, key: key, cell: c})
+		}
 	}
 }
 
@@ -273,7 +278,7 @@ func (p *indexPart[S, K, V]) firstOf(row *V) (first S, ok bool) {
 func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.scope(&p.values) }
 func (p *indexPart[S, K, V]) forgetScopeLocked()        { p.index.scopes.remove(&p.values) }
 
-func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
+func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[V] {
 	tree := p.index.rows.frozenLocked(mayClone)
 	if tree == nil {
 		return nil
@@ -286,22 +291,22 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	case point:
 		last = &indexEntry[S, K, V]{value: p.values.from, side: 1}
 	}
-	visiting := func(visit func(key K, row *V) bool) func(e indexEntry[S, K, V]) bool {
+	visiting := func(visit func(row *V) bool) func(e indexEntry[S, K, V]) bool {
 		return func(e indexEntry[S, K, V]) bool {
 			if !p.values.contains(e.value, cmp.Compare[S]) {
 				return false
 			}
 			if p.index.multi && p.values.extent != point {
-				if first, _ := p.firstOf(e.row); cmp.Compare(first, e.value) != 0 {
+				if first, _ := p.firstOf(e.cell.row); cmp.Compare(first, e.value) != 0 {
 					return true // it comes, or came, at its first value
 				}
 			}
-			return visit(e.key, e.row)
+			return visit(e.cell.row)
 		}
 	}
 	ascend := ascending(tree, first)
-	return &snapshot[K, V]{
-		forward:  func(visit func(key K, row *V) bool) { ascend(visiting(visit)) },
-		backward: func(visit func(key K, row *V) bool) { descend(tree, last, visiting(visit)) },
+	return &snapshot[V]{
+		forward:  func(visit func(row *V) bool) { ascend(visiting(visit)) },
+		backward: func(visit func(row *V) bool) { descend(tree, last, visiting(visit)) },
 	}
 }

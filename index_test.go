@@ -16,12 +16,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// An indexed is a row in an index.
+type indexed[S, K, V any] struct {
+	value S
+	key   K
+	row   *V
+	side  int8
+}
+
 // entriesOf returns what an index holds.
-func entriesOf[S cmp.Ordered, K, V any](x *Index[S, K, V]) (entries []indexEntry[S, K, V]) {
+func entriesOf[S cmp.Ordered, K, V any](x *Index[S, K, V]) (entries []indexed[S, K, V]) {
 	x.table.mu.RLock()
 	defer x.table.mu.RUnlock()
 	x.rows.tree.Ascend(func(e indexEntry[S, K, V]) bool {
-		entries = append(entries, e)
+		entries = append(entries, indexed[S, K, V]{e.value, x.table.key(e.cell.row), e.cell.row, e.side})
 		return true
 	})
 	return entries
@@ -31,25 +39,25 @@ func entriesOf[S cmp.Ordered, K, V any](x *Index[S, K, V]) (entries []indexEntry
 // once, and nothing else. T1
 func requireIndex[S cmp.Ordered, V any](t *testing.T, x *Index[S, int, V], values func(row *V) []S) {
 	t.Helper()
-	var want []indexEntry[S, int, V]
+	var want []indexed[S, int, V]
 	x.table.mu.RLock()
 	x.table.rows.tree.Ascend(func(e entry[int, V]) bool {
-		if e.row != nil {
-			for _, v := range values(e.row) {
-				same := func(other indexEntry[S, int, V]) bool { return other.key == e.key && cmp.Compare(other.value, v) == 0 }
+		if row := e.cell.row; row != nil {
+			for _, v := range values(row) {
+				same := func(other indexed[S, int, V]) bool { return other.key == e.key && cmp.Compare(other.value, v) == 0 }
 				if !slices.ContainsFunc(want, same) {
-					want = append(want, indexEntry[S, int, V]{value: v, key: e.key, row: e.row})
+					want = append(want, indexed[S, int, V]{value: v, key: e.key, row: row})
 				}
 			}
 		}
 		return true
 	})
 	x.table.mu.RUnlock()
-	order := func(a, b indexEntry[S, int, V]) int {
+	order := func(a, b indexed[S, int, V]) int {
 		return cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.key, b.key))
 	}
 	slices.SortFunc(want, order)
-	require.True(t, slices.EqualFunc(want, entriesOf(x), func(a, b indexEntry[S, int, V]) bool {
+	require.True(t, slices.EqualFunc(want, entriesOf(x), func(a, b indexed[S, int, V]) bool {
 		return order(a, b) == 0 && a.row == b.row && a.side == b.side
 	}), "index %s", x.name)
 }
@@ -259,10 +267,10 @@ func tableLines[K, V any](table *Table[K, V]) []string {
 	table.mu.RLock()
 	defer table.mu.RUnlock()
 	table.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if e.row == nil { // then only the scope matters
-			lines = append(lines, fmt.Sprintf("no row, scope %p", e.scope))
+		if c := e.cell; c.row == nil { // then only the scope matters
+			lines = append(lines, fmt.Sprintf("no row, scope %p", c.scope))
 		} else {
-			lines = append(lines, fmt.Sprintf("row %v %p, scope %p", e.key, e.row, e.scope))
+			lines = append(lines, fmt.Sprintf("row %v %p, scope %p", table.key(c.row), c.row, c.scope))
 		}
 		return true
 	})

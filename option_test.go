@@ -1709,8 +1709,7 @@ func TestAForgottenPollingFeedIsReleased(t *testing.T) {
 		collected(t, "its scope is left", func() bool {
 			games.mu.RLock()
 			defer games.mu.RUnlock()
-			e, _ := games.rows.tree.Get(entry[int, game]{key: 1})
-			return e.scope == nil
+			return scopeOfRow(games, 1) == nil
 		})
 	}
 }

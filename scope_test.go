@@ -401,15 +401,23 @@ func writeAround(t *testing.T, games *Table[int, game]) {
 	must[game](t)(games.Delete(3))
 }
 
+// scopeOfRow returns the scope of a row, or nil. The caller holds the table's lock.
+func scopeOfRow[K, V any](t *Table[K, V], key K) *scope[K, V] {
+	if c := t.cellLocked(key); c != nil {
+		return c.scope
+	}
+	return nil
+}
+
 // leftovers tells what is left of scopes in a table and its index.
 func leftovers(games *Table[int, game], scores *Index[int, int, game]) (left string) {
 	games.mu.Lock()
 	defer games.mu.Unlock()
 	games.rows.tree.Ascend(func(e entry[int, game]) bool {
-		if e.row == nil {
+		if e.cell.row == nil {
 			left += fmt.Sprintf("an entry without a row for %d; ", e.key)
 		}
-		if e.scope != nil {
+		if e.cell.scope != nil {
 			left += fmt.Sprintf("a scope at %d; ", e.key)
 		}
 		return true

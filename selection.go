@@ -38,13 +38,13 @@ type part[K, V any] interface {
 
 	// snapshotLocked returns the rows as they are. Without the right to clone a tree,
 	// for which the lock must be held for writing, it returns nil if it had to.
-	snapshotLocked(mayClone bool) *snapshot[K, V]
+	snapshotLocked(mayClone bool) *snapshot[V]
 }
 
 // A snapshot is the rows of a part as they were. Forward goes on after the last row
 // that it visited; it is for one goroutine at a time.
-type snapshot[K, V any] struct {
-	forward, backward func(visit func(key K, row *V) bool)
+type snapshot[V any] struct {
+	forward, backward func(visit func(row *V) bool)
 }
 
 // Row selects the row with a key, which need not be there: RethinkDB's get. A feed
@@ -113,18 +113,19 @@ func (s Selection[K, V]) Backward() iter.Seq2[K, V] {
 }
 
 // yielding returns the visitor that hands copies of the selected rows to yield.
-func (s Selection[K, V]) yielding(yield func(K, V) bool) func(key K, row *V) bool {
+func (s Selection[K, V]) yielding(yield func(K, V) bool) func(row *V) bool {
+	key := s.table.key
 	if s.keep == nil {
-		return func(key K, row *V) bool { return yield(key, *row) }
+		return func(row *V) bool { return yield(key(row), *row) }
 	}
-	return func(key K, row *V) bool { return !s.keep(row) || yield(key, *row) }
+	return func(row *V) bool { return !s.keep(row) || yield(key(row), *row) }
 }
 
 // Len returns the number of rows in the selection. It counts them: see
 // [Selection.All] for the time that it takes.
 func (s Selection[K, V]) Len() int {
 	n := 0
-	s.snapshot().forward(func(_ K, row *V) bool {
+	s.snapshot().forward(func(row *V) bool {
 		if s.keep == nil || s.keep(row) {
 			n++
 		}
@@ -134,7 +135,7 @@ func (s Selection[K, V]) Len() int {
 }
 
 // snapshot returns the present rows, with those for which keep is false.
-func (s Selection[K, V]) snapshot() *snapshot[K, V] {
+func (s Selection[K, V]) snapshot() *snapshot[V] {
 	t := s.table
 	if snap := s.snapshotIfCloned(); snap != nil {
 		return snap
@@ -144,7 +145,7 @@ func (s Selection[K, V]) snapshot() *snapshot[K, V] {
 	return s.part.snapshotLocked(true)
 }
 
-func (s Selection[K, V]) snapshotIfCloned() *snapshot[K, V] {
+func (s Selection[K, V]) snapshotIfCloned() *snapshot[V] {
 	s.table.mu.RLock()
 	defer s.table.mu.RUnlock()
 	return s.part.snapshotLocked(false)
@@ -200,15 +201,14 @@ func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 	case everything:
 		return &t.whole
 	case point:
-		e, ok := t.rows.tree.Get(entry[K, V]{key: p.keys.from})
-		if !ok {
-			e.key = p.keys.from
+		c := t.cellLocked(p.keys.from)
+		if c == nil {
+			c = t.newCellLocked(p.keys.from, nil, nil)
 		}
-		if e.scope == nil {
-			e.scope = newScope[K](t.seqOf)
-			t.rows.put(e)
+		if c.scope == nil {
+			c.scope = newScope[K](t.seqOf) // also if a clone has the cell: there it is not looked at
 		}
-		return e.scope
+		return c.scope
 	default:
 		return t.ranges.scope(&p.keys)
 	}
@@ -219,28 +219,32 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 	switch p.keys.extent {
 	case everything:
 	case point:
-		if e, ok := t.rows.tree.Get(entry[K, V]{key: p.keys.from}); ok { // none once the table is dropped
-			e.scope = nil
-			t.rows.set(e, e.row != nil)
+		c := t.cellLocked(p.keys.from)
+		if c == nil {
+			return // the table is dropped
+		}
+		c.scope = nil
+		if c.row == nil {
+			t.rows.remove(entry[K, V]{key: p.keys.from})
 		}
 	default:
 		t.ranges.remove(&p.keys)
 	}
 }
 
-func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
+func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[V] {
 	t, keys := p.table, &p.keys
 	if keys.extent == point {
-		e, _ := t.rows.tree.Get(entry[K, V]{key: keys.from})
-		return snapshotOfRow(e.key, e.row)
+		return snapshotOfRow(t.cellLocked(keys.from).content())
 	}
 	tree := t.rows.frozenLocked(mayClone)
 	if tree == nil {
 		return nil
 	}
-	visiting := func(visit func(key K, row *V) bool, isOut func(key K) bool) func(e entry[K, V]) bool {
+	visiting := func(visit func(row *V) bool, isOut func(key K) bool) func(e entry[K, V]) bool {
 		return func(e entry[K, V]) bool {
-			return !isOut(e.key) && (e.row == nil || visit(e.key, e.row))
+			row := e.cell.row
+			return !isOut(e.key) && (row == nil || visit(row))
 		}
 	}
 	var first, end *entry[K, V]
@@ -251,33 +255,34 @@ func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 		end = &entry[K, V]{key: keys.to}
 	}
 	ascend := ascending(tree, first)
-	return &snapshot[K, V]{
-		forward: func(visit func(key K, row *V) bool) {
+	return &snapshot[V]{
+		forward: func(visit func(row *V) bool) {
 			ascend(visiting(visit, func(key K) bool { return keys.endsBefore(key, t.order) }))
 		},
-		backward: func(visit func(key K, row *V) bool) {
-			descend(tree, end, visiting(
+		backward: func(visit func(row *V) bool) {
+			isOut := func(key K) bool { return keys.extent != everything && t.order(key, keys.from) < 0 }
+			visitEntry := visiting(visit, isOut)
+			descend(tree, end, func(e entry[K, V]) bool {
 				// The end is no part of the interval, but where the walk begins.
-				func(key K, row *V) bool { return keys.endsBefore(key, t.order) || visit(key, row) },
-				func(key K) bool { return keys.extent != everything && t.order(key, keys.from) < 0 },
-			))
+				return keys.endsBefore(e.key, t.order) || visitEntry(e)
+			})
 		},
 	}
 }
 
 // snapshotOfRow returns the snapshot of one row, or of none if it is nil.
-func snapshotOfRow[K, V any](key K, row *V) *snapshot[K, V] {
+func snapshotOfRow[V any](row *V) *snapshot[V] {
 	left := row
-	return &snapshot[K, V]{
-		forward: func(visit func(key K, row *V) bool) {
+	return &snapshot[V]{
+		forward: func(visit func(row *V) bool) {
 			if row := left; row != nil {
 				left = nil
-				visit(key, row)
+				visit(row)
 			}
 		},
-		backward: func(visit func(key K, row *V) bool) {
+		backward: func(visit func(row *V) bool) {
 			if row != nil {
-				visit(key, row)
+				visit(row)
 			}
 		},
 	}
@@ -287,6 +292,7 @@ func snapshotOfRow[K, V any](key K, row *V) *snapshot[K, V] {
 type sorted[E any] struct {
 	tree     *btree.BTreeG[E]
 	snapshot *btree.BTreeG[E] // a clone of tree as it is, or nil
+	clones   *uint64          // the table's
 }
 
 func (s *sorted[E]) put(e E) {
@@ -297,15 +303,6 @@ func (s *sorted[E]) put(e E) {
 func (s *sorted[E]) remove(e E) {
 	s.snapshot = nil
 	s.tree.Delete(e)
-}
-
-// set puts e, or removes it.
-func (s *sorted[E]) set(e E, there bool) {
-	if there {
-		s.put(e)
-	} else {
-		s.remove(e)
-	}
 }
 
 func (s *sorted[E]) clear() {
@@ -320,6 +317,7 @@ func (s *sorted[E]) clear() {
 func (s *sorted[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
 	if s.snapshot == nil && mayClone {
 		s.snapshot = s.tree.Clone() // T5: Clone writes to the tree that it reads
+		*s.clones++
 	}
 	return s.snapshot
 }

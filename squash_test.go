@@ -769,8 +769,7 @@ func TestSquashNeedsNoRing(t *testing.T) {
 	all := games.Changes(t.Context(), Squash(0))
 	feedWrites(t, games, 10)
 	require.Empty(t, games.whole.ring.pages)
-	e, _ := games.rows.tree.Get(entry[int, game]{key: 1})
-	require.Empty(t, e.scope.ring.pages)
+	require.Empty(t, scopeOfRow(games, 1).ring.pages)
 	runtime.KeepAlive(feed)
 	runtime.KeepAlive(all)
 }

@@ -62,6 +62,7 @@ type Table[K, V any] struct {
 	rows    sorted[entry[K, V]] // some of them absent ones that are followed
 	len     int                 // number of rows
 	seq     uint64              // of the last change
+	clones  uint64              // made of rows and of the indexes' trees
 	dropped bool
 	indexes []tableIndex[K, V]
 
@@ -76,12 +77,29 @@ type Table[K, V any] struct {
 	feeds feedSet[K, V]
 }
 
-// An entry is a row in the tree. Without a row, it stands for the absence of one: to
-// be put there by a write, or because the key is followed.
+// An entry is a cell in the tree. Its key is that of a row that was in the cell: if
+// the order has several for one, it may not be the present row's own.
 type entry[K, V any] struct {
-	key   K
-	row   *V           // T3
-	scope *scope[K, V] // of those who follow this row; nil: nobody does
+	key  K
+	cell *cell[K, V]
+}
+
+// A cell is where a row stands in the tree and in the indexes. A write to the row
+// finds its cell and puts another row into it; so it need not go through the trees a
+// second time (BenchmarkWrite). But for a cell that a clone of a tree may have: that
+// one keeps its row, and the trees get another cell.
+type cell[K, V any] struct {
+	row    *V           // T3; nil: there is none, but the key is followed
+	scope  *scope[K, V] // of those who follow the row; nil: nobody does
+	clones uint64       // the table's when the cell was made: a later clone has it
+}
+
+// content returns the row in the cell, if there is a cell.
+func (c *cell[K, V]) content() *V {
+	if c == nil {
+		return nil
+	}
+	return c.row
 }
 
 // tables is the number of tables made.
@@ -125,7 +143,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		number: tables.Add(1),
 	}
 	t.everything = &keyPart[K, V]{table: t}
-	t.rows.tree = btree.NewG(degree, less)
+	t.rows = sorted[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	return t
@@ -185,24 +203,23 @@ func (t *Table[K, V]) Delete(key K) (Change[V], error) { return t.alone().Delete
 // alone returns what makes writes each by itself: the rules are those of [TxTable].
 func (t *Table[K, V]) alone() TxTable[K, V] { return TxTable[K, V]{table: t} }
 
-// entryFor returns the entry of a row whose key must still be key.
-func (t *Table[K, V]) entryFor(key K, row *V) (entry[K, V], error) {
-	e := entry[K, V]{key: t.key(row), row: row}
-	if t.order(key, e.key) != 0 {
-		return entry[K, V]{}, ErrKeyChanged
+// sameKey returns row, whose key must still be key.
+func (t *Table[K, V]) sameKey(key K, row *V) (*V, error) {
+	if t.order(key, t.key(row)) != 0 {
+		return nil, ErrKeyChanged
 	}
-	return e, nil
+	return row, nil
 }
 
 // write makes one write: next decides, by the row that is stored or nil, what
 // shall be there instead. It runs under the lock.
-func (t *Table[K, V]) write(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
+func (t *Table[K, V]) write(key K, next func(old *V) (*V, error)) (Change[V], error) {
 	c, waking, err := t.writeAndPublish(key, next)
 	waking.wake()
 	return c, err
 }
 
-func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (entry[K, V], error)) (c Change[V], w waking[V], err error) {
+func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (*V, error)) (c Change[V], w waking[V], err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dropped {
@@ -216,13 +233,14 @@ func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (entry[K, V], err
 
 // writeLocked makes a write that is not published. All that may fail or panic is done
 // when commitLocked begins (T4).
-func (t *Table[K, V]) writeLocked(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
-	found, _ := t.rows.tree.Get(entry[K, V]{key: key})
-	e, err := next(found.row)
+func (t *Table[K, V]) writeLocked(key K, next func(old *V) (*V, error)) (Change[V], error) {
+	cell := t.cellLocked(key)
+	old := cell.content()
+	row, err := next(old)
 	if err != nil {
 		return Change[V]{}, err
 	}
-	c := Change[V]{Kind: kindOf(found.row, e.row), Old: found.row, New: e.row}
+	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
 	if c.Kind == Update && t.equal(c.Old, c.New) {
 		c.Kind, c.New = None, c.Old
 	}
@@ -237,8 +255,14 @@ func (t *Table[K, V]) writeLocked(key K, next func(old *V) (entry[K, V], error))
 			return Change[V]{}, err
 		}
 	}
-	t.commitLocked(&c, found, e)
+	t.commitLocked(&c, key, cell)
 	return c, nil
+}
+
+// cellLocked returns the cell of a key, or nil.
+func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
+	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
+	return e.cell
 }
 
 // kindOf returns the Kind of a change between rows that are not equal.
@@ -254,44 +278,60 @@ func kindOf[V any](old, new *V) Kind {
 	return Update
 }
 
-// commitLocked puts e in the place of what was found, numbers the change and tells
-// the scopes that it belongs to. T1, T2
-func (t *Table[K, V]) commitLocked(c *Change[V], found, e entry[K, V]) {
-	e.scope = found.scope
-	t.storeLocked(found.row, e)
+// commitLocked makes a change to what is in a cell, or nowhere if it is nil, numbers it
+// and tells the scopes that it belongs to. T1, T2
+func (t *Table[K, V]) commitLocked(c *Change[V], key K, cell *cell[K, V]) {
+	t.storeLocked(key, cell, c.New)
 	t.seq++
 	c.Seq = t.seq
 	if t.inTx {
-		t.undo = append(t.undo, replacement[K, V]{found, e})
+		t.undo = append(t.undo, replacement[K, V]{key, c.Old, c.New})
 	}
 
 	o := &t.outbox
-	o.add(&t.whole, e.key, *c)
-	if e.scope != nil {
-		o.add(e.scope, e.key, *c)
+	o.add(&t.whole, key, *c)
+	if cell != nil && cell.scope != nil {
+		o.add(cell.scope, key, *c)
 	}
 	if t.ranges.root != nil {
-		t.ranges.find(e.key, func(s *scope[K, V]) { o.add(s, e.key, *c) })
+		t.ranges.find(key, func(s *scope[K, V]) { o.add(s, key, *c) })
 	}
 	for _, x := range t.indexes {
 		x.enter(o)
-		o.addEntered(e.key, *c)
+		o.addEntered(key, *c)
 	}
 }
 
-// storeLocked puts e in the place of a row, also in the indexes, which have planned
-// it.
-func (t *Table[K, V]) storeLocked(old *V, e entry[K, V]) {
-	t.rows.set(e, e.row != nil || e.scope != nil)
-	if old != nil {
+// storeLocked puts row in the place of what is in c, the cell of the key, also in the
+// indexes, which have planned it. Either may be nil.
+func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
+	if c.content() != nil {
 		t.len--
 	}
-	if e.row != nil {
+	if row != nil {
 		t.len++
 	}
-	for _, x := range t.indexes {
-		x.apply(e.key, e.row)
+	isNew := false
+	switch {
+	case row == nil && c.scope == nil:
+		t.rows.remove(entry[K, V]{key: key})
+	case c == nil:
+		c, isNew = t.newCellLocked(key, row, nil), true
+	case c.clones != t.clones:
+		c, isNew = t.newCellLocked(key, row, c.scope), true
+	default:
+		c.row = row
 	}
+	for _, x := range t.indexes {
+		x.apply(key, c, isNew)
+	}
+}
+
+// newCellLocked puts a new cell into the tree.
+func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
+	c := &cell[K, V]{row: row, scope: s, clones: t.clones}
+	t.rows.put(entry[K, V]{key, c})
+	return c
 }
 
 // Drop ends the table: it is empty from now on, every write fails with
@@ -405,11 +445,11 @@ func (t *Table[K, V]) Get(key K) (V, bool) {
 }
 
 func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
-	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
-	if e.row == nil {
+	stored := t.cellLocked(key).content()
+	if stored == nil {
 		return row, false
 	}
-	return *e.row, true
+	return *stored, true
 }
 
 // All returns the rows in the order of their keys. A range sees the table as it is

@@ -75,7 +75,7 @@ func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		s.rows = append(s.rows, e.row)
+		s.rows = append(s.rows, e.cell.row)
 		return true
 	})
 	s.seq, s.end, s.feeds = t.seq, t.whole.ring.end.Load(), t.Feeds()
@@ -96,8 +96,7 @@ func requireState[K, V any](t *testing.T, was tableState[V], table *Table[K, V])
 func stored[K, V any](t *Table[K, V], key K) *V {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
-	return e.row
+	return t.cellLocked(key).content()
 }
 
 // must returns the Change of a write that does not fail.
@@ -429,6 +428,44 @@ func TestASnapshotIsKeptUntilTheNextWrite(t *testing.T) {
 		write()
 		require.Nil(t, games.rows.snapshot)
 	}
+}
+
+// A write to a row that is there leaves tree and indexes as they are, unless a clone
+// may have the row's cell: of the tree, or of an index.
+func TestACellIsWrittenToUntilACloneMayHaveIt(t *testing.T) {
+	games := newGames()
+	players := NewIndex(games, "player", func(g *game) string { return g.Player })
+	must[game](t)(games.Insert(game{ID: 1, Player: "Ann"}))
+	cells := func() [2]*cell[int, game] {
+		indexed, _ := players.rows.tree.Min()
+		return [2]*cell[int, game]{games.cellLocked(1), indexed.cell}
+	}
+	score := 0
+	write := func() {
+		score++
+		c := must[game](t)(games.Update(1, func(g *game) { g.Score = score }))
+		require.Same(t, c.New, cells()[0].row)
+	}
+	is := cells()
+	require.Same(t, is[0], is[1])
+	for _, read := range []iter.Seq2[int, game]{games.All(), players.Equal("Ann").All(), games.All()} {
+		write()
+		require.Equal(t, is, cells())
+		require.Same(t, is[0], cells()[0])
+
+		for _, g := range read {
+			was := *is[0]
+			write()
+			require.Equal(t, was, *is[0], "a clone may have it")
+			require.Equal(t, score-1, g.Score)
+		}
+		next := cells()
+		require.NotSame(t, is[0], next[0])
+		require.Same(t, next[0], next[1])
+		is = next
+	}
+	write()
+	require.Same(t, is[0], cells()[0])
 }
 
 // "Every write on a dropped table fails with ErrTableDropped; reads find it empty."

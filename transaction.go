@@ -33,7 +33,10 @@ type txTable interface {
 }
 
 // A replacement is a write that a transaction made, for it to be taken back.
-type replacement[K, V any] struct{ was, is entry[K, V] }
+type replacement[K, V any] struct {
+	key     K
+	was, is *V
+}
 
 // Transact makes all writes of fn to the tables, or none: if fn returns an error,
 // which Transact returns then, or panics, every table, index, sequence number and
@@ -148,12 +151,9 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	for _, r := range slices.Backward(t.undo) {
 		for _, x := range t.indexes {
-			x.plan(r.is.row, r.was.row)
+			x.plan(r.is, r.was)
 		}
-		if r.was.row == nil && r.was.scope == nil {
-			r.was.key = r.is.key // there was nothing with a key
-		}
-		t.storeLocked(r.is.row, r.was)
+		t.storeLocked(r.key, t.cellLocked(r.key), r.was)
 		t.seq--
 	}
 }
@@ -195,30 +195,30 @@ func (x TxTable[K, V]) check() {
 // Insert is [Table.Insert].
 func (x TxTable[K, V]) Insert(row V) (Change[V], error) {
 	key := x.table.key(&row)
-	return x.write("insert into", key, func(old *V) (entry[K, V], error) {
+	return x.write("insert into", key, func(old *V) (*V, error) {
 		if old != nil {
-			return entry[K, V]{}, ErrDuplicateKey
+			return nil, ErrDuplicateKey
 		}
-		return entry[K, V]{key: key, row: &row}, nil
+		return &row, nil
 	})
 }
 
 // Upsert is [Table.Upsert].
 func (x TxTable[K, V]) Upsert(row V) (Change[V], error) {
 	key := x.table.key(&row)
-	return x.write("upsert into", key, func(*V) (entry[K, V], error) {
-		return entry[K, V]{key: key, row: &row}, nil
+	return x.write("upsert into", key, func(*V) (*V, error) {
+		return &row, nil
 	})
 }
 
 // Replace is [Table.Replace].
 func (x TxTable[K, V]) Replace(row V) (Change[V], error) {
 	key := x.table.key(&row)
-	return x.write("replace in", key, func(old *V) (entry[K, V], error) {
+	return x.write("replace in", key, func(old *V) (*V, error) {
 		if old == nil {
-			return entry[K, V]{}, ErrNotFound
+			return nil, ErrNotFound
 		}
-		return entry[K, V]{key: key, row: &row}, nil
+		return &row, nil
 	})
 }
 
@@ -228,13 +228,13 @@ func (x TxTable[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
 		panic("changefeed: Table.Update: nil function; pass one that edits the row")
 	}
 	t := x.table
-	return x.write("update in", key, func(old *V) (entry[K, V], error) {
+	return x.write("update in", key, func(old *V) (*V, error) {
 		if old == nil {
-			return entry[K, V]{}, ErrNotFound
+			return nil, ErrNotFound
 		}
 		row := t.copy(old)
 		edit(row)
-		return t.entryFor(key, row)
+		return t.sameKey(key, row)
 	})
 }
 
@@ -244,30 +244,30 @@ func (x TxTable[K, V]) Compute(key K, f func(old *V) *V) (Change[V], error) {
 		panic("changefeed: Table.Compute: nil function; pass one that returns the new row")
 	}
 	t := x.table
-	return x.write("compute in", key, func(old *V) (entry[K, V], error) {
+	return x.write("compute in", key, func(old *V) (*V, error) {
 		if old != nil {
 			old = t.copy(old) // T3: f might edit it
 		}
 		row := f(old)
 		if row == nil {
-			return entry[K, V]{key: key}, nil
+			return nil, nil
 		}
-		return t.entryFor(key, row)
+		return t.sameKey(key, row)
 	})
 }
 
 // Delete is [Table.Delete].
 func (x TxTable[K, V]) Delete(key K) (Change[V], error) {
-	return x.write("delete from", key, func(old *V) (entry[K, V], error) {
+	return x.write("delete from", key, func(old *V) (*V, error) {
 		if old == nil {
-			return entry[K, V]{}, ErrNotFound
+			return nil, ErrNotFound
 		}
-		return entry[K, V]{key: key}, nil
+		return nil, nil
 	})
 }
 
 // write makes a write, in the transaction if there is one.
-func (x TxTable[K, V]) write(op string, key K, next func(old *V) (entry[K, V], error)) (c Change[V], err error) {
+func (x TxTable[K, V]) write(op string, key K, next func(old *V) (*V, error)) (c Change[V], err error) {
 	if x.tx == nil {
 		c, err = x.table.write(key, next)
 	} else {
@@ -282,7 +282,7 @@ func (x TxTable[K, V]) write(op string, key K, next func(old *V) (entry[K, V], e
 // writeInTx makes a write of the transaction. A user's function that writes to the
 // table itself would have it go on from a row that is not there any more; where each
 // write takes the lock, it deadlocks.
-func (x TxTable[K, V]) writeInTx(key K, next func(old *V) (entry[K, V], error)) (Change[V], error) {
+func (x TxTable[K, V]) writeInTx(key K, next func(old *V) (*V, error)) (Change[V], error) {
 	x.check()
 	t := x.table
 	if t.writing {
@@ -310,7 +310,7 @@ func (x TxTable[K, V]) Len() int {
 func (x TxTable[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		x.check()
-		snapshot := x.table.everything.snapshotLocked(true)
-		snapshot.forward(func(key K, row *V) bool { return yield(key, *row) })
+		rows := x.table.everything.snapshotLocked(true)
+		rows.forward(x.table.all().yielding(yield))
 	}
 }

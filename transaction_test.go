@@ -912,8 +912,7 @@ func TestAFeedThatEndsDuringATransaction(t *testing.T) {
 		collected(t, "a scope is left", func() bool {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			e, _ := b.rows.tree.Get(entry[int, game]{key: 1})
-			return e.scope == nil && b.players.scopes.root == nil && b.digits.scopes.root == nil
+			return scopeOfRow(b.Table, 1) == nil && b.players.scopes.root == nil && b.digits.scopes.root == nil
 		})
 		later := b.Changes(t.Context(), Poll(nil))
 		made := must[game](t)(b.Upsert(game{1, "Ann", 99}))
@@ -975,7 +974,6 @@ func TestAFeedEndsWhileTheTableIsLocked(t *testing.T) {
 	collected(t, "the scopes", func() bool {
 		games.mu.RLock()
 		defer games.mu.RUnlock()
-		e, _ := games.rows.tree.Get(entry[int, game]{key: 1})
-		return e.scope == nil && games.ranges.root == nil && len(games.whole.squashes) == 0
+		return scopeOfRow(games, 1) == nil && games.ranges.root == nil && len(games.whole.squashes) == 0
 	})
 }
