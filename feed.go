@@ -3,7 +3,6 @@ package changefeed
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -233,53 +232,6 @@ func (f *feed[K, V]) changes(yield func(Change[V], error) bool) {
 	}, nil)
 }
 
-// batches is the feed's stream of batches.
-func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
-	var (
-		batch  []Change[V] // not handed out; after a panic in keep, the next range goes on with it
-		handed []Change[V] // the consumer's, until the loop goes on
-	)
-	return func(yield func([]Change[V], error) bool) {
-		goOn := func() {
-			clear(handed) // what it refers to is not held
-			handed = nil
-		}
-		flush := func() (flushed, more bool) {
-			if len(batch) == 0 {
-				return false, true
-			}
-			handed, batch = batch, batch[:0]
-			if !yield(slices.Clip(handed), nil) {
-				return true, false
-			}
-			goOn()
-			return true, true
-		}
-		f.run(func(c Change[V], err error) bool {
-			goOn()
-			if err != nil {
-				if f.ctx.Err() != nil {
-					batch = nil
-				}
-				f.untold, _ = errors.AsType[*SkippedError](err) // F1, if the loop is left before; a final error comes again by itself
-				if _, more := flush(); !more {
-					return false
-				}
-				f.untold = nil
-				return yield(nil, err)
-			}
-			if f.see(&c) {
-				batch = append(batch, c)
-			}
-			if len(batch) < max || f.joined() {
-				return true
-			}
-			_, more := flush()
-			return more
-		}, flush)
-	}
-}
-
 // see makes c what the feed is to see of it, and reports whether that is
 // anything.
 func (f *feed[K, V]) see(c *Change[V]) bool {
@@ -304,9 +256,9 @@ func (f *feed[K, V]) joined() bool {
 }
 
 // run hands out what there is, and waits for more, until yield returns false or the
-// feed ends. Before it waits, it calls flush, unless that is nil, to hand out what
-// yield has put by.
-func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushed, more bool)) {
+// feed ends. If batches is not nil, yield is its add; before run waits, it has that
+// hand out what it has put by.
+func (f *feed[K, V]) run(yield func(Change[V], error) bool, batches *batchLoop[K, V]) {
 	if !f.ranging.CompareAndSwap(false, true) {
 		panic("changefeed: a second range over a stream while one runs; call Changes for each goroutine")
 	}
@@ -316,7 +268,7 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushe
 		defer f.sleep()
 	}
 	for f.final == nil {
-		if !f.deliver(yield) {
+		if !f.deliver(yield, batches) {
 			return
 		}
 		if f.ctx.Err() != nil {
@@ -332,8 +284,8 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushe
 			f.finish(f.sub.table.feedError(ErrTableDropped))
 			continue
 		}
-		if flush != nil {
-			switch flushed, more := flush(); {
+		if batches != nil {
+			switch flushed, more := batches.flush(); {
 			case !more:
 				return
 			case flushed:
@@ -353,7 +305,7 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, flush func() (flushe
 }
 
 // deliver hands out what is there, as window.deliver does.
-func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
+func (f *feed[K, V]) deliver(yield func(Change[V], error) bool, batches *batchLoop[K, V]) bool {
 	if notice := f.untold; notice != nil && f.ctx.Err() == nil {
 		f.untold = nil
 		if !yield(Change[V]{}, notice) {
@@ -363,8 +315,11 @@ func (f *feed[K, V]) deliver(yield func(Change[V], error) bool) bool {
 	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, yield) {
 		return false
 	}
-	if f.sub.squash != nil {
+	switch {
+	case f.sub.squash != nil:
 		return f.sub.squash.deliver(f.ctx, yield)
+	case batches != nil:
+		return batches.deliver()
 	}
 	return f.sub.window.deliver(f.ctx, yield)
 }

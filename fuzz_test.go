@@ -117,6 +117,12 @@ func FuzzRing(f *testing.F) {
 				}
 				wake(1)
 			}
+			if op == 7 && !r.closed.Load() { // R1, R3
+				for i := range []int{1, 9, 300}[roll(3)] {
+					r.put(-i)
+				}
+				r.takeBack()
+			}
 			if op == 2 && len(windows) < 20 && !r.closed.Load() {
 				w := new(fuzzWindow)
 				r.open(&w.window, []uint64{1, 2, 8, 60, 300, DefaultBuffer}[roll(6)])
@@ -143,7 +149,12 @@ func FuzzRing(f *testing.F) {
 				w.parked = w.park()
 				require.Equal(t, w.ready(), !w.parked)
 			default:
-				for range []int{1, 2, 50, 500}[roll(4)] {
+				n := []int{1, 2, 50, 500}[roll(4)]
+				if op == 6 {
+					fuzzTake(t, w, n)
+					n = 1
+				}
+				for range n {
 					fuzzRead(t, w)
 				}
 				require.True(t, w.ended || w.drained() == (r.closed.Load() && len(w.unread) == 0))
@@ -180,6 +191,23 @@ func fuzzRead(t *testing.T, w *fuzzWindow) {
 	}
 	w.told += skipped
 	w.dropped = 0
+}
+
+// fuzzTake compares several that are taken: the oldest ones, and some if there are any,
+// but for those to which a read must come first.
+func fuzzTake(t *testing.T, w *fuzzWindow, n int) {
+	some := w.take(t.Context(), []int{-1}, n)[1:]
+	require.LessOrEqual(t, len(some), n)
+	require.LessOrEqual(t, len(some), len(w.unread))
+	if w.dropped > 0 {
+		require.Empty(t, some)
+	}
+	require.True(t, slices.Equal(w.unread[:len(some)], some))
+	if p := w.page.Load(); p != nil && w.dropped == 0 && w.pos.Load() < p.end() {
+		require.True(t, len(some) == n || len(w.unread) == len(some), "more could be taken")
+	}
+	w.unread = w.unread[len(some):]
+	w.delivered += uint64(len(some))
 }
 
 // fuzzUsage compares what the windows say of themselves (R2), and looks whether the

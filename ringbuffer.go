@@ -32,7 +32,7 @@ const maxTold = 8
 // element; a slot is written before the end passes it, and read only below the
 // end, so that reading takes no lock:
 //
-//	R1  A slot is written once, before the ring's end covers it; it is read only
+//	R1  A slot is not written any more when the ring's end covers it; it is read only
 //	    below that end.
 //	R2  appended = delivered + skipped + buffered, for every window, at any time.
 //	R3  To within a page of maxPage, the ring holds what some window may still read
@@ -45,10 +45,10 @@ const maxTold = 8
 // dropped as soon as none of those may still read it: their next read jumps over
 // it in any case, so they are counted on the next page from then on.
 //
-// Elements are put at the end one by one and published together, so that a reader
-// sees all of them or none; what was published together is joined.
+// Elements are put behind the end one by one and published together, so that a reader
+// sees all of them or none, or are taken back. What was published together is joined.
 //
-// The calls of open, put, publish, begin, hold, skipAll and close must not overlap;
+// The calls of open, put, publish, takeBack, begin, hold, skipAll and close must not overlap;
 // everything else may be called at any time. mu is a leaf: it is held for a few
 // steps of the ring's own, never while a user's code runs. A reader takes it at a
 // page's end, when it has fallen too far behind, and to wait; put takes it to add a
@@ -137,6 +137,27 @@ func (r *ring[T]) publishJoined(end uint64) {
 	}
 	r.end.Store(r.next) // R1
 	r.trimLocked()
+}
+
+// unpublished reports whether something was put that is not published.
+func (r *ring[T]) unpublished() bool { return r.next != r.end.Load() }
+
+// takeBack forgets what was put and not published.
+func (r *ring[T]) takeBack() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	end := r.end.Load()
+	for last := len(r.pages) - 1; last >= 0; last-- {
+		p := r.pages[last]
+		if p.first <= end {
+			clear(p.slots[end-p.first : min(r.next, p.end())-p.first])
+			r.tail.Store(p)
+			break
+		}
+		r.pages[last] = nil // no window stands on what was never published
+		r.pages = r.pages[:last]
+	}
+	r.next = end
 }
 
 // grow adds a page for the next element, unless nothing is kept any more.
@@ -359,6 +380,25 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 		}
 	}
 	return true
+}
+
+// take appends the oldest unread elements to some, at most n of them, without taking
+// a lock. It leaves off where deliver does, and takes nothing when ctx is done. It
+// costs a few steps and the copying, so it is for who takes many at a time
+// (BenchmarkDrain).
+func (w *window[T]) take(ctx context.Context, some []T, n int) []T {
+	p, pos := w.page.Load(), w.pos.Load()
+	if p == nil || pos < w.floor {
+		return some
+	}
+	unread, i := w.ring.end.Load()-pos, pos-p.first
+	if unread-1 >= w.limit || i >= uint64(len(p.slots)) || ctx.Err() != nil { // as in deliver
+		return some
+	}
+	unread = min(unread, uint64(len(p.slots))-i, uint64(n))
+	some = append(some, p.slots[i:i+unread]...)
+	w.pos.Store(pos + unread)
+	return some
 }
 
 // read returns the oldest element that was not read, with ok.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -1248,8 +1249,8 @@ func (x *ringReader) putMore(n uint64) {
 	}
 }
 
-// "Elements are put at the end one by one and published together, so that a reader
-// sees all of them or none." R1, R2
+// "Elements are put behind the end one by one and published together, so that a reader
+// sees all of them or none". R1, R2
 func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
 	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
 		for _, n := range []uint64{1, 2, 3, 4, 5, 100, 256, 257, 600} {
@@ -1277,6 +1278,102 @@ func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
 				x.requireNext(t, x.last-x.pos)
 				x.requireRead(t, ringRead{})
 			}
+		}
+	}
+}
+
+// "takeBack forgets what was put and not published": nothing of it is held, no reader
+// learns of it, and what comes next stands in its place. R1, R2, R3
+func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
+	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
+		for _, n := range []uint64{0, 1, 2, 3, 4, 5, 100, 256, 257, 600} {
+			var x ringReader
+			x.ring.open(&x.window, 1000)
+			x.appendMore(before)
+			was, last := x.usage(), x.last
+			x.putMore(n)
+			require.Equal(t, n > 0, x.unpublished())
+			x.takeBack()
+			require.False(t, x.unpublished())
+			require.Equal(t, was, x.usage())
+			require.Same(t, x.tail.Load(), x.pages[len(x.pages)-1])
+			require.LessOrEqual(t, x.tail.Load().first, before)
+			for _, p := range x.pages {
+				for i, v := range p.slots {
+					if p.first+uint64(i) >= before {
+						require.Zero(t, v, "it is held")
+					}
+				}
+			}
+			for _, p := range x.pages[len(x.pages):cap(x.pages)] {
+				require.Nil(t, p, "a page is held")
+			}
+			x.last = last
+			x.publish() // nothing
+			require.Equal(t, was, x.usage())
+			x.appendMore(300)
+			x.requireNext(t, before+300)
+			x.requireRead(t, ringRead{})
+		}
+	}
+}
+
+// The last window may be closed before it is published or taken back.
+func TestRingForgetsWhatNobodyWaitsFor(t *testing.T) {
+	for _, finish := range []func(r *ring[uint64]){(*ring[uint64]).publish, (*ring[uint64]).takeBack} {
+		var x ringReader
+		x.ring.open(&x.window, 1000)
+		x.appendMore(10)
+		x.putMore(300)
+		x.window.close()
+		x.putMore(5)
+		finish(&x.ring)
+		require.False(t, x.unpublished())
+		require.Empty(t, x.pages)
+		var next window[uint64]
+		x.ring.open(&next, 1000)
+		x.append(42)
+		v, _, ok := next.readNext()
+		require.True(t, ok)
+		require.EqualValues(t, 42, v)
+	}
+}
+
+// take hands out the oldest elements as deliver does, none of them twice, and none
+// when the context is done.
+func TestRingTake(t *testing.T) {
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, limit := range ringLimits {
+		for _, n := range []int{1, 2, 3, 100, 300, math.MaxInt} {
+			var x ringReader
+			x.ring.open(&x.window, limit)
+			require.Empty(t, x.take(t.Context(), nil, n))
+			x.appendMore(600)
+			if limit < 600 {
+				require.Empty(t, x.take(t.Context(), nil, n), "too far behind")
+				x.requireGap(t)
+			}
+			for x.pos < x.last {
+				require.Empty(t, x.take(done, nil, n))
+				p := x.page.Load()
+				left := min(uint64(n), p.end()-x.pos, x.last-x.pos)
+				got := x.take(t.Context(), []uint64{12345}, n)
+				require.Len(t, got, 1+int(left))
+				require.EqualValues(t, 12345, got[0])
+				for _, v := range got[1:] {
+					require.Equal(t, x.pos, v)
+					x.pos++
+				}
+				if x.pos < x.last {
+					x.requireNext(t, 1)
+				}
+			}
+			require.Empty(t, x.take(t.Context(), nil, n))
+			require.Equal(t, min(limit, 600), x.usage().delivered)
+			x.appendMore(1)
+			x.window.close()
+			require.Empty(t, x.take(t.Context(), nil, n))
 		}
 	}
 }

@@ -27,9 +27,6 @@ func newScope[K, V any](seqOf func(c Change[V]) uint64) *scope[K, V] {
 	return &scope[K, V]{ring: ring[Change[V]]{number: seqOf}}
 }
 
-// follows reports whether anybody is to get the changes in the scope.
-func (s *scope[K, V]) follows() bool { return s.ring.tail.Load() != nil || len(s.squashes) > 0 }
-
 func (s *scope[K, V]) addSquash(q *squash[K, V]) {
 	q.place = len(s.squashes)
 	s.squashes = append(s.squashes, q)
@@ -44,16 +41,17 @@ func (s *scope[K, V]) removeSquash(q *squash[K, V]) {
 	s.squashes = s.squashes[:end]
 }
 
-// An event is a change as a scope's feeds see it.
+// An event is a change as a scope's squashes see it.
 type event[K, V any] struct {
 	scope  *scope[K, V]
 	key    K
 	change Change[V]
 }
 
-// An outbox collects the events of a write, or of a transaction, until they are
-// published. It is guarded by the table's lock.
+// An outbox is what is to be done when a write, or a transaction, is published. It is
+// guarded by the table's lock.
 type outbox[K, V any] struct {
+	rings   []*ring[Change[V]] // in which something was put
 	events  []event[K, V]
 	entered []*scope[K, V] // scopes that a write comes upon by an index
 	locked  []*squash[K, V]
@@ -61,7 +59,13 @@ type outbox[K, V any] struct {
 
 // add takes note of a change for the feeds of s.
 func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
-	if s.follows() {
+	if r := &s.ring; r.tail.Load() != nil {
+		if !r.unpublished() {
+			o.rings = append(o.rings, r)
+		}
+		r.put(c)
+	}
+	if len(s.squashes) > 0 {
 		o.events = append(o.events, event[K, V]{s, key, c})
 	}
 }
@@ -97,16 +101,12 @@ func (c Change[V]) seenFrom(was, is bool) Change[V] {
 	return c
 }
 
-// publish hands the events to the feeds, so that none of them sees one of several
-// events without the others. It returns whom the caller has to wake when it holds no
+// publish shows the feeds what was added, so that none of them sees one of several
+// changes without the others. It returns whom the caller has to wake when it holds no
 // lock.
 func (o *outbox[K, V]) publish() (w waking[V]) {
-	if len(o.events) == 0 {
-		return w
-	}
 	for i := range o.events {
 		e := &o.events[i]
-		e.scope.ring.put(e.change)
 		for _, s := range e.scope.squashes {
 			if s.publishing {
 				s.joined = true
@@ -118,9 +118,8 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 			s.addLocked(e.key, e.change)
 		}
 	}
-	for i := range o.events {
-		r := &o.events[i].scope.ring
-		if r.next != r.end.Load() {
+	for _, r := range o.rings {
+		if r.unpublished() { // else its last window was closed meanwhile
 			r.publish()
 			w.add(r)
 		}
@@ -130,13 +129,23 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 		s.announceLocked()
 		s.mu.Unlock()
 	}
-	o.discard()
+	o.empty()
 	return w
 }
 
-// discard forgets the events.
+// discard takes back what was added.
 func (o *outbox[K, V]) discard() {
-	o.events, o.locked = emptied(o.events), emptied(o.locked)
+	for _, r := range o.rings {
+		r.takeBack()
+	}
+	o.empty()
+}
+
+func (o *outbox[K, V]) empty() {
+	o.rings = emptied(o.rings)
+	if len(o.events) > 0 {
+		o.events, o.locked = emptied(o.events), emptied(o.locked)
+	}
 }
 
 // emptied returns s without its elements, for others to come: nothing that they refer

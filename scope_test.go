@@ -223,14 +223,18 @@ func TestAChangeAsASelectionSeesIt(t *testing.T) {
 }
 
 // requireEmpty requires that an outbox holds nothing, also not in the space that
-// events leave behind.
+// it leaves behind.
 func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 	t.Helper()
 	require.Empty(t, o.events)
+	require.Empty(t, o.rings)
 	require.Empty(t, o.entered)
 	require.Empty(t, o.locked)
 	for _, e := range o.events[:cap(o.events)] {
 		require.True(t, e.scope == nil && e.change == Change[V]{}, "an event is held")
+	}
+	for _, r := range o.rings[:cap(o.rings)] {
+		require.True(t, r == nil, "a ring is held")
 	}
 	for _, q := range o.locked[:cap(o.locked)] {
 		require.True(t, q == nil, "a squash is held")
