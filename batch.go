@@ -37,7 +37,7 @@ func (l *batchLoop[K, V]) deliver() bool {
 	for {
 		if len(l.taken) == 0 {
 			n := len(l.batch)
-			all := f.sub.window.take(f.ctx, l.batch, max(1, l.max-n)) // 1: more of a transaction
+			all := f.sub.window.take(f.ctx, l.batch, max(1, l.max-n)) // 1: the transaction goes on, on another page
 			l.batch, l.taken = all[:n], all[n:]
 			if len(l.taken) == 0 {
 				return true

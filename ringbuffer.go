@@ -97,6 +97,12 @@ func (p *page[T]) join(i, n uint64) {
 	}
 }
 
+// joined reports whether the element in slot i is joined to the next one.
+func (p *page[T]) joined(i uint64) bool {
+	bits := p.joints.Load()
+	return bits != nil && bits[i/64].Load()&(1<<(i%64)) != 0
+}
+
 // end returns the position after the page's last slot.
 func (p *page[T]) end() uint64 { return p.first + uint64(len(p.slots)) }
 
@@ -382,10 +388,10 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 	return true
 }
 
-// take appends the oldest unread elements to some, at most n of them, without taking
-// a lock. It leaves off where deliver does, and takes nothing when ctx is done. It
-// costs a few steps and the copying, so it is for who takes many at a time
-// (BenchmarkDrain).
+// take appends the oldest unread elements to some, without taking a lock: at most n,
+// and those to which the last of them is joined. It leaves off where deliver does, and
+// takes nothing when ctx is done. It costs a few steps and the copying, so it is for
+// who takes many at a time (BenchmarkFanOut).
 func (w *window[T]) take(ctx context.Context, some []T, n int) []T {
 	p, pos := w.page.Load(), w.pos.Load()
 	if p == nil || pos < w.floor {
@@ -395,9 +401,11 @@ func (w *window[T]) take(ctx context.Context, some []T, n int) []T {
 	if unread-1 >= w.limit || i >= uint64(len(p.slots)) || ctx.Err() != nil { // as in deliver
 		return some
 	}
-	unread = min(unread, uint64(len(p.slots))-i, uint64(n))
-	some = append(some, p.slots[i:i+unread]...)
-	w.pos.Store(pos + unread)
+	j := i + min(unread, uint64(n), uint64(len(p.slots))-i)
+	for end := min(i+unread, uint64(len(p.slots))); j < end && p.joined(j-1); j++ {
+	}
+	some = append(some, p.slots[i:j]...)
+	w.pos.Store(p.first + j)
 	return some
 }
 
@@ -461,12 +469,7 @@ func (w *window[T]) joined() bool {
 	if p == nil || pos == w.jumped {
 		return false
 	}
-	bits := p.joints.Load()
-	if bits == nil {
-		return false
-	}
-	i := pos - 1 - p.first
-	return bits[i/64].Load()&(1<<(i%64)) != 0
+	return p.joined(pos - 1 - p.first)
 }
 
 // skipAll makes base the number that w has passed, and leaves out what it has not

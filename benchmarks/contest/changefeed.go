@@ -79,30 +79,33 @@ func (t *changefeedTable) All() iter.Seq[Row] {
 	}
 }
 
-func (t *changefeedTable) Follow() Feed {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &changefeedFeed{t.table.Changes(ctx), cancel}
-}
+func (t *changefeedTable) Follow() Feed { return follow(t.table.Batches) }
 
-func (t *changefeedTable) FollowKey(key int) Feed {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &changefeedFeed{t.table.Row(key).Changes(ctx), cancel}
-}
+func (t *changefeedTable) FollowKey(key int) Feed { return follow(t.table.Row(key).Batches) }
 
 func (t *changefeedTable) FollowPresent() Feed {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &changefeedFeed{t.table.Changes(ctx, changefeed.IncludeInitial()), cancel}
+	return follow(t.table.Batches, changefeed.IncludeInitial())
 }
 
 func (t *changefeedTable) Close() { t.table.Drop() }
 
 type changefeedFeed struct {
-	changes changefeed.Stream[changefeed.Change[Row]]
+	batches changefeed.Stream[[]changefeed.Change[Row]]
 	cancel  context.CancelFunc
 }
 
+const batchSize = 128
+
+func follow(
+	batches func(ctx context.Context, max int, opts ...changefeed.FeedOption) changefeed.Stream[[]changefeed.Change[Row]],
+	opts ...changefeed.FeedOption,
+) *changefeedFeed {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &changefeedFeed{batches(ctx, batchSize, opts...), cancel}
+}
+
 func (f *changefeedFeed) Read(t *Tally) {
-	for c, err := range f.changes {
+	for batch, err := range f.batches {
 		if err != nil {
 			skipped, ok := errors.AsType[*changefeed.SkippedError](err)
 			if !ok {
@@ -111,19 +114,23 @@ func (f *changefeedFeed) Read(t *Tally) {
 			t.Lost += int(skipped.Count)
 			continue
 		}
-		switch c.Kind {
-		case changefeed.Initial:
-			t.Was()
-			continue
-		case changefeed.Ready:
-			t.Ready()
-			continue
-		case changefeed.Delete:
-			t.Gone()
-		default:
-			t.See(c.New.Version)
+		changes := 0
+		for i := range batch {
+			switch c := &batch[i]; c.Kind {
+			case changefeed.Initial:
+				t.Was()
+				continue
+			case changefeed.Ready:
+				t.Ready()
+				continue
+			case changefeed.Delete:
+				t.Gone()
+			default:
+				t.See(c.New.Version)
+			}
+			changes++
 		}
-		if !t.More() {
+		if changes > 0 && !t.More() {
 			return
 		}
 	}
