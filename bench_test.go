@@ -3,6 +3,7 @@ package changefeed
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -67,6 +68,16 @@ func (t *bare) delete(key int) {
 	defer t.mu.Unlock()
 	if _, ok := t.tree.Get(bareEntry{key: key}); ok {
 		t.tree.Delete(bareEntry{key: key})
+	}
+}
+
+// all returns the rows, as Table.All does.
+func (t *bare) all() iter.Seq2[int, game] {
+	return func(yield func(int, game) bool) {
+		t.mu.Lock()
+		tree := t.tree.Clone()
+		t.mu.Unlock()
+		tree.Ascend(func(e bareEntry) bool { return yield(e.key, *e.row) })
 	}
 }
 
@@ -687,6 +698,50 @@ func BenchmarkRangeFeeds(b *testing.B) {
 			}
 			versus(b, scoreboardRows, side{run: followed.setAll}, side{run: alone.setAll})
 			runtime.KeepAlive(feeds)
+		})
+	}
+}
+
+// BenchmarkScan: a row of a loop over all of them, which were inserted in random order,
+// compared with the same loop over a clone of a bare tree.
+func BenchmarkScan(b *testing.B) {
+	for _, rows := range []int{1e4, 1e6} {
+		b.Run(fmt.Sprintf("rows=%d", rows), func(b *testing.B) {
+			table, tree := newGames(), newBare()
+			for _, i := range rand.New(rand.NewPCG(1, 2)).Perm(rows) {
+				table.Insert(game{ID: i, Score: 1})
+				tree.insert(game{ID: i, Score: 1})
+			}
+			requireSum := func(sum int) {
+				if sum != rows {
+					b.Fatal(sum)
+				}
+			}
+			var scans, others, ratios []float64
+			for b.Loop() {
+				start := time.Now()
+				sum := 0
+				for _, g := range table.All() {
+					sum += g.Score
+				}
+				ours := float64(time.Since(start)) / float64(rows)
+				requireSum(sum)
+
+				b.StopTimer()
+				start = time.Now()
+				sum = 0
+				tree.all()(func(_ int, g game) bool {
+					sum += g.Score
+					return true
+				})
+				other := float64(time.Since(start)) / float64(rows)
+				requireSum(sum)
+				scans, others, ratios = append(scans, ours), append(others, other), append(ratios, ours/other)
+				b.StartTimer()
+			}
+			b.ReportMetric(median(scans), "ns/row")
+			b.ReportMetric(median(others), "other-ns/row")
+			b.ReportMetric(median(ratios), "ratio")
 		})
 	}
 }

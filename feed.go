@@ -26,7 +26,7 @@ type subscription[K, V any] struct {
 
 	// The rows that come before the changes; nil: they have come. The reader sets it,
 	// and end takes it away.
-	initial atomic.Pointer[initial[V]]
+	initial atomic.Pointer[initial[K, V]]
 }
 
 // end ends the subscription, from any goroutine. To end it again does nothing. F4
@@ -112,8 +112,8 @@ type feed[K, V any] struct {
 }
 
 // An initial is the present rows that a feed has not handed out, and Ready.
-type initial[V any] struct {
-	rows *snapshot[V]
+type initial[K, V any] struct {
+	rows *snapshot[K, V]
 	seq  uint64
 }
 
@@ -192,7 +192,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		s.initial.Store(&initial[V]{f.part.snapshotLocked(true), t.seq})
+		s.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
 	}
 	t.feeds.add(s)
 	return nil
@@ -325,9 +325,9 @@ func (f *feed[K, V]) deliver(yield func(Change[V], error) bool, batches *batchLo
 }
 
 // deliverInitial hands out the rows that are left, and Ready.
-func (f *feed[K, V]) deliverInitial(initial *initial[V], yield func(Change[V], error) bool) bool {
+func (f *feed[K, V]) deliverInitial(initial *initial[K, V], yield func(Change[V], error) bool) bool {
 	more := true
-	initial.rows.forward(func(row *V) bool {
+	initial.rows.forward(func(_ K, row *V) bool {
 		if f.ctx.Err() != nil {
 			return false
 		}
@@ -382,7 +382,7 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	}
 	notice.Count += skipped
 	notice.To = t.seq
-	f.sub.initial.Store(&initial[V]{f.part.snapshotLocked(true), t.seq})
+	f.sub.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
 }
 
 // drained reports whether all is read that will ever be.

@@ -278,7 +278,7 @@ func (p *indexPart[S, K, V]) firstOf(row *V) (first S, ok bool) {
 func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.scope(&p.values) }
 func (p *indexPart[S, K, V]) forgetScopeLocked()        { p.index.scopes.remove(&p.values) }
 
-func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[V] {
+func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	tree := p.index.rows.frozenLocked(mayClone)
 	if tree == nil {
 		return nil
@@ -291,22 +291,16 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[V] {
 	case point:
 		last = &indexEntry[S, K, V]{value: p.values.from, side: 1}
 	}
-	visiting := func(visit func(row *V) bool) func(e indexEntry[S, K, V]) bool {
-		return func(e indexEntry[S, K, V]) bool {
-			if !p.values.contains(e.value, cmp.Compare[S]) {
-				return false
-			}
-			if p.index.multi && p.values.extent != point {
-				if first, _ := p.firstOf(e.cell.row); cmp.Compare(first, e.value) != 0 {
-					return true // it comes, or came, at its first value
-				}
-			}
-			return visit(e.cell.row)
+	cell := func(e indexEntry[S, K, V]) (*cell[K, V], bool) {
+		if !p.values.contains(e.value, cmp.Compare[S]) {
+			return nil, false
 		}
+		if p.index.multi && p.values.extent != point {
+			if first, _ := p.firstOf(e.cell.row); cmp.Compare(first, e.value) != 0 {
+				return nil, true // it comes, or came, at its first value
+			}
+		}
+		return e.cell, true
 	}
-	ascend := ascending(tree, first)
-	return &snapshot[V]{
-		forward:  func(visit func(row *V) bool) { ascend(visiting(visit)) },
-		backward: func(visit func(row *V) bool) { descend(tree, last, visiting(visit)) },
-	}
+	return &snapshot[K, V]{forward: ascending(p.index.table, tree, first, cell), backward: descending(p.index.table, tree, last, cell)}
 }

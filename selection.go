@@ -4,8 +4,6 @@ import (
 	"context"
 	"iter"
 	"slices"
-
-	"github.com/google/btree"
 )
 
 // A Selection is a part of a table that can be read and followed: one row
@@ -38,13 +36,7 @@ type part[K, V any] interface {
 
 	// snapshotLocked returns the rows as they are. Without the right to clone a tree,
 	// for which the lock must be held for writing, it returns nil if it had to.
-	snapshotLocked(mayClone bool) *snapshot[V]
-}
-
-// A snapshot is the rows of a part as they were. Forward goes on after the last row
-// that it visited; it is for one goroutine at a time.
-type snapshot[V any] struct {
-	forward, backward func(visit func(row *V) bool)
+	snapshotLocked(mayClone bool) *snapshot[K, V]
 }
 
 // Row selects the row with a key, which need not be there: RethinkDB's get. A feed
@@ -113,19 +105,18 @@ func (s Selection[K, V]) Backward() iter.Seq2[K, V] {
 }
 
 // yielding returns the visitor that hands copies of the selected rows to yield.
-func (s Selection[K, V]) yielding(yield func(K, V) bool) func(row *V) bool {
-	key := s.table.key
+func (s Selection[K, V]) yielding(yield func(K, V) bool) func(key K, row *V) bool {
 	if s.keep == nil {
-		return func(row *V) bool { return yield(key(row), *row) }
+		return func(key K, row *V) bool { return yield(key, *row) }
 	}
-	return func(row *V) bool { return !s.keep(row) || yield(key(row), *row) }
+	return func(key K, row *V) bool { return !s.keep(row) || yield(key, *row) }
 }
 
 // Len returns the number of rows in the selection. It counts them: see
 // [Selection.All] for the time that it takes.
 func (s Selection[K, V]) Len() int {
 	n := 0
-	s.snapshot().forward(func(row *V) bool {
+	s.snapshot().forward(func(_ K, row *V) bool {
 		if s.keep == nil || s.keep(row) {
 			n++
 		}
@@ -135,7 +126,7 @@ func (s Selection[K, V]) Len() int {
 }
 
 // snapshot returns the present rows, with those for which keep is false.
-func (s Selection[K, V]) snapshot() *snapshot[V] {
+func (s Selection[K, V]) snapshot() *snapshot[K, V] {
 	t := s.table
 	if snap := s.snapshotIfCloned(); snap != nil {
 		return snap
@@ -145,7 +136,7 @@ func (s Selection[K, V]) snapshot() *snapshot[V] {
 	return s.part.snapshotLocked(true)
 }
 
-func (s Selection[K, V]) snapshotIfCloned() *snapshot[V] {
+func (s Selection[K, V]) snapshotIfCloned() *snapshot[K, V] {
 	s.table.mu.RLock()
 	defer s.table.mu.RUnlock()
 	return s.part.snapshotLocked(false)
@@ -232,20 +223,14 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 	}
 }
 
-func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[V] {
+func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	t, keys := p.table, &p.keys
 	if keys.extent == point {
-		return snapshotOfRow(t.cellLocked(keys.from).content())
+		return snapshotOfRow(t, t.cellLocked(keys.from).content())
 	}
 	tree := t.rows.frozenLocked(mayClone)
 	if tree == nil {
 		return nil
-	}
-	visiting := func(visit func(row *V) bool, isOut func(key K) bool) func(e entry[K, V]) bool {
-		return func(e entry[K, V]) bool {
-			row := e.cell.row
-			return !isOut(e.key) && (row == nil || visit(row))
-		}
 	}
 	var first, end *entry[K, V]
 	if keys.extent != everything {
@@ -254,109 +239,15 @@ func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[V] {
 	if keys.extent == between {
 		end = &entry[K, V]{key: keys.to}
 	}
-	ascend := ascending(tree, first)
-	return &snapshot[V]{
-		forward: func(visit func(row *V) bool) {
-			ascend(visiting(visit, func(key K) bool { return keys.endsBefore(key, t.order) }))
-		},
-		backward: func(visit func(row *V) bool) {
-			isOut := func(key K) bool { return keys.extent != everything && t.order(key, keys.from) < 0 }
-			visitEntry := visiting(visit, isOut)
-			descend(tree, end, func(e entry[K, V]) bool {
-				// The end is no part of the interval, but where the walk begins.
-				return keys.endsBefore(e.key, t.order) || visitEntry(e)
-			})
-		},
-	}
-}
-
-// snapshotOfRow returns the snapshot of one row, or of none if it is nil.
-func snapshotOfRow[V any](row *V) *snapshot[V] {
-	left := row
-	return &snapshot[V]{
-		forward: func(visit func(row *V) bool) {
-			if row := left; row != nil {
-				left = nil
-				visit(row)
+	return &snapshot[K, V]{
+		forward: ascending(t, tree, first, func(e entry[K, V]) (*cell[K, V], bool) {
+			return e.cell, !keys.endsBefore(e.key, t.order)
+		}),
+		backward: descending(t, tree, end, func(e entry[K, V]) (*cell[K, V], bool) {
+			if keys.endsBefore(e.key, t.order) {
+				return nil, true // the end is no part of the interval, but where the walk begins
 			}
-		},
-		backward: func(visit func(row *V) bool) {
-			if row != nil {
-				visit(row)
-			}
-		},
-	}
-}
-
-// A sorted is a B-tree and a clone of it to read from.
-type sorted[E any] struct {
-	tree     *btree.BTreeG[E]
-	snapshot *btree.BTreeG[E] // a clone of tree as it is, or nil
-	clones   *uint64          // the table's
-}
-
-func (s *sorted[E]) put(e E) {
-	s.snapshot = nil
-	s.tree.ReplaceOrInsert(e)
-}
-
-func (s *sorted[E]) remove(e E) {
-	s.snapshot = nil
-	s.tree.Delete(e)
-}
-
-func (s *sorted[E]) clear() {
-	s.snapshot = nil
-	s.tree.Clear(false)
-}
-
-// frozenLocked returns the tree as it is now, which nobody will write to. It is kept
-// for others until the next write, and never made for a write, which would have to
-// copy nodes each time. Without the right to clone, for which the table's lock must
-// be held for writing, it may return nil.
-func (s *sorted[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
-	if s.snapshot == nil && mayClone {
-		s.snapshot = s.tree.Clone() // T5: Clone writes to the tree that it reads
-		*s.clones++
-	}
-	return s.snapshot
-}
-
-// ascending returns a function that visits the elements of a tree in order, from
-// first, or from the beginning, until visit returns false; when it is called again,
-// it goes on after the last one visited. Nobody may write to the tree.
-func ascending[E any](tree *btree.BTreeG[E], first *E) func(visit func(e E) bool) {
-	var last E
-	begun := false
-	return func(visit func(e E) bool) {
-		step := func(e E) bool {
-			last, begun = e, true
-			return visit(e)
-		}
-		switch {
-		case begun:
-			again := true // the first that comes is last
-			tree.AscendGreaterOrEqual(last, func(e E) bool {
-				if again {
-					again = false
-					return true
-				}
-				return step(e)
-			})
-		case first != nil:
-			tree.AscendGreaterOrEqual(*first, step)
-		default:
-			tree.Ascend(step)
-		}
-	}
-}
-
-// descend visits the elements of a tree in descending order, from last, or from the
-// end.
-func descend[E any](tree *btree.BTreeG[E], last *E, visit func(e E) bool) {
-	if last == nil {
-		tree.Descend(visit)
-	} else {
-		tree.DescendLessOrEqual(*last, visit)
+			return e.cell, keys.extent == everything || t.order(keys.from, e.key) <= 0
+		}),
 	}
 }
