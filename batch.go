@@ -12,7 +12,7 @@ type batcher[K, V any] struct {
 
 	batch  []Change[V] // to hand out
 	taken  []Change[V] // behind it: read, and not yet looked at; if the predicate panics, the next range goes on with it
-	handed []Change[V] // the consumer's, until the loop goes on
+	dirty  int         // elements of the space behind batch that may still refer to what was handed out
 }
 
 // A batchLoop is one range over the batches of a feed.
@@ -32,7 +32,6 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 
 // deliver hands out what is in the window, as window.deliver does it with elements.
 func (l *batchLoop[K, V]) deliver() bool {
-	l.goOn()
 	f := l.feed
 	for {
 		if len(l.taken) == 0 {
@@ -72,7 +71,6 @@ func (l *batchLoop[K, V]) see() {
 
 // add takes the next pair of the feed.
 func (l *batchLoop[K, V]) add(c Change[V], err error) bool {
-	l.goOn()
 	if err != nil {
 		return l.fail(err)
 	}
@@ -86,7 +84,7 @@ func (l *batchLoop[K, V]) add(c Change[V], err error) bool {
 func (l *batchLoop[K, V]) fail(err error) bool {
 	f := l.feed
 	if f.ctx.Err() != nil {
-		l.batch, l.taken = nil, nil
+		l.batch, l.taken, l.dirty = nil, nil, 0
 	}
 	f.untold, _ = errors.AsType[*SkippedError](err) // F1, if the loop is left before; a final error comes again by itself
 	if _, more := l.flush(); !more {
@@ -104,21 +102,16 @@ func (l *batchLoop[K, V]) flushIfFull() (more bool) {
 	return more
 }
 
-// flush hands out the batch, unless it is empty.
+// flush hands out the batch, unless it is empty. Then nothing may come for long, and
+// what was handed out is not held.
 func (l *batchLoop[K, V]) flush() (flushed, more bool) {
 	if len(l.batch) == 0 {
+		clear(l.batch[:l.dirty])
+		l.dirty = 0
 		return false, true
 	}
-	l.handed, l.batch = l.batch, l.batch[:0]
-	if !l.yield(slices.Clip(l.handed), nil) {
-		return true, false
-	}
-	l.goOn()
-	return true, true
-}
-
-// goOn takes back what was handed out: what it refers to is not held.
-func (l *batchLoop[K, V]) goOn() {
-	clear(l.handed)
-	l.handed = nil
+	l.dirty = max(l.dirty, len(l.batch))
+	handed := l.batch
+	l.batch = l.batch[:0] // the consumer has its elements until the loop goes on
+	return true, l.yield(slices.Clip(handed), nil)
 }
