@@ -261,8 +261,8 @@ func (f *badgerFeed) see(list *badger.KVList) error {
 func (f *badgerFeed) Read(t *Tally) {
 	if f.present {
 		f.present = false
-		f.after = f.table.all(func(Row) bool {
-			t.Was()
+		f.after = f.table.all(func(row Row) bool {
+			t.Was(row.Version)
 			return true
 		})
 		t.Ready()

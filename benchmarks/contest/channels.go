@@ -50,8 +50,8 @@ type channelFeed struct {
 
 func (f *channelFeed) Read(t *Tally) {
 	if f.present != nil {
-		for range f.present {
-			t.Was()
+		for _, row := range f.present {
+			t.Was(row.Version)
 		}
 		t.Ready()
 		f.present = nil

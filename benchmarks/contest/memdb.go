@@ -181,8 +181,8 @@ type memFeed struct {
 
 func (f *memFeed) Read(t *Tally) {
 	if f.present != nil {
-		for range memRows(f.present) {
-			t.Was()
+		for row := range memRows(f.present) {
+			t.Was(row.Version)
 		}
 		t.Ready()
 		f.present = nil

@@ -119,8 +119,8 @@ type queueFeed struct {
 
 func (f *queueFeed) Read(t *Tally) {
 	if f.present != nil {
-		for range f.present {
-			t.Was()
+		for _, row := range f.present {
+			t.Was(row.Version)
 		}
 		t.Ready()
 		f.present = nil

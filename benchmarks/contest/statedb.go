@@ -163,8 +163,8 @@ func (f *stateFeed) Read(t *Tally) {
 	f.reading.Lock()
 	defer f.reading.Unlock()
 	if f.present != nil {
-		for range f.initial() {
-			t.Was()
+		for row := range f.initial() {
+			t.Was(row.Object.Version)
 		}
 		t.Ready()
 		f.present = nil

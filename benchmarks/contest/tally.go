@@ -6,7 +6,7 @@ import "time"
 // keeps what tells whether all came.
 type Tally struct {
 	Changes int // that came
-	Sum     int // of their versions
+	Sum     int // of their versions, and of those of the present rows
 	Last    int // version that came: the highest, for some mix those of a transaction
 	Deletes int // among the changes
 	Lost    int // changes that the feed said it dropped
@@ -36,11 +36,12 @@ func (t *Tally) Gone() {
 }
 
 // Was is told of a row that was there at the beginning.
-func (t *Tally) Was() {
+func (t *Tally) Was(version int) {
 	if t.Present == 0 {
 		t.First = time.Now()
 	}
 	t.Present++
+	t.Sum += version
 }
 
 // Ready is told that all present rows have come.
