@@ -10,9 +10,9 @@ type batcher[K, V any] struct {
 	feed *feed[K, V]
 	max  int
 
-	batch  []Change[V] // to hand out
-	taken  []Change[V] // behind it: read, and not yet looked at; if the predicate panics, the next range goes on with it
-	dirty  int         // elements of the space behind batch that may still refer to what was handed out
+	batch []Change[V] // to hand out
+	taken []Change[V] // behind it: read, and not yet looked at; if the predicate panics, the next range goes on with it
+	dirty int         // elements of the space behind batch that may still refer to what was handed out
 }
 
 // A batchLoop is one range over the batches of a feed.

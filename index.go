@@ -14,9 +14,10 @@ import (
 // [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table.
 //
 // The table keeps an index up to date with every write, which costs the write
-// another B-tree operation for each value that comes or goes; and for one that stays, in
-// the first write to a row after rows were read by a loop (BenchmarkIndex). An index shares the table's lock and its history: what a selection of it
-// shows is the table at one sequence number.
+// another B-tree operation for each value that comes or goes; and for one that stays, if
+// it is the first write to the row after a loop has read rows (BenchmarkIndex). An index
+// shares the table's lock and its history: what a selection of it shows is the table at
+// one sequence number.
 //
 // The function that returns a row's value runs with the table's lock held and
 // without, also for rows written long ago. It must depend on the row alone, must not
