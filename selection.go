@@ -153,12 +153,14 @@ func (s Selection[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream
 }
 
 // Batches is [Selection.Changes] for a loop that takes several changes at a time: all
-// that are there, from 1 up to max. A loop that falls behind gets a change for a
-// fraction of what it costs one by one: copying takes the place of a call
-// (BenchmarkFanOut). A few dozen do for that; a long max takes space, 32 bytes a change. The changes of a transaction are not divided:
+// that are there, from 1 up to max. The changes of a transaction are not divided:
 // for them a batch is as long as it must be. So is a set of [Squash], if some of it
 // came of a transaction. Initial and Ready count as changes here; errors come by
 // themselves, in their place.
+//
+// A change of a backlog costs a fraction of what it does in a loop over Changes: it is
+// copied with others, where that one makes a call for each (BenchmarkFanOut). A max of a
+// few dozen does for that; the stream keeps space for as many, 32 bytes a change.
 //
 // The slice is the stream's own, for the consumer to read and to change, and valid
 // until the loop goes on. If max is below 1, the stream yields [ErrInvalidOption] and
