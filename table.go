@@ -109,8 +109,9 @@ var tables atomic.Uint64
 // returns. Keys are in the order of [cmp.Compare]; so all NaN are one key, the
 // lowest.
 //
-// key is called for each row written, with and without the table's lock held; it
-// must depend on the row alone, and must not change it or call the table. The name
+// key is called for each row that is written or that a loop reads, with and without
+// the table's lock held; it must depend on the row alone, and must not change it or
+// call the table. The name
 // is for messages. NewTable panics if key is nil.
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
 	return newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
