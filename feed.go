@@ -18,8 +18,8 @@ type subscription[K, V any] struct {
 	window window[Change[V]]
 	squash *squash[K, V] // nil: it reads the window
 	table  *Table[K, V]
-	part   part[K, V] // whose scope it follows
-	scope  *scope[K, V]
+	part   part[K, V]   // that the user selected
+	scope  *scope[K, V] // the part's, or with After the whole table's
 	name   string
 	number uint64 // in order of subscription
 	unhook func() bool
@@ -66,7 +66,7 @@ func (s *subscription[K, V]) leaveLocked() {
 		s.scope.removeSquash(s.squash)
 	}
 	s.scope.feeds--
-	if s.scope.feeds == 0 {
+	if s.scope.feeds == 0 && s.scope != &s.table.whole {
 		s.part.forgetScopeLocked()
 	}
 }
@@ -100,7 +100,6 @@ func (s *subscription[K, V]) usage() usage {
 type feed[K, V any] struct {
 	ctx      context.Context
 	sub      *subscription[K, V]
-	part     part[K, V]        // where its initial rows come from
 	keep     func(row *V) bool // the rows that it is about; nil: all of its scope
 	catchUp  int               // the buffer when it will have caught up, if it is larger until then; else 0
 	overflow Overflow
@@ -128,18 +127,17 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	}
 	f := &feed[K, V]{
 		ctx:      ctx,
-		part:     s.part,
 		sub:      &subscription[K, V]{table: s.table, part: s.part, name: c.name},
 		keep:     s.keep,
 		overflow: c.overflow,
 		polls:    c.polls,
 	}
-	if c.after != nil && s.part != s.table.everything {
-		// Only the table's ring holds what came before.
-		f.sub.part = s.table.everything
+	followed := s.part
+	if c.after != nil && followed != s.table.everything {
+		followed = s.table.everything // only its ring holds what came before
 		f.keep = both(s.part.has, f.keep)
 	}
-	if err := f.subscribe(&c); err != nil {
+	if err := f.subscribe(&c, followed); err != nil {
 		return nil, s.table.feedError(err)
 	}
 	sub := f.sub
@@ -155,8 +153,8 @@ func (t *Table[K, V]) feedError(err error) error {
 	return fmt.Errorf("changefeed: changes of %q: %w", t.name, err)
 }
 
-// subscribe begins the subscription here, or after a change that was. F2
-func (f *feed[K, V]) subscribe(c *feedConfig) error {
+// subscribe begins the subscription to a part here, or after a change that was. F2
+func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) error {
 	s, t := f.sub, f.sub.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -166,7 +164,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	if c.after != nil && *c.after > t.seq {
 		return fmt.Errorf("%w: After(%d): the table has only come to %d", ErrInvalidOption, *c.after, t.seq)
 	}
-	s.scope = s.part.scopeLocked()
+	s.scope = followed.scopeLocked()
 	s.scope.feeds++ // but for the whole table's, every scope goes with its last
 	if c.squashes {
 		s.squash = newSquash(t, c)
@@ -192,7 +190,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		s.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
+		s.initial.Store(&initial[K, V]{s.part.snapshotLocked(true), t.seq})
 	}
 	t.feeds.add(s)
 	return nil
@@ -382,7 +380,7 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	}
 	notice.Count += skipped
 	notice.To = t.seq
-	f.sub.initial.Store(&initial[K, V]{f.part.snapshotLocked(true), t.seq})
+	f.sub.initial.Store(&initial[K, V]{f.sub.part.snapshotLocked(true), t.seq})
 }
 
 // drained reports whether all is read that will ever be.

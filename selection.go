@@ -30,7 +30,7 @@ type part[K, V any] interface {
 	has(row *V) bool
 
 	// scopeLocked returns the part's scope. If there is none, it makes one, and
-	// forgetScopeLocked takes it away.
+	// forgetScopeLocked takes it away; not the whole table's, which stays.
 	scopeLocked() *scope[K, V]
 	forgetScopeLocked()
 
@@ -211,19 +211,17 @@ func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 
 func (p *keyPart[K, V]) forgetScopeLocked() {
 	t := p.table
-	switch p.keys.extent {
-	case everything:
-	case point:
-		c := t.cellLocked(p.keys.from)
-		if c == nil {
-			return // the table is dropped
-		}
-		c.scope = nil
-		if c.row == nil {
-			t.rows.remove(entry[K, V]{key: p.keys.from})
-		}
-	default:
+	if p.keys.extent != point {
 		t.ranges.remove(&p.keys)
+		return
+	}
+	c := t.cellLocked(p.keys.from)
+	if c == nil {
+		return // the table is dropped
+	}
+	c.scope = nil
+	if c.row == nil {
+		t.rows.remove(entry[K, V]{key: p.keys.from})
 	}
 }
 
