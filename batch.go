@@ -12,7 +12,7 @@ type batcher[K, V any] struct {
 
 	batch []Change[V] // to hand out
 	taken []Change[V] // behind it: read, and not yet looked at; if the predicate panics, the next range goes on with it
-	dirty int         // elements of the space behind batch that may still refer to what was handed out
+	dirty int         // elements of batch's array, from its start, that may still refer to what was read
 }
 
 // A batchLoop is one range over the batches of a feed.
@@ -38,6 +38,7 @@ func (l *batchLoop[K, V]) deliver() bool {
 			n := len(l.batch)
 			all := f.sub.window.take(f.ctx, l.batch, max(1, l.max-n)) // 1: the transaction goes on, on another page
 			l.batch, l.taken = all[:n], all[n:]
+			l.dirty = max(l.dirty, len(all)) // also of what the predicate will not keep
 			if len(l.taken) == 0 {
 				return true
 			}
@@ -102,12 +103,11 @@ func (l *batchLoop[K, V]) flushIfFull() (more bool) {
 	return more
 }
 
-// flush hands out the batch, unless it is empty. Then nothing may come for long, and
-// what was handed out is not held.
+// flush hands out the batch, unless it is empty. Then nothing may come for long, so
+// nothing that was read is held, nor the space of many.
 func (l *batchLoop[K, V]) flush() (flushed, more bool) {
 	if len(l.batch) == 0 {
-		clear(l.batch[:l.dirty])
-		l.dirty = 0
+		l.batch, l.dirty = emptied(l.batch[:l.dirty]), 0
 		return false, true
 	}
 	l.dirty = max(l.dirty, len(l.batch))

@@ -37,9 +37,12 @@
 // exactly where you do not. Apply a feed without a notice to the rows that were
 // there when it began, and you have the rows of the table.
 //
+// A loop that has much to read, or that pays for each turn (a query, a message), takes
+// what is ready several at a time by [Table.Batches], without waiting for more.
+//
 // The writer never waits, blocks or fails because of a subscriber, and what it
-// does costs the same with one subscriber and with ten thousand: a change is
-// stored once, for all of them. It also costs the same whether they read or not,
+// does costs the same with one subscriber of a part of the table and with ten
+// thousand: a change is stored once for each part that its row is in. It also costs the same whether they read or not,
 // but for the waking of one that waits. A feed with [Squash] is the exception: it
 // costs each write to its rows an operation on a B-tree of its own.
 //
@@ -163,13 +166,13 @@
 //
 // [Transact] makes several writes, to one table or to several, as one: all of them or
 // none. Each is a change of its own, and no feed sees the first before it can see the
-// last. With [Selection.Batches] a loop gets them together.
+// last. With [Table.Batches] a loop gets them together.
 //
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. The functions handed to
-// Update and Compute run while the table is locked, and so may the key function,
-// Clone and Equal: they must be quick, and one that calls the table deadlocks.
+// Update and Compute run while the table is locked, and so may the key function (which
+// loops over rows call, too, without the lock), Clone and Equal: they must be quick, and one that calls the table deadlocks.
 // Stages and loop bodies run without a lock, in the goroutine of the loop; they may
 // be slow, and may call the table. So do predicates of selections. A stream is for
 // one goroutine at a time: call Changes once for each. The package starts no goroutine

@@ -14,10 +14,10 @@ import (
 // [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table.
 //
 // The table keeps an index up to date with every write, which costs the write
-// another B-tree operation for each value that comes or goes; and for one that stays, if
-// it is the first write to the row after a loop has read rows (BenchmarkIndex). An index
-// shares the table's lock and its history: what a selection of it shows is the table at
-// one sequence number.
+// another B-tree operation for each value that comes or goes (BenchmarkIndex). One that
+// stays costs that, too, in the first write to the row after rows were read: by All,
+// Backward, Len, IncludeInitial or Resync. An index shares the table's lock and its
+// history: what a selection of it shows is the table at one sequence number.
 //
 // The function that returns a row's value runs with the table's lock held and
 // without, also for rows written long ago. It must depend on the row alone, must not
@@ -292,7 +292,7 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	case point:
 		last = &indexEntry[S, K, V]{value: p.values.from, side: 1}
 	}
-	cell := func(e indexEntry[S, K, V]) (*cell[K, V], bool) {
+	cellOf := func(e indexEntry[S, K, V]) (*cell[K, V], bool) {
 		if !p.values.contains(e.value, cmp.Compare[S]) {
 			return nil, false
 		}
@@ -303,5 +303,5 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 		}
 		return e.cell, true
 	}
-	return &snapshot[K, V]{forward: ascending(p.index.table, tree, first, cell), backward: descending(p.index.table, tree, last, cell)}
+	return walks(p.index.table, tree, first, last, cellOf, cellOf)
 }

@@ -1349,15 +1349,24 @@ func TestABatchIsNotHeld(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	games := newGames()
-	optionRows(t, games, 1)
-	feed := games.Batches(ctx, 10, Poll(nil))
-	deleted := optionSnapshot(t, games)
-	require.Equal(t, "[+2]", optionBatches(feed, -1))
-	row := deleted()
-	require.Equal(t, "[-3]", optionBatches(feed, -1))
-	feedWrites(t, games, 2*maxPage)
-	require.NotEmpty(t, optionBatches(feed, -1))
-	collected(t, "handed out, and held", func() bool { return row.Value() == nil })
+	for _, keep := range []func(g *game) bool{
+		func(*game) bool { return true },
+		func(g *game) bool { return g.ID == 1 },
+	} {
+		games := newGames()
+		optionRows(t, games, 1)
+		feed := games.Where(keep).Batches(ctx, 100, Poll(nil))
+		feedWrites(t, games, 20)
+		row := optionSnapshot(t, games)()
+		require.NotEmpty(t, optionBatches(feed, -1))
+		for range 2 * maxPage / 5 { // off the page; shorter batches do not write over it
+			feedWrites(t, games, 5)
+			optionBatches(feed, -1)
+		}
+		collected(t, "read, and held", func() bool { return row.Value() == nil })
+		runtime.KeepAlive(feed)
+		runtime.KeepAlive(games)
+	}
 
 	calls := 0
 	where := games.Where(func(*game) bool {
@@ -1366,13 +1375,11 @@ func TestABatchIsNotHeld(t *testing.T) {
 		}
 		return true
 	}).Batches(ctx, 10)
-	deleted = optionSnapshot(t, games)
-	row = deleted()
+	row := optionSnapshot(t, games)()
 	require.Equal(t, "context canceled", optionBatches(where, -1))
 	require.Equal(t, 2, calls)
 	feedWrites(t, games, 1)
 	collected(t, "put by, and held", func() bool { return row.Value() == nil })
-	runtime.KeepAlive(feed)
 	runtime.KeepAlive(where)
 	runtime.KeepAlive(games)
 }
@@ -1468,6 +1475,7 @@ func TestBatchesAndADoneContext(t *testing.T) {
 		}).Batches(ctx, 3)
 		optionRows(t, games, 1, 2, 3)
 		require.Equal(t, "context canceled", optionBatches(feed, -1), "at %d", at)
+		require.Equal(t, at, calls, "nobody is to get the others")
 		require.Equal(t, "context canceled", optionBatches(feed, -1))
 		require.Empty(t, games.Feeds())
 	}

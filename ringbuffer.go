@@ -23,17 +23,17 @@ const maxTold = 8
 
 // A ring keeps a sequence of elements for any number of readers, each of which
 // sees a bounded ring buffer of its own. What they see is stored once: elements
-// lie in pages that are written once and never again, and a reader is a [window]
-// on them, that is a position, a limit and a count of what it lost. An append
-// therefore costs the same whatever the number of readers, and readers that
-// stalled at one place hold what one of them holds.
+// lie in pages, in slots that are not written any more once they are published, and a
+// reader is a [window] on them, that is a position, a limit and a count of what it
+// lost. To append, that is to put and publish, therefore costs the same whatever the
+// number of readers, and readers that stalled at one place hold what one of them holds.
 //
 // Elements are numbered by position, from 0. The end is the position of the next
 // element; a slot is written before the end passes it, and read only below the
 // end, so that reading takes no lock:
 //
-//	R1  A slot is not written any more when the ring's end covers it; it is read only
-//	    below that end.
+//	R1  A slot that the ring's end covers is not written any more; only such a slot is
+//	    read.
 //	R2  appended = delivered + skipped + buffered, for every window, at any time.
 //	R3  To within a page of maxPage, the ring holds what some window may still read
 //	    or retain asks for, and nothing else, whatever the windows' limits; a stalled
@@ -52,7 +52,7 @@ const maxTold = 8
 // everything else may be called at any time. mu is a leaf: it is held for a few
 // steps of the ring's own, never while a user's code runs. A reader takes it at a
 // page's end, when it has fallen too far behind, and to wait; put takes it to add a
-// page, publish for several elements, and wake when somebody waits.
+// page, publish for several elements, takeBack always, and wake when somebody waits.
 //
 // The zero value is an empty ring without readers.
 type ring[T any] struct {
@@ -136,10 +136,11 @@ func (r *ring[T]) publish() {
 func (r *ring[T]) publishJoined(end uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range r.pages {
-		if p.end() > end {
-			p.join(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first)
+	for _, p := range slices.Backward(r.pages) {
+		if p.end() <= end {
+			break
 		}
+		p.join(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first)
 	}
 	r.end.Store(r.next) // R1
 	r.trimLocked()
@@ -388,25 +389,25 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 	return true
 }
 
-// take appends the oldest unread elements to some, without taking a lock: at most n,
+// take appends the oldest unread elements to to, without taking a lock: at most n,
 // and those to which the last of them is joined. It leaves off where deliver does, and
 // takes nothing when ctx is done. It costs a few steps and the copying, so it is for
 // who takes many at a time (BenchmarkFanOut).
-func (w *window[T]) take(ctx context.Context, some []T, n int) []T {
+func (w *window[T]) take(ctx context.Context, to []T, n int) []T {
 	p, pos := w.page.Load(), w.pos.Load()
 	if p == nil || pos < w.floor {
-		return some
+		return to
 	}
 	unread, i := w.ring.end.Load()-pos, pos-p.first
 	if unread-1 >= w.limit || i >= uint64(len(p.slots)) || ctx.Err() != nil { // as in deliver
-		return some
+		return to
 	}
 	j := i + min(unread, uint64(n), uint64(len(p.slots))-i)
 	for end := min(i+unread, uint64(len(p.slots))); j < end && p.joined(j-1); j++ {
 	}
-	some = append(some, p.slots[i:j]...)
+	to = append(to, p.slots[i:j]...)
 	w.pos.Store(p.first + j)
-	return some
+	return to
 }
 
 // read returns the oldest element that was not read, with ok.

@@ -8,7 +8,7 @@ import "math/rand/v2"
 // it has in the indexes; it does not offer itself to each feed, nor to each scope.
 //
 // A table has one scope for all of it. The others come with their first feed and go
-// with their last: that of one row stands in the row's entry of the tree, those of
+// with their last: that of one row stands in the row's [cell], those of
 // ranges are in an [intervals].
 //
 // All fields but the ring's own are guarded by the table's lock.
@@ -148,10 +148,13 @@ func (o *outbox[K, V]) empty() {
 	}
 }
 
+// maxSpare is the number of elements for which space is kept that is not in use.
+const maxSpare = 256
+
 // emptied returns s without its elements, for others to come: nothing that they refer
 // to is held, nor the space of many.
 func emptied[E any](s []E) []E {
-	if cap(s) > maxPage {
+	if cap(s) > maxSpare {
 		return nil
 	}
 	clear(s)

@@ -242,7 +242,7 @@ func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 	for _, s := range o.entered[:cap(o.entered)] {
 		require.True(t, s == nil, "a scope is held")
 	}
-	require.LessOrEqual(t, cap(o.events), maxPage, "the space of a large transaction is held")
+	require.LessOrEqual(t, cap(o.events), maxSpare, "the space of a large transaction is held")
 }
 
 // When a write or a transaction is over, however it ends, the outbox holds nothing of

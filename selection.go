@@ -160,7 +160,7 @@ func (s Selection[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream
 //
 // A change of a backlog costs a fraction of what it does in a loop over Changes: it is
 // copied with others, where that one makes a call for each (BenchmarkFanOut). A max of a
-// few dozen does for that; the stream keeps space for as many, 32 bytes a change.
+// few dozen does for that, and takes 32 bytes a change.
 //
 // The slice is the stream's own, for the consumer to read and to change, and valid
 // until the loop goes on. If max is below 1, the stream yields [ErrInvalidOption] and
@@ -241,15 +241,14 @@ func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	if keys.extent == between {
 		end = &entry[K, V]{key: keys.to}
 	}
-	return &snapshot[K, V]{
-		forward: ascending(t, tree, first, func(e entry[K, V]) (*cell[K, V], bool) {
-			return e.cell, !keys.endsBefore(e.key, t.order)
-		}),
-		backward: descending(t, tree, end, func(e entry[K, V]) (*cell[K, V], bool) {
-			if keys.endsBefore(e.key, t.order) {
-				return nil, true // the end is no part of the interval, but where the walk begins
-			}
-			return e.cell, keys.extent == everything || t.order(keys.from, e.key) <= 0
-		}),
+	forward := func(e entry[K, V]) (*cell[K, V], bool) {
+		return e.cell, !keys.endsBefore(e.key, t.order)
 	}
+	backward := func(e entry[K, V]) (*cell[K, V], bool) {
+		if keys.endsBefore(e.key, t.order) {
+			return nil, true // the end is no part of the interval, but where the walk begins
+		}
+		return e.cell, keys.extent == everything || t.order(keys.from, e.key) <= 0
+	}
+	return walks(t, tree, first, end, forward, backward)
 }

@@ -2,28 +2,22 @@ package changefeed
 
 import "github.com/google/btree"
 
-// A snapshot is the rows of a part as they were. Forward, when it is called again, goes
-// on after the last row that it visited. Each is for one goroutine at a time.
+// A snapshot is the rows of a part as they were, to be visited forward or backward, not
+// both. A second call goes on after the last row that was visited. It is for one
+// goroutine at a time.
 type snapshot[K, V any] struct {
 	forward, backward func(visit func(key K, row *V) bool)
 }
 
 // snapshotOfRow returns the snapshot of one row, or of none if it is nil.
 func snapshotOfRow[K, V any](t *Table[K, V], row *V) *snapshot[K, V] {
-	left := row
-	return &snapshot[K, V]{
-		forward: func(visit func(key K, row *V) bool) {
-			if row := left; row != nil {
-				left = nil
-				visit(t.key(row), row)
-			}
-		},
-		backward: func(visit func(key K, row *V) bool) {
-			if row != nil {
-				visit(t.key(row), row)
-			}
-		},
+	visitLeft := func(visit func(key K, row *V) bool) {
+		if left := row; left != nil {
+			row = nil
+			visit(t.key(left), left)
+		}
 	}
+	return &snapshot[K, V]{visitLeft, visitLeft}
 }
 
 // A sorted is a B-tree and a clone of it to read from.
@@ -60,17 +54,17 @@ func (s *sorted[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
 	return s.snapshot
 }
 
-// A walk visits the rows of a tree to which nobody writes, those whose cells cellOf
-// returns, until it reports that there are no more. When it is called again, it goes on
-// after the last row that it visited.
+// A walk visits the rows of a tree to which nobody writes: those in the cells that
+// cellOf returns, until it reports that an entry is not in the part any more.
 //
 // It collects some cells before it looks into them. They lie anywhere in memory, as rows
 // do, and the processor waits for several at a time, but not for one behind a call of
 // the visitor (BenchmarkScan).
 type walk[E, K, V any] struct {
-	each   func(from *E, visit func(e E) bool) // from nil: all
-	from   *E
-	cellOf func(e E) (c *cell[K, V], more bool) // nil: none
+	all    func(visit btree.ItemIteratorG[E])          // goes through the tree
+	from   func(first E, visit btree.ItemIteratorG[E]) // goes through it from an element on
+	first  *E                                          // where it begins; nil: with all
+	cellOf func(e E) (c *cell[K, V], inPart bool)      // nil: none to visit
 	key    func(row *V) K
 
 	begun, ended bool
@@ -87,49 +81,28 @@ const (
 	maxWalk = 64
 )
 
-// ascending returns a walk in the order of the tree, from first or from its beginning.
-func ascending[E, K, V any](t *Table[K, V], tree *btree.BTreeG[E], first *E, cellOf func(e E) (c *cell[K, V], more bool)) func(visit func(key K, row *V) bool) {
-	w := &walk[E, K, V]{from: first, cellOf: cellOf, key: t.key}
-	w.each = func(from *E, visit func(e E) bool) {
-		if from == nil {
-			tree.Ascend(visit)
-		} else {
-			tree.AscendGreaterOrEqual(*from, visit)
-		}
-	}
-	return w.visit
+// walks returns the snapshot of a tree: forward from first on, and backward from last
+// on, or through all of it.
+func walks[E, K, V any](t *Table[K, V], tree *btree.BTreeG[E], first, last *E, forward, backward func(e E) (c *cell[K, V], inPart bool)) *snapshot[K, V] {
+	up := &walk[E, K, V]{all: tree.Ascend, from: tree.AscendGreaterOrEqual, first: first, cellOf: forward, key: t.key}
+	down := &walk[E, K, V]{all: tree.Descend, from: tree.DescendLessOrEqual, first: last, cellOf: backward, key: t.key}
+	return &snapshot[K, V]{up.goOn, down.goOn}
 }
 
-// descending returns a walk against the order of the tree, from last or from its end.
-func descending[E, K, V any](t *Table[K, V], tree *btree.BTreeG[E], last *E, cellOf func(e E) (c *cell[K, V], more bool)) func(visit func(key K, row *V) bool) {
-	w := &walk[E, K, V]{from: last, cellOf: cellOf, key: t.key}
-	w.each = func(from *E, visit func(e E) bool) {
-		if from == nil {
-			tree.Descend(visit)
-		} else {
-			tree.DescendLessOrEqual(*from, visit)
-		}
-	}
-	return w.visit
-}
-
-func (w *walk[E, K, V]) visit(visit func(key K, row *V) bool) {
+// goOn visits the rows that were not visited yet.
+func (w *walk[E, K, V]) goOn(visit func(key K, row *V) bool) {
 	if !w.visitRows(visit) || w.ended {
 		return
 	}
-	from, again := w.from, w.begun
-	if again {
-		from = &w.last // which comes first, and was collected
-	}
-	more := true
 	if w.cells == nil {
 		w.cells = make([]*cell[K, V], 0, minWalk)
 	}
-	w.cells = w.cells[:0] // if cellOf panicked
-	w.each(from, func(e E) bool {
+	w.cells = w.cells[:0] // those left when cellOf panicked come again
+	again, more := w.begun, true
+	collect := func(e E) bool {
 		if again {
 			again = false
-			return true
+			return true // it is last, and was collected
 		}
 		c, inPart := w.cellOf(e)
 		if !inPart {
@@ -145,7 +118,15 @@ func (w *walk[E, K, V]) visit(visit func(key K, row *V) bool) {
 		w.last, w.begun = e, true
 		more = w.visitRows(visit)
 		return more
-	})
+	}
+	switch {
+	case w.begun:
+		w.from(w.last, collect)
+	case w.first != nil:
+		w.from(*w.first, collect)
+	default:
+		w.all(collect)
+	}
 	if more {
 		w.lookUp()
 		w.ended = true
@@ -161,7 +142,7 @@ func (w *walk[E, K, V]) lookUp() {
 			rows = append(rows, row)
 		}
 	}
-	for _, row := range rows {
+	for _, row := range rows { // a loop of its own: these wait for memory together, too
 		keys = append(keys, w.key(row))
 	}
 	w.rows, w.keys, w.next = rows, keys, 0

@@ -78,3 +78,32 @@ func TestAWalkGoesOnAfterTheLastRowVisited(t *testing.T) {
 		runtime.KeepAlive(feeds)
 	}
 }
+
+// A panic in an index's function, which a walk calls, loses no row and doubles none.
+func TestAWalkGoesOnAfterAPanicInAnIndex(t *testing.T) {
+	games := newGames()
+	calls, at := 0, 0
+	scores := NewMultiIndex(games, "scores", func(g *game) []int {
+		if calls++; calls == at {
+			panic("in values")
+		}
+		return []int{g.Score}
+	})
+	for id := range 20 {
+		must[game](t)(games.Insert(game{ID: id, Score: id}))
+	}
+	feed := scores.From(0).Changes(t.Context(), IncludeInitial(), Poll(nil))
+	at = calls + 5
+	var ids []int
+	read := func() {
+		for c := range feed {
+			if c.Kind == Initial {
+				ids = append(ids, c.New.ID)
+			}
+		}
+	}
+	require.PanicsWithValue(t, "in values", read)
+	read()
+	require.Len(t, ids, 20)
+	require.True(t, slices.IsSorted(ids))
+}

@@ -77,8 +77,9 @@ type Table[K, V any] struct {
 	feeds feedSet[K, V]
 }
 
-// An entry is a cell in the tree. Its key is that of a row that was in the cell: if
-// the order has several for one, it may not be the present row's own.
+// An entry is a cell in the tree. In the table's order its key is equal to that of the
+// row in the cell; where the order takes several for one it may be another, so what
+// users see is the row's own.
 type entry[K, V any] struct {
 	key  K
 	cell *cell[K, V]
@@ -86,8 +87,8 @@ type entry[K, V any] struct {
 
 // A cell is where a row stands in the tree and in the indexes. A write to the row
 // finds its cell and puts another row into it; so it need not go through the trees a
-// second time (BenchmarkWrite). But for a cell that a clone of a tree may have: that
-// one keeps its row, and the trees get another cell.
+// second time (BenchmarkWrite). The exception is a cell that a clone of a tree may have:
+// it keeps its row, and the trees get a new cell.
 type cell[K, V any] struct {
 	row    *V           // T3; nil: there is none, but the key is followed
 	scope  *scope[K, V] // of those who follow the row; nil: nobody does
@@ -109,10 +110,10 @@ var tables atomic.Uint64
 // returns. Keys are in the order of [cmp.Compare]; so all NaN are one key, the
 // lowest.
 //
-// key is called for each row that is written or that a loop reads, with and without
-// the table's lock held; it must depend on the row alone, and must not change it or
-// call the table. The name
-// is for messages. NewTable panics if key is nil.
+// key is called for each row that is written and for each that a loop reads, with and
+// without the table's lock held, by several goroutines at once. It must depend on the
+// row alone, must not change it or call the table, and should be quick. The name is for
+// messages. NewTable panics if key is nil.
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
 	return newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
 }
@@ -235,8 +236,8 @@ func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (*V, error)) (c C
 // writeLocked makes a write that is not published. All that may fail or panic is done
 // when commitLocked begins (T4).
 func (t *Table[K, V]) writeLocked(key K, next func(old *V) (*V, error)) (Change[V], error) {
-	cell := t.cellLocked(key)
-	old := cell.content()
+	at := t.cellLocked(key)
+	old := at.content()
 	row, err := next(old)
 	if err != nil {
 		return Change[V]{}, err
@@ -256,7 +257,7 @@ func (t *Table[K, V]) writeLocked(key K, next func(old *V) (*V, error)) (Change[
 			return Change[V]{}, err
 		}
 	}
-	t.commitLocked(&c, key, cell)
+	t.commitLocked(&c, key, at)
 	return c, nil
 }
 
@@ -281,8 +282,8 @@ func kindOf[V any](old, new *V) Kind {
 
 // commitLocked makes a change to what is in a cell, or nowhere if it is nil, numbers it
 // and tells the scopes that it belongs to. T1, T2
-func (t *Table[K, V]) commitLocked(c *Change[V], key K, cell *cell[K, V]) {
-	t.storeLocked(key, cell, c.New)
+func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
+	t.storeLocked(key, at, c.New)
 	t.seq++
 	c.Seq = t.seq
 	if t.inTx {
@@ -291,8 +292,8 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, cell *cell[K, V]) {
 
 	o := &t.outbox
 	o.add(&t.whole, key, *c)
-	if cell != nil && cell.scope != nil {
-		o.add(cell.scope, key, *c)
+	if at != nil && at.scope != nil {
+		o.add(at.scope, key, *c)
 	}
 	if t.ranges.root != nil {
 		t.ranges.find(key, func(s *scope[K, V]) { o.add(s, key, *c) })
@@ -304,7 +305,7 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, cell *cell[K, V]) {
 }
 
 // storeLocked puts row in the place of what is in c, the cell of the key, also in the
-// indexes, which have planned it. Either may be nil.
+// indexes, which have planned it. Either may be nil, not both.
 func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
 	if c.content() != nil {
 		t.len--

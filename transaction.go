@@ -48,17 +48,20 @@ type replacement[K, V any] struct {
 // tables that fn writes to: another one is locked out of that order. In fn they are
 // reached through [Table.In] only; any other call on them blocks for ever, and so may a
 // range over one of their streams. fn runs in the caller's goroutine, and should be
-// quick: readers and writers of the tables wait. It sees what it wrote itself. A table given twice counts once. If one of the tables is
-// dropped, Transact returns [ErrTableDropped] and does not call fn; without a table, it
-// only calls fn. It panics if fn or a table is nil.
+// quick: readers and writers of the tables wait. It sees what it wrote itself.
+//
+// A table given twice counts once. If one of the tables is dropped, Transact returns
+// [ErrTableDropped] and does not call fn; without a table, it only calls fn. It panics
+// if fn or a table is nil.
 //
 // Each write in fn is a change of its own, also the second one to a row, and is held
 // against unique indexes at once: to exchange the values of two rows, give one of them
 // a third value first. The Change that it returns is good when Transact has returned
-// nil. A feed does
-// not see the first change of a transaction before it can see the last; another feed
-// may see it a moment later. Whoever has seen one of them and then reads the rows of
-// any of the tables, sees them all.
+// nil.
+//
+// A feed does not see the first change of a transaction before it can see the last;
+// another feed may see it a moment later. Whoever has seen one of them and then reads
+// the rows of any of the tables, sees them all.
 //
 // A transaction costs about what its writes cost one by one, for those have no commit
 // to save: most of a write is its way through the B-tree (BenchmarkTransact).

@@ -8,8 +8,8 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// Changefeed is this library. Readers range over Batches, which costs them a third of
-// what Changes does.
+// Changefeed is this library. Readers range over Batches, by which a change costs them a
+// third or less (BenchmarkFanOut of the library).
 var Changefeed = Contestant{
 	Name:   "changefeed",
 	Module: "github.com/seed-637b77f9/changefeed",
@@ -94,8 +94,8 @@ type changefeedFeed struct {
 	cancel  context.CancelFunc
 }
 
-// batchSize is one at which a batch is copied much more cheaply than one by one, and
-// those of 1,000 readers are still in the processor's caches.
+// batchSize: a batch this long is copied at little cost a change, and those of 1,000
+// readers (2 MB) fit into the processor's caches.
 const batchSize = 64
 
 func follow(
@@ -116,7 +116,7 @@ func (f *changefeedFeed) Read(t *Tally) {
 			t.Lost += int(skipped.Count)
 			continue
 		}
-		changes := 0
+		some := false
 		for i := range batch {
 			switch c := &batch[i]; c.Kind {
 			case changefeed.Initial:
@@ -130,9 +130,9 @@ func (f *changefeedFeed) Read(t *Tally) {
 			default:
 				t.See(c.New.Version)
 			}
-			changes++
+			some = true
 		}
-		if changes > 0 && !t.More() {
+		if some && !t.More() {
 			return
 		}
 	}

@@ -25,9 +25,9 @@ func LatencyColumn(share float64, subscribers int) string {
 	return names[share] + ", " + Count(subscribers)
 }
 
-// Latency is paced writes to readers that wait. The writer is busy between them, and
-// does not sleep: after a sleep it finds a processor awake every other time, so half of
-// the times would be ten times the others, and the median either.
+// Latency is paced writes to readers that wait. The writer is busy between them and does
+// not sleep: after a sleep it finds a processor awake only every other time, so half of
+// the times would be ten times the others, and the median one or the other by chance.
 var Latency = Workload{
 	Name:  "latency",
 	Title: "Latency from write to reader",
@@ -62,14 +62,14 @@ func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
 	}
 	defer readers.close()
 	keys := contest.Keys(writes, s.Rows)
-	var have atomic.Int64 // readers that have the last change
-	all := make(chan struct{})
+	var have atomic.Int64          // readers that have the last change
+	last := make(chan struct{}, 1) // gets a value when the last reader has a change
 	readers.read(writes, func(i int, t *contest.Tally) {
 		delays[i] = make([]float64, 0, writes)
 		t.OnWake = func() {
 			delays[i] = append(delays[i], float64(time.Since(starts[t.Last-readers.base])))
 			if have.Add(1)%int64(subscribers) == 0 {
-				all <- struct{}{}
+				last <- struct{}{}
 			}
 		}
 	})
@@ -79,7 +79,7 @@ func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
 		starts[i+1] = time.Now()
 		store.Update(key, readers.base+i+1)
 		select {
-		case <-all:
+		case <-last:
 		case <-time.After(tooLong):
 			return nil, fmt.Errorf("%s: a reader still waits for what was written %v ago", c.Name, tooLong)
 		}
