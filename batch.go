@@ -35,6 +35,9 @@ func (l *batchLoop[K, V]) deliver() bool {
 	f := l.feed
 	for {
 		if len(l.taken) == 0 {
+			if !l.flushIfFull() { // it may be, after a panic
+				return false
+			}
 			n := len(l.batch)
 			all := f.sub.window.take(f.ctx, l.batch, max(1, l.max-n)) // 1: the transaction goes on, on another page
 			l.batch, l.taken = all[:n], all[n:]
@@ -70,6 +73,9 @@ func (l *batchLoop[K, V]) see() {
 	}
 }
 
+// left reports whether a panic has left something to hand out.
+func (l *batchLoop[K, V]) left() bool { return len(l.batch) > 0 || len(l.taken) > 0 }
+
 // add takes the next pair of the feed.
 func (l *batchLoop[K, V]) add(c Change[V], err error) bool {
 	if err != nil {
@@ -92,6 +98,7 @@ func (l *batchLoop[K, V]) fail(err error) bool {
 		return false
 	}
 	f.untold = nil
+	l.flush() // it is empty, but may hold what was handed out
 	return l.yield(nil, err)
 }
 

@@ -263,7 +263,7 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, batches *batchLoop[K
 	defer f.ranging.Store(false) // this also keeps f from being collected until here
 	if f.polls {
 		f.rise()
-		defer f.sleep()
+		defer f.sleep(batches)
 	}
 	for f.final == nil {
 		if !f.deliver(yield, batches) {
@@ -402,12 +402,12 @@ func (f *feed[K, V]) wait() {
 
 // sleep sees to it, for a feed that polls and was left, that the user is told when there
 // is something to do; at once, if there is.
-func (f *feed[K, V]) sleep() {
+func (f *feed[K, V]) sleep(batches *batchLoop[K, V]) {
 	if f.final != nil {
 		return // it was told
 	}
 	w, q := &f.sub.window, f.sub.squash
-	left := f.untold != nil || f.sub.initial.Load() != nil
+	left := f.untold != nil || f.sub.initial.Load() != nil || batches != nil && batches.left()
 	switch {
 	case q != nil:
 		if left || len(q.set) > 0 || !q.sleep() {

@@ -1368,6 +1368,33 @@ func TestABatchIsNotHeld(t *testing.T) {
 		runtime.KeepAlive(games)
 	}
 
+	for _, drop := range []bool{false, true} { // a smaller batch follows in the same range, or the end
+		t.Run(fmt.Sprintf("drop=%t", drop), func(t *testing.T) {
+			games := newGames()
+			feed := games.Batches(ctx, 100, Poll(nil))
+			feedWrites(t, games, 20)
+			row := optionSnapshot(t, games)()
+			first := true
+			for batch := range feed {
+				if first {
+					first = false
+					require.Len(t, batch, 22)
+					feedWrites(t, games, 1)
+					if drop {
+						games.Drop()
+					}
+				}
+			}
+			for range 2 * maxPage / 5 * len(games.Feeds()) { // off the page; shorter batches do not write over it
+				feedWrites(t, games, 5)
+				optionBatches(feed, -1)
+			}
+			collected(t, "handed out, and held", func() bool { return row.Value() == nil })
+			runtime.KeepAlive(feed)
+			runtime.KeepAlive(games)
+		})
+	}
+
 	calls := 0
 	where := games.Where(func(*game) bool {
 		if calls++; calls == 2 {
@@ -1419,6 +1446,45 @@ func TestAPanicInAPredicateLosesNoBatch(t *testing.T) {
 		want := fmt.Sprintf("[%s] [%s] dropped", strings.Join(left[:3], " "), strings.Join(left[3:], " "))
 		require.Equal(t, want, strings.Join(got, " "), "at %d", at)
 	}
+}
+
+// After a panic in a predicate, who polls is told that something is left: changes that
+// were read with it, and those before it.
+func TestAPanicInAPredicateTellsWhoPolls(t *testing.T) {
+	for at := 1; at <= 3; at++ {
+		games := newGames()
+		wake := make(chan struct{}, 10)
+		panics := true
+		feed := games.Where(func(row *game) bool {
+			if row.ID == at && panics {
+				panics = false
+				panic("in keep")
+			}
+			return true
+		}).Batches(t.Context(), 10, Poll(wake))
+		optionRows(t, games, 1, 2, 3)
+		require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
+		require.Equal(t, 1, optionWoken(wake))
+		require.NotEmpty(t, optionBatches(feed, -1))
+		require.Zero(t, optionWoken(wake))
+	}
+}
+
+// A panic in a predicate makes no batch longer than it may be.
+func TestAPanicInAPredicateKeepsToMax(t *testing.T) {
+	games := newGames()
+	panics := true
+	feed := games.Where(func(row *game) bool {
+		if row.ID == 2 && panics {
+			panics = false
+			panic("in keep")
+		}
+		return true
+	}).Batches(t.Context(), 1, Poll(nil))
+	insertBoth(t, games, game{ID: 1}, game{ID: 2})
+	optionRows(t, games, 3)
+	require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
+	require.Equal(t, "[+1] [+3]", optionBatches(feed, -1))
 }
 
 // F1: a gap is told, also if the loop breaks at the batch that comes before it, which

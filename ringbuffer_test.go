@@ -1378,6 +1378,40 @@ func TestRingTake(t *testing.T) {
 	}
 }
 
+// take hands out "at most n, and those to which the last of them is joined", as far as
+// they are on the page.
+func TestRingTakesWhatIsJoined(t *testing.T) {
+	for _, before := range []uint64{0, 1, 3, 60, 63, 64, 250} {
+		for _, joined := range []uint64{1, 2, 3, 70, 300} {
+			for _, n := range []uint64{1, 2, 5} {
+				var x ringReader
+				x.ring.open(&x.window, 1000)
+				x.appendMore(before)
+				x.requireNext(t, before)
+				x.putMore(joined)
+				x.publish()
+				x.appendMore(3)
+				for pos := before; pos < x.last; {
+					first := x.take(t.Context(), nil, int(n))
+					if len(first) == 0 {
+						x.pos = pos
+						x.requireNext(t, 1) // on the next page
+						pos++
+						continue
+					}
+					want := max(min(pos+n, x.last), before+joined)
+					if pos+n <= before || pos >= before+joined {
+						want = min(pos+n, x.last)
+					}
+					want = min(want, x.page.Load().end())
+					require.Equal(t, want, pos+uint64(len(first)), "%d joined behind %d, from %d", joined, before, pos)
+					pos = want
+				}
+			}
+		}
+	}
+}
+
 // "what was published together is joined": each element to the next one, and the last
 // of them to none, for a window that reads all, one that falls behind, and one that
 // was opened later, across pages of all sizes.
