@@ -33,9 +33,9 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 // deliver hands out what is in the window, as window.deliver does it with elements.
 func (l *batchLoop[K, V]) deliver() bool {
 	f := l.feed
-	for {
+	for f.ctx.Err() == nil {
 		if len(l.taken) == 0 {
-			if !l.flushIfFull() { // it may be, after a panic
+			if !l.flushIfFull() {
 				return false
 			}
 			n := len(l.batch)
@@ -47,13 +47,8 @@ func (l *batchLoop[K, V]) deliver() bool {
 			}
 		}
 		l.see()
-		if f.ctx.Err() != nil {
-			return true
-		}
-		if !l.flushIfFull() {
-			return false
-		}
 	}
+	return true
 }
 
 // see moves what was taken to the batch, as the feed is to see it. It leaves off when

@@ -1470,21 +1470,31 @@ func TestAPanicInAPredicateTellsWhoPolls(t *testing.T) {
 	}
 }
 
-// A panic in a predicate makes no batch longer than it may be.
+// A panic in a predicate makes no batch longer than it may be, and what it left does not
+// come when the context is done.
 func TestAPanicInAPredicateKeepsToMax(t *testing.T) {
-	games := newGames()
-	panics := true
-	feed := games.Where(func(row *game) bool {
-		if row.ID == 2 && panics {
-			panics = false
-			panic("in keep")
+	for _, done := range []bool{false, true} {
+		games := newGames()
+		ctx, cancel := context.WithCancel(t.Context())
+		panics := true
+		feed := games.Where(func(row *game) bool {
+			if row.ID == 2 && panics {
+				panics = false
+				panic("in keep")
+			}
+			return true
+		}).Batches(ctx, 1, Poll(nil))
+		insertBoth(t, games, game{ID: 1}, game{ID: 2})
+		optionRows(t, games, 3)
+		require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
+		want := "[+1] [+3]"
+		if done {
+			cancel()
+			want = "context canceled"
 		}
-		return true
-	}).Batches(t.Context(), 1, Poll(nil))
-	insertBoth(t, games, game{ID: 1}, game{ID: 2})
-	optionRows(t, games, 3)
-	require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
-	require.Equal(t, "[+1] [+3]", optionBatches(feed, -1))
+		require.Equal(t, want, optionBatches(feed, -1))
+		cancel()
+	}
 }
 
 // F1: a gap is told, also if the loop breaks at the batch that comes before it, which
