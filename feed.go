@@ -208,6 +208,9 @@ func (f *feed[K, V]) squashBacklog() {
 		if ok {
 			earlier.add(t.key(c.Row()), c)
 			joined = joined || w.joined()
+			if earlier.Len() == 0 && !w.joined() {
+				joined = false // as in squash.announceLocked
+			}
 		} else {
 			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
 			q.skipped.Store(skipped)

@@ -321,10 +321,7 @@ func (f *partFeed) stepSquash() (c Change[partRow], err error, ok bool) { //noli
 			return c, nil, false
 		}
 		f.set = changed
-		f.whole = false
-		for i, e := range f.log[f.at+1:] {
-			f.whole = f.whole || e.act == f.log[f.at+i].act
-		}
+		f.whole = f.joined()
 		f.at = len(f.log)
 		f.sets++
 	}
@@ -337,6 +334,23 @@ func (f *partFeed) stepSquash() (c Change[partRow], err error, ok bool) { //noli
 	}
 	f.count++
 	return partSeen(c, f.keep), nil, true
+}
+
+// joined reports whether changes of one transaction are in the set to come. Those after
+// which no row was left in it do not count.
+func (f *partFeed) joined() (joined bool) {
+	for i := f.at; i < len(f.log); i++ {
+		if i+1 < len(f.log) && f.log[i+1].act == f.log[i].act {
+			joined = true
+			continue
+		}
+		until := *f
+		until.log = f.log[:i+1]
+		if len(until.changed()) == 0 {
+			joined = false
+		}
+	}
+	return joined
 }
 
 // next passes all up to an element that is handed out, or an error; ok, if there is

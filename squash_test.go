@@ -830,3 +830,25 @@ func TestSquashesBesideWriters(t *testing.T) {
 		require.Equal(t, content, fold, "reader %d", i)
 	}
 }
+
+// A transaction that left no row in the set has no part in it: the set may be split.
+func TestATransactionThatVanishedJoinsNothing(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		games := newGames()
+		games.Retain(10)
+		follow := func(opts ...FeedOption) Stream[[]Change[game]] {
+			return games.Batches(t.Context(), 1, append(opts, Squash(0), Poll(nil))...)
+		}
+		feed := follow()
+		require.NoError(t, Transact(func(tx *Tx) error {
+			must[game](t)(games.In(tx).Insert(game{ID: 1}))
+			must[game](t)(games.In(tx).Delete(1))
+			return nil
+		}, games))
+		optionRows(t, games, 2, 3)
+		if after {
+			feed = follow(After(0))
+		}
+		require.Equal(t, "[+3] [+4]", optionBatches(feed, -1), "after=%t", after)
+	}
+}
