@@ -93,9 +93,12 @@ func (l *batchLoop[K, V]) fail(err error) bool {
 		return false
 	}
 	f.untold = nil
-	l.flush() // it is empty, but may hold what was handed out
+	l.release()
 	return l.yield(nil, err)
 }
+
+// release lets go of what was read, and of the space of many, when there is no batch.
+func (l *batchLoop[K, V]) release() { l.batch, l.dirty = emptied(l.batch[:l.dirty]), 0 }
 
 func (l *batchLoop[K, V]) flushIfFull() (more bool) {
 	if len(l.batch) < l.max || l.feed.joined() {
@@ -105,11 +108,10 @@ func (l *batchLoop[K, V]) flushIfFull() (more bool) {
 	return more
 }
 
-// flush hands out the batch, unless it is empty. Then nothing may come for long, so
-// nothing that was read is held, nor the space of many.
+// flush hands out the batch, unless it is empty: then nothing may come for long.
 func (l *batchLoop[K, V]) flush() (flushed, more bool) {
 	if len(l.batch) == 0 {
-		l.batch, l.dirty = emptied(l.batch[:l.dirty]), 0
+		l.release()
 		return false, true
 	}
 	l.dirty = max(l.dirty, len(l.batch))

@@ -97,8 +97,8 @@ type FeedInfo struct {
 // Feeds tells of each subscription that has not ended, in the order in which they
 // were made. After a drop, one stays listed until its loop has read the final error; when
 // a context is done, for a moment. Each FeedInfo is exact, but they are not all of one
-// moment. Feeds takes time in proportion to
-// their number; a writer does not wait for more than one of them.
+// moment. Feeds takes time in proportion to their number; a writer does not wait for more
+// than one of them.
 func (t *Table[K, V]) Feeds() []FeedInfo {
 	subs := t.feeds.all()
 	infos := make([]FeedInfo, len(subs))

@@ -42,9 +42,10 @@
 //
 // The writer never waits, blocks or fails because of a subscriber, and what it
 // does costs the same with one subscriber of a part of the table and with ten
-// thousand: a change is stored once for each part that its row is in. It also costs the same whether they read or not,
-// but for the waking of one that waits. A feed with [Squash] is the exception: it
-// costs each write to its rows an operation on a B-tree of its own.
+// thousand: a change is stored once for each part that its row is in. It also costs
+// the same whether they read or not, but for the waking of one that waits. A feed with
+// [Squash] is the exception: it costs each write to its rows an operation on a B-tree
+// of its own.
 //
 // # Rows
 //
@@ -172,13 +173,14 @@
 //
 // All methods of a table are safe for concurrent use. The functions handed to
 // Update and Compute run while the table is locked, and so may the key function (which
-// loops over rows call, too, without the lock), Clone and Equal: they must be quick, and one that calls the table deadlocks.
-// Stages and loop bodies run without a lock, in the goroutine of the loop; they may
-// be slow, and may call the table. So do predicates of selections. A stream is for
-// one goroutine at a time: call Changes once for each. The package starts no goroutine
-// that stays; for a moment one runs when a subscription's context ends (in package
-// context) while the table is locked, when the wait of a [Squash] is over (in package
-// time), and when many feeds that [Poll] are to be told of a write.
+// loops over rows call, too, without the lock), Clone and Equal: they must be quick, and
+// one that calls the table deadlocks. Stages and loop bodies run without a lock, in the
+// goroutine of the loop; they may be slow, and may call the table. So do predicates of
+// selections. A stream is for one goroutine at a time: call Changes once for each. The
+// package starts no goroutine that stays; for a moment one runs when a subscription's
+// context ends (in package context), another if the table is locked then, one when the
+// wait of a [Squash] is over (in package time), and one when many feeds that [Poll] are
+// to be told of a write.
 //
 // # Shutting down
 //

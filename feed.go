@@ -201,22 +201,23 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) error {
 func (f *feed[K, V]) squashBacklog() {
 	w, q, t := &f.sub.window, f.sub.squash, f.sub.table
 	defer w.close()
-	earlier, joined := q.newRows(), false
+	earlier := q.newRows()
 	before := w.passed()
 	for w.passed() < q.setNewest {
 		c, skipped, ok := w.read()
 		if ok {
 			earlier.add(t.key(c.Row()), c)
-			joined = joined || w.joined()
-			if earlier.Len() == 0 && !w.joined() {
-				joined = false // as in squash.announceLocked
+			if w.joined() {
+				earlier.joined = true
+			} else {
+				earlier.settle()
 			}
 		} else {
 			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
 			q.skipped.Store(skipped)
 		}
 	}
-	q.follow(earlier, joined)
+	q.follow(earlier)
 }
 
 // changes is the feed's stream.

@@ -234,14 +234,14 @@ func (f *modelFeed) next() (c Change[modelRow], err error) {
 	return c, f.final
 }
 
-// A modelWriter is what a table and its model have in common.
-type modelWriter interface {
-	Insert(row modelRow) (Change[modelRow], error)
-	Upsert(row modelRow) (Change[modelRow], error)
-	Update(key int, edit func(row *modelRow)) (Change[modelRow], error)
-	Replace(row modelRow) (Change[modelRow], error)
-	Delete(key int) (Change[modelRow], error)
-	Compute(key int, f func(old *modelRow) *modelRow) (Change[modelRow], error)
+// A rowWriter is what a table, alone or in a transaction, and its model have in common.
+type rowWriter[V any] interface {
+	Insert(row V) (Change[V], error)
+	Upsert(row V) (Change[V], error)
+	Update(key int, edit func(row *V)) (Change[V], error)
+	Replace(row V) (Change[V], error)
+	Delete(key int) (Change[V], error)
+	Compute(key int, f func(old *V) *V) (Change[V], error)
 }
 
 // A modelRun does the same to a table and to its model, and compares.
@@ -318,8 +318,8 @@ func (r *modelRun) step() {
 // write makes a random write on both sides.
 func (r *modelRun) write() {
 	name, op := r.randomWrite()
-	want, wantErr := attempt(r.model, op)
-	got, err := attempt(r.table, op)
+	want, wantErr := attempt(func() (Change[modelRow], error) { return op(r.model) })
+	got, err := attempt(func() (Change[modelRow], error) { return op(r.table) })
 	if wantErr != nil {
 		require.ErrorIs(r, err, wantErr, name)
 		require.Zero(r, got, name)
@@ -343,8 +343,8 @@ func (r *modelRun) write() {
 	r.compare()
 }
 
-// attempt is op on w, with a panic of errOops as an error.
-func attempt(w modelWriter, op func(w modelWriter) (Change[modelRow], error)) (c Change[modelRow], err error) {
+// attempt is f, with a panic of errOops as an error.
+func attempt[V any](f func() (Change[V], error)) (c Change[V], err error) {
 	defer func() {
 		if p := recover(); p == any(errOops) {
 			err = errOops
@@ -352,33 +352,33 @@ func attempt(w modelWriter, op func(w modelWriter) (Change[modelRow], error)) (c
 			panic(p)
 		}
 	}()
-	return op(w)
+	return f()
 }
 
 // randomWrite returns a write that does the same to whatever it is done to, and
 // gives each rows of its own.
-func (r *modelRun) randomWrite() (name string, op func(w modelWriter) (Change[modelRow], error)) {
+func (r *modelRun) randomWrite() (name string, op func(w rowWriter[modelRow]) (Change[modelRow], error)) {
 	key, n := r.roll(8), r.roll(4)
 	if r.roll(32) == 0 {
 		n = badScore
 	}
 	switch r.roll(6) {
 	case 0:
-		return "Insert", func(w modelWriter) (Change[modelRow], error) { return w.Insert(newModelRow(key, n)) }
+		return "Insert", func(w rowWriter[modelRow]) (Change[modelRow], error) { return w.Insert(newModelRow(key, n)) }
 	case 1:
-		return "Upsert", func(w modelWriter) (Change[modelRow], error) { return w.Upsert(newModelRow(key, n)) }
+		return "Upsert", func(w rowWriter[modelRow]) (Change[modelRow], error) { return w.Upsert(newModelRow(key, n)) }
 	case 2:
-		return "Replace", func(w modelWriter) (Change[modelRow], error) { return w.Replace(newModelRow(key, n)) }
+		return "Replace", func(w rowWriter[modelRow]) (Change[modelRow], error) { return w.Replace(newModelRow(key, n)) }
 	case 3:
-		return "Delete", func(w modelWriter) (Change[modelRow], error) { return w.Delete(key) }
+		return "Delete", func(w rowWriter[modelRow]) (Change[modelRow], error) { return w.Delete(key) }
 	case 4:
 		edit := modelEdits[r.roll(len(modelEdits))]
-		return "Update", func(w modelWriter) (Change[modelRow], error) {
+		return "Update", func(w rowWriter[modelRow]) (Change[modelRow], error) {
 			return w.Update(key, func(row *modelRow) { edit(row, n) })
 		}
 	default:
 		edit, remove := modelEdits[r.roll(len(modelEdits))], r.roll(4) == 0
-		return "Compute", func(w modelWriter) (Change[modelRow], error) {
+		return "Compute", func(w rowWriter[modelRow]) (Change[modelRow], error) {
 			return w.Compute(key, func(row *modelRow) *modelRow {
 				if remove {
 					return nil
@@ -744,7 +744,7 @@ func TestModelOtherBuffersSameHistory(t *testing.T) {
 		for range 100 {
 			for range random.IntN([]int{2, 10, 200}[random.IntN(3)]) {
 				_, op := writes.randomWrite()
-				if c, err := attempt(table, op); err == nil && c.Kind != None {
+				if c, err := attempt(func() (Change[modelRow], error) { return op(table) }); err == nil && c.Kind != None {
 					made = append(made, c)
 				}
 			}

@@ -48,9 +48,9 @@ const maxTold = 8
 // Elements are put behind the end one by one and published together, so that a reader
 // sees all of them or none, or are taken back. What was published together is joined.
 //
-// The calls of open, put, publish, takeBack, begin, hold, skipAll and close must not overlap;
-// everything else may be called at any time. mu is a leaf: it is held for a few
-// steps of the ring's own, never while a user's code runs. A reader takes it at a
+// The calls of open, put, publish, takeBack, begin, hold, skipAll and close must not
+// overlap; everything else may be called at any time. mu is a leaf: it is held for a
+// few steps of the ring's own, never while a user's code runs. A reader takes it at a
 // page's end, when it has fallen too far behind, and to wait; put takes it to add a
 // page, publish for several elements, takeBack always, and wake when somebody waits.
 //
@@ -389,7 +389,7 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 	return true
 }
 
-// take appends the oldest unread elements to to, without taking a lock: at most n,
+// take appends the oldest unread elements to a slice, without taking a lock: at most n,
 // and those to which the last of them is joined. It leaves off where deliver does, and
 // takes nothing when ctx is done. It costs a few steps and the copying, so it is for
 // who takes many at a time (BenchmarkFanOut).

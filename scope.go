@@ -109,7 +109,7 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 		e := &o.events[i]
 		for _, s := range e.scope.squashes {
 			if s.publishing {
-				s.joined = true
+				s.rows.joined = true
 			} else {
 				s.publishing = true
 				s.mu.Lock()

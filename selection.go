@@ -155,8 +155,8 @@ func (s Selection[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream
 // Batches is [Selection.Changes] for a loop that takes several changes at a time: all
 // that are there, from 1 up to max. The changes of a transaction are not divided, but
 // by a notice of some that were skipped: for them a batch is as long as it must be. So
-// is a set of [Squash], if some of it came of a transaction. Initial and Ready count as changes here; errors come by
-// themselves, in their place.
+// is a set of [Squash], if some of it came of a transaction. Initial and Ready count as
+// changes here; errors come by themselves, in their place.
 //
 // A change of a backlog costs a fraction of what it does in a loop over Changes: it is
 // copied with others, where that one makes a call for each (BenchmarkFanOut). A max of a

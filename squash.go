@@ -34,15 +34,14 @@ type squash[K, V any] struct {
 	rows   squashedRows[K, V]
 	due    time.Time   // when the set may be taken, if there are rows
 	newest uint64      // number of the last change added
-	joined bool        // some of the changes came of one transaction
 	closed bool        // nothing will be added any more
 	ended  bool        // the subscription ended
 	asleep bool        // the reader is to be woken
 	timer  *time.Timer // at due, while the reader sleeps; nil: none
 
 	set       []*squashed[K, V] // what is left of the set that was taken; the reader's
-	setNewest uint64            // newest and joined when it was taken
-	setJoined bool
+	setNewest uint64            // newest when it was taken
+	setJoined bool              // whether it was joined
 
 	// What Feeds tells; the reader's to change.
 	delivered, skipped, passed, left atomic.Uint64
@@ -56,6 +55,15 @@ type squashed[K, V any] struct {
 
 type squashedRows[K, V any] struct {
 	*btree.BTreeG[*squashed[K, V]]
+	joined bool // some of the changes came of one transaction
+}
+
+// settle is called when all that was published together is in rows: what left none of
+// them joins nothing.
+func (rows *squashedRows[K, V]) settle() {
+	if rows.Len() == 0 {
+		rows.joined = false
+	}
 }
 
 func newSquash[K, V any](t *Table[K, V], c *feedConfig) *squash[K, V] {
@@ -73,7 +81,7 @@ func newSquash[K, V any](t *Table[K, V], c *feedConfig) *squash[K, V] {
 }
 
 func (q *squash[K, V]) newRows() squashedRows[K, V] {
-	return squashedRows[K, V]{btree.NewG(degree, func(a, b *squashed[K, V]) bool { return q.order(a.key, b.key) < 0 })}
+	return squashedRows[K, V]{BTreeG: btree.NewG(degree, func(a, b *squashed[K, V]) bool { return q.order(a.key, b.key) < 0 })}
 }
 
 // add puts a change behind those of its row.
@@ -105,9 +113,7 @@ func (q *squash[K, V]) addLocked(key K, c Change[V]) {
 
 // announceLocked sees to it that a reader that sleeps is woken in time.
 func (q *squash[K, V]) announceLocked() {
-	if q.rows.Len() == 0 {
-		q.joined = false
-	}
+	q.rows.settle()
 	if !q.asleep || q.rows.Len() == 0 || q.timer != nil {
 		return
 	}
@@ -175,7 +181,7 @@ func (q *squash[K, V]) end() {
 
 // follow puts changes that were made before those added so far before them. They
 // are due.
-func (q *squash[K, V]) follow(earlier squashedRows[K, V], joined bool) {
+func (q *squash[K, V]) follow(earlier squashedRows[K, V]) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ended || earlier.Len() == 0 {
@@ -185,7 +191,8 @@ func (q *squash[K, V]) follow(earlier squashedRows[K, V], joined bool) {
 		earlier.add(row.key, row.change)
 		return true
 	})
-	q.rows, q.due, q.joined = earlier, time.Time{}, q.joined || joined
+	earlier.joined = earlier.joined || q.rows.joined
+	q.rows, q.due = earlier, time.Time{}
 }
 
 // readyLocked reports whether there is a set to take.
@@ -251,7 +258,7 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
 		return rows, false
 	}
 	rows, q.rows = q.rows, q.newRows()
-	q.setNewest, q.setJoined, q.joined = q.newest, q.joined, false
+	q.setNewest, q.setJoined = q.newest, rows.joined
 	return rows, true
 }
 

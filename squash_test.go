@@ -755,7 +755,7 @@ func TestAnEndedSquashTakesNothing(t *testing.T) {
 	q.end()
 	earlier := q.newRows()
 	earlier.add(1, Change[game]{Seq: 1, New: &game{ID: 1}})
-	q.follow(earlier, false)
+	q.follow(earlier)
 	require.Zero(t, q.rows.Len(), "a backlog")
 	squashDo(t, games, "a+")
 	require.Zero(t, q.rows.Len(), "a change")

@@ -46,7 +46,8 @@ const degree = 32
 //	T5  Clone happens under the write lock only.
 //	T6  The writer never waits for a subscriber's code: all it shares with readers
 //	    are mutexes held for no user code and a few steps each: a ring's, to add a page,
-//	    to publish several changes and to wake; and that of each squash.
+//	    to publish several changes or to take them back, and to wake; and that of each
+//	    squash.
 type Table[K, V any] struct {
 	name  string
 	key   func(row *V) K
