@@ -103,7 +103,7 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 	subs := t.feeds.all()
 	infos := make([]FeedInfo, len(subs))
 	for i, s := range subs {
-		u := s.usage()
+		u := s.source().usage()
 		infos[i] = FeedInfo{
 			Name:      s.name,
 			Buffered:  int(u.buffered),

@@ -29,39 +29,95 @@ type subscription[K, V any] struct {
 	initial atomic.Pointer[initial[K, V]]
 }
 
-// end ends the subscription, from any goroutine. To end it again does nothing. F4
+// A source is where a feed's changes come from: a window on a ring, or a squash. One
+// goroutine at a time reads it; close, closeQuietly and usage are for any.
+type source[V any] interface {
+	// deliver hands changes that are ready to yield, one by one, until yield returns
+	// false, which deliver then returns, or ctx is done, or advance is needed.
+	deliver(ctx context.Context, yield func(Change[V], error) bool) bool
+
+	// take appends changes that are ready to a slice: at most n, but never a part of a
+	// transaction. Like deliver, it takes none when ctx is done or advance is needed.
+	take(ctx context.Context, to *[]Change[V], n int)
+
+	// advance makes the next changes ready for deliver and take. It returns the number of
+	// changes that were skipped before them, and false if there is nothing to read.
+	advance() (skipped uint64, advanced bool)
+
+	// passed returns the sequence number of the last change that was read or skipped.
+	passed() uint64
+
+	// drained reports whether everything is read and nothing more will come.
+	drained() bool
+
+	// wait returns when there is something to read, or nothing more will come.
+	wait()
+
+	// arm arranges for the user's wake channel to be notified when wait would return. It
+	// returns false if wait would return now. disarm undoes it.
+	arm() bool
+	disarm()
+
+	// close ends the reading and wakes a reader that waits; closeQuietly wakes nobody.
+	close()
+	closeQuietly() (waited bool)
+
+	// discard lets go of changes that are ready. It is called when the feed has ended.
+	discard()
+
+	usage() usage
+}
+
+// source returns what the subscription's feed reads.
+func (s *subscription[K, V]) source() source[V] {
+	if s.squash != nil {
+		return s.squash
+	}
+	return &s.window
+}
+
+// end ends the subscription, from any goroutine, and wakes its loop. To end it again
+// does nothing. F4
 func (s *subscription[K, V]) end() {
-	if !s.table.feeds.remove(s) {
-		return
-	}
-	s.initial.Store(nil)
-	if s.squash == nil {
-		s.window.close()
-	} else {
-		s.squash.end()
-	}
-	if s.scope != &s.table.whole || s.squash != nil {
+	if s.table.feeds.remove(s) {
+		s.source().close()
 		s.leave()
 	}
 }
 
-// leave gives up the scope, which goes with its last subscription. It does not wait for
-// the table's lock: a loop is to end at once, and the runtime has one goroutine for all
-// cleanups.
+// collected is end for a subscription whose stream is garbage. There is no loop, and
+// nobody is notified: a wake channel may belong to a synctest bubble, in which the
+// runtime's goroutine is a stranger.
+func (s *subscription[K, V]) collected() {
+	s.unhook()
+	if s.table.feeds.remove(s) {
+		s.source().closeQuietly()
+		s.leave()
+	}
+}
+
+// leave gives up the rows that are left and the scope, which goes with its last
+// subscription. It does not wait for the table's lock: a loop is to end at once, and the
+// runtime has one goroutine for all cleanups.
 func (s *subscription[K, V]) leave() {
-	if s.table.mu.TryLock() {
+	s.initial.Store(nil)
+	if s.scope == &s.table.whole && s.squash == nil {
+		return // it stays, and knows nothing of its subscriptions
+	}
+	mu := &s.table.mu
+	if mu.TryLock() {
+		defer mu.Unlock()
 		s.leaveLocked()
 		return
 	}
 	go func() {
-		s.table.mu.Lock()
+		mu.Lock()
+		defer mu.Unlock()
 		s.leaveLocked()
 	}()
 }
 
-// leaveLocked leaves, and unlocks the table.
 func (s *subscription[K, V]) leaveLocked() {
-	defer s.table.mu.Unlock()
 	if s.squash != nil {
 		s.scope.removeSquash(s.squash)
 	}
@@ -74,15 +130,10 @@ func (s *subscription[K, V]) leaveLocked() {
 // forget is end for a subscription that its context did not end: it also takes the
 // context's hook back.
 func (s *subscription[K, V]) forget() {
-	s.unhook()
-	s.end()
-}
-
-func (s *subscription[K, V]) usage() usage {
-	if s.squash != nil {
-		return s.squash.usage()
+	if s.unhook != nil {
+		s.unhook()
 	}
-	return s.window.usage()
+	s.end()
 }
 
 // A feed is the subscriber's side of a subscription, which a stream owns. Its ring,
@@ -104,10 +155,30 @@ type feed[K, V any] struct {
 	catchUp  int               // the buffer when it will have caught up, if it is larger until then; else 0
 	overflow Overflow
 	polls    bool
+	ranging  atomic.Bool
+	wake     chan<- struct{} // if it polls; may be nil
 
-	ranging atomic.Bool
-	final   error         // nil until the feed has ended
-	untold  *SkippedError // comes first; nil: there is none
+	notice *SkippedError // comes next; nil: there is none
+	final  error         // nil until the feed has ended
+}
+
+// A consumer hands a feed's changes to a loop: one by one, or in batches.
+type consumer[V any] interface {
+	// drain hands over what is ready in a source. It returns false, as the other methods
+	// do, if the loop was left.
+	drain(s source[V]) (more bool)
+
+	// add hands over a change that does not come from a source.
+	add(c Change[V]) (more bool)
+
+	// flush hands over what was collected, and reports whether that was anything.
+	flush() (flushed, more bool)
+
+	// fail hands over an error. What was collected and not flushed is discarded.
+	fail(err error) (more bool)
+
+	// pending reports whether there is something that a panic kept from being handed over.
+	pending() bool
 }
 
 // An initial is the present rows that a feed has not handed out, and Ready.
@@ -131,21 +202,29 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 		keep:     s.keep,
 		overflow: c.overflow,
 		polls:    c.polls,
+		wake:     c.wake,
 	}
 	followed := s.part
 	if c.after != nil && followed != s.table.everything {
 		followed = s.table.everything // only its ring holds what came before
 		f.keep = both(s.part.has, f.keep)
 	}
-	if err := f.subscribe(&c, followed); err != nil {
+	seq, err := f.subscribe(&c, followed)
+	if err != nil {
 		return nil, s.table.feedError(err)
 	}
-	sub := f.sub
-	sub.unhook = context.AfterFunc(ctx, sub.end)
-	runtime.AddCleanup(f, (*subscription[K, V]).forget, sub)
+	sub, subscribed := f.sub, false
+	defer func() {
+		if !subscribed { // a method of the context or a function of the user's panicked
+			sub.forget()
+		}
+	}()
 	if c.squashes && c.after != nil {
-		f.squashBacklog()
+		f.squashBacklog(seq)
 	}
+	sub.unhook = context.AfterFunc(ctx, sub.end)
+	runtime.AddCleanup(f, (*subscription[K, V]).collected, sub)
+	subscribed = true
 	return f, nil
 }
 
@@ -153,16 +232,17 @@ func (t *Table[K, V]) feedError(err error) error {
 	return fmt.Errorf("changefeed: changes of %q: %w", t.name, err)
 }
 
-// subscribe begins the subscription to a part here, or after a change that was. F2
-func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) error {
+// subscribe begins the subscription to a part here, or after a change that was, and
+// returns the table's sequence number. F2
+func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, err error) {
 	s, t := f.sub, f.sub.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dropped {
-		return ErrTableDropped
+		return 0, ErrTableDropped
 	}
 	if c.after != nil && *c.after > t.seq {
-		return fmt.Errorf("%w: After(%d): the table has only come to %d", ErrInvalidOption, *c.after, t.seq)
+		return 0, fmt.Errorf("%w: After(%d): the table has only come to %d", ErrInvalidOption, *c.after, t.seq)
 	}
 	s.scope = followed.scopeLocked()
 	s.scope.feeds++ // but for the whole table's, every scope goes with its last
@@ -193,45 +273,34 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) error {
 		s.initial.Store(&initial[K, V]{s.part.snapshotLocked(true), t.seq})
 	}
 	t.feeds.add(s)
-	return nil
+	return t.seq, nil
 }
 
 // squashBacklog puts the changes between the one that a feed with [After] begins after
-// and the subscription before those that its squash has got since.
-func (f *feed[K, V]) squashBacklog() {
+// and the subscription, at seq, before those that its squash has got since.
+func (f *feed[K, V]) squashBacklog(seq uint64) {
 	w, q, t := &f.sub.window, f.sub.squash, f.sub.table
 	defer w.close()
 	earlier := q.newRows()
 	before := w.passed()
-	for w.passed() < q.setNewest {
-		c, skipped, ok := w.read()
-		if ok {
-			earlier.add(t.key(c.Row()), c)
-			if w.joined() {
-				earlier.joined = true
-			} else {
-				earlier.settle()
+	var changes []Change[V]
+	for w.passed() < seq {
+		changes = emptied(changes)
+		w.take(context.Background(), &changes, 1) // with those of its transaction
+		if len(changes) == 0 {
+			if skipped, _ := w.advance(); skipped > 0 {
+				f.notice = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
+				q.skipped.Store(skipped)
 			}
-		} else {
-			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
-			q.skipped.Store(skipped)
+			continue
 		}
+		for _, c := range changes {
+			earlier.add(t.key(c.Row()), c)
+		}
+		earlier.joined = earlier.joined || len(changes) > 1
+		earlier.settle()
 	}
 	q.follow(earlier)
-}
-
-// changes is the feed's stream.
-func (f *feed[K, V]) changes(yield func(Change[V], error) bool) {
-	if f.keep == nil {
-		f.run(yield, nil)
-		return
-	}
-	f.run(func(c Change[V], err error) bool {
-		if err == nil && !f.see(&c) {
-			return true
-		}
-		return yield(c, err)
-	}, nil)
 }
 
 // see makes c what the feed is to see of it, and reports whether that is
@@ -246,53 +315,59 @@ func (f *feed[K, V]) see(c *Change[V]) bool {
 	return was || is
 }
 
-// joined reports whether the change handed out last belongs together with the next.
-func (f *feed[K, V]) joined() bool {
-	switch {
-	case f.sub.initial.Load() != nil:
-		return false
-	case f.sub.squash != nil:
-		return f.sub.squash.setJoined && f.sub.squash.more()
-	}
-	return f.sub.window.joined()
-}
-
-// run hands out what there is, and waits for more, until yield returns false or the
-// feed ends. If batches is not nil, yield is its add; before run waits, it has that
-// hand out what it has put by.
-func (f *feed[K, V]) run(yield func(Change[V], error) bool, batches *batchLoop[K, V]) {
+// begin begins a range. Its end is deferred.
+func (f *feed[K, V]) begin() {
 	if !f.ranging.CompareAndSwap(false, true) {
 		panic("changefeed: a second range over a stream while one runs; call Changes for each goroutine")
 	}
-	defer f.ranging.Store(false) // this also keeps f from being collected until here
-	if f.polls {
-		f.rise()
-		defer f.sleep(batches)
+	if f.wake != nil {
+		f.sub.source().disarm()
 	}
+}
+
+// end ends a range, also one that a panic or a Goexit ends. It arranges for a feed that
+// polls to be notified when there is something to read, now if there is.
+func (f *feed[K, V]) end(c consumer[V]) {
+	defer f.ranging.Store(false) // this also keeps f from being collected until here
+	if f.wake == nil || f.final != nil {
+		return
+	}
+	if f.notice != nil || f.sub.initial.Load() != nil || c.pending() || !f.sub.source().arm() {
+		notify(f.wake)
+	}
+}
+
+// run hands over what there is, and waits for more, until the loop is left or the feed
+// ends. An error comes after everything that was before it, so f.final is set when that
+// has been handed over.
+func (f *feed[K, V]) run(c consumer[V]) {
 	for f.final == nil {
-		if !f.deliver(yield, batches) {
-			return
-		}
 		if f.ctx.Err() != nil {
 			f.finish(context.Cause(f.ctx))
 			break
 		}
-		switch advanced, more := f.advance(yield); {
-		case !more:
-			return
-		case advanced:
-			continue
-		case f.drained() && f.ctx.Err() == nil: // else the subscription may have ended, and have missed some
-			f.finish(f.sub.table.feedError(ErrTableDropped))
+		if f.notice != nil {
+			if !f.deliverNotice(c) {
+				return
+			}
 			continue
 		}
-		if batches != nil {
-			switch flushed, more := batches.flush(); {
-			case !more:
-				return
-			case flushed:
-				continue
+		if !f.deliver(c) {
+			return
+		}
+		if f.ctx.Err() != nil || f.advance() {
+			continue
+		}
+		switch flushed, more := c.flush(); { // before it waits or ends
+		case !more:
+			return
+		case flushed:
+			continue
+		case f.sub.source().drained():
+			if f.ctx.Err() == nil { // else the subscription may have ended, and have missed some
+				f.finish(f.sub.table.feedError(ErrTableDropped))
 			}
+			continue
 		}
 		if f.catchUp > 0 {
 			f.sub.window.setLimit(uint64(f.catchUp))
@@ -301,77 +376,67 @@ func (f *feed[K, V]) run(yield func(Change[V], error) bool, batches *batchLoop[K
 		if f.polls {
 			return
 		}
-		f.wait()
+		f.sub.source().wait()
 	}
-	yield(Change[V]{}, f.final)
+	c.fail(f.final)
 }
 
-// deliver hands out what is there, as window.deliver does.
-func (f *feed[K, V]) deliver(yield func(Change[V], error) bool, batches *batchLoop[K, V]) bool {
-	if notice := f.untold; notice != nil && f.ctx.Err() == nil {
-		f.untold = nil
-		if !yield(Change[V]{}, notice) {
-			return false
-		}
+// deliverNotice hands over the notice, after what came before it.
+func (f *feed[K, V]) deliverNotice(c consumer[V]) (more bool) {
+	if flushed, more := c.flush(); flushed || !more {
+		return more // the context may be done
 	}
-	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, yield) {
+	notice := f.notice
+	if f.overflow == Fail {
+		f.finish(notice)
+		return true
+	}
+	f.notice = nil
+	return c.fail(notice)
+}
+
+// deliver hands over the rows that are left, and the changes that are ready.
+func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
+	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, c) {
 		return false
 	}
-	switch {
-	case f.sub.squash != nil:
-		return f.sub.squash.deliver(f.ctx, yield)
-	case batches != nil:
-		return batches.deliver()
-	}
-	return f.sub.window.deliver(f.ctx, yield)
+	return c.drain(f.sub.source())
 }
 
-// deliverInitial hands out the rows that are left, and Ready.
-func (f *feed[K, V]) deliverInitial(initial *initial[K, V], yield func(Change[V], error) bool) bool {
-	more := true
+// deliverInitial hands over the rows that are left, and Ready.
+func (f *feed[K, V]) deliverInitial(initial *initial[K, V], c consumer[V]) (more bool) {
+	more = true
 	initial.rows.forward(func(_ K, row *V) bool {
 		if f.ctx.Err() != nil {
 			return false
 		}
-		more = yield(Change[V]{Kind: Initial, New: row}, nil)
+		more = c.add(Change[V]{Kind: Initial, New: row})
 		return more
 	})
 	if !more || f.ctx.Err() != nil {
 		return more
 	}
 	f.sub.initial.Store(nil)
-	return yield(Change[V]{Kind: Ready, Seq: initial.seq}, nil)
+	return c.add(Change[V]{Kind: Ready, Seq: initial.seq})
 }
 
-// advance takes the window's next change, or tells of those that were skipped before
-// it. It reports whether there was anything.
-func (f *feed[K, V]) advance(yield func(Change[V], error) bool) (advanced, more bool) {
-	if f.sub.squash != nil {
-		return false, true
+// advance makes the source ready to be read, and takes note of changes that were
+// skipped. It reports whether there is anything.
+func (f *feed[K, V]) advance() bool {
+	before := f.sub.source().passed()
+	skipped, advanced := f.sub.source().advance()
+	if skipped > 0 {
+		f.notice = &SkippedError{Count: skipped, From: before + 1, To: f.sub.source().passed()} // F1
+		if f.overflow == Resync {
+			f.resync()
+		}
 	}
-	w := &f.sub.window
-	before := w.passed()
-	c, skipped, ok := w.read()
-	switch {
-	case ok:
-		return true, yield(c, nil)
-	case skipped == 0:
-		return false, true
-	}
-	notice := &SkippedError{Count: skipped, From: before + 1, To: w.passed()} // F1
-	switch f.overflow {
-	case Fail:
-		f.finish(notice)
-		return true, true
-	case Resync:
-		f.resync(notice)
-	}
-	return true, yield(Change[V]{}, notice)
+	return advanced
 }
 
 // resync goes on with the rows as they are now, and counts in the notice what they
 // make needless. F2
-func (f *feed[K, V]) resync(notice *SkippedError) {
+func (f *feed[K, V]) resync() {
 	t := f.sub.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -382,66 +447,45 @@ func (f *feed[K, V]) resync(notice *SkippedError) {
 	if !open {
 		return // the context is done
 	}
-	notice.Count += skipped
-	notice.To = t.seq
+	f.notice.Count += skipped
+	f.notice.To = t.seq
 	f.sub.initial.Store(&initial[K, V]{f.sub.part.snapshotLocked(true), t.seq})
-}
-
-// drained reports whether all is read that will ever be.
-func (f *feed[K, V]) drained() bool {
-	if f.sub.squash != nil {
-		return f.sub.squash.drained()
-	}
-	return f.sub.window.drained()
-}
-
-// wait waits until there is something to do.
-func (f *feed[K, V]) wait() {
-	if q := f.sub.squash; q == nil {
-		f.sub.window.wait()
-	} else if q.sleep() {
-		<-q.woken
-	}
-}
-
-// sleep sees to it, for a feed that polls and was left, that the user is told when there
-// is something to do; at once, if there is.
-func (f *feed[K, V]) sleep(batches *batchLoop[K, V]) {
-	if f.final != nil {
-		return // it was told
-	}
-	w, q := &f.sub.window, f.sub.squash
-	left := f.untold != nil || f.sub.initial.Load() != nil || batches != nil && batches.left()
-	switch {
-	case q != nil:
-		if left || len(q.set) > 0 || !q.sleep() {
-			tell(q.wake)
-		}
-	case w.polls():
-		if left || !w.park() {
-			tell(w.notify)
-		}
-	}
-}
-
-// rise takes back what sleep arranged.
-func (f *feed[K, V]) rise() {
-	if q := f.sub.squash; q != nil {
-		q.rise()
-	} else if f.sub.window.polls() {
-		f.sub.window.unpark()
-	}
 }
 
 func (f *feed[K, V]) finish(err error) {
 	f.final = err
-	f.untold = nil
+	f.notice = nil
 	f.sub.forget()
 	f.sub.initial.Store(nil) // if it began anew just before
-	if f.sub.squash != nil {
-		f.sub.squash.set = nil
-	}
+	f.sub.source().discard()
 }
+
+// changes is the feed's stream.
+func (f *feed[K, V]) changes(yield func(Change[V], error) bool) {
+	f.begin()
+	c := &each[K, V]{f, yield}
+	defer f.end(c)
+	f.run(c)
+}
+
+// An each is a [consumer] for a loop that takes changes one by one.
+type each[K, V any] struct {
+	feed  *feed[K, V]
+	yield func(Change[V], error) bool
+}
+
+func (e *each[K, V]) drain(s source[V]) bool {
+	if e.feed.keep == nil {
+		return s.deliver(e.feed.ctx, e.yield)
+	}
+	return s.deliver(e.feed.ctx, func(c Change[V], _ error) bool { return e.add(c) })
+}
+
+func (e *each[K, V]) add(c Change[V]) bool { return !e.feed.see(&c) || e.yield(c, nil) }
+
+func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, err) }
+func (e *each[K, V]) flush() (flushed, more bool) { return false, true }
+func (e *each[K, V]) pending() bool               { return false }
 
 // A feedSet is the set of a table's subscriptions. It has a lock of its own, so that
 // no writer waits for who lists them, and a subscription can end while the table's

@@ -15,13 +15,13 @@ var errNotice, errFinal = errors.New("notice"), errors.New("final")
 // A source is a stream that is no feed: it hands out pairs, goes on after a break,
 // and counts how far it was read. A read behind its end is a failure, where a feed
 // would wait.
-type source[T any] struct {
+type pairSource[T any] struct {
 	t     *testing.T
 	pairs []pair[T]
 	read  int
 }
 
-func (s *source[T]) stream(yield func(T, error) bool) {
+func (s *pairSource[T]) stream(yield func(T, error) bool) {
 	for {
 		if s.read == len(s.pairs) {
 			s.t.Error("read on: a feed would wait")
@@ -36,8 +36,8 @@ func (s *source[T]) stream(yield func(T, error) bool) {
 }
 
 // newSource makes a source of ints and errors.
-func newSource(t *testing.T, pairs ...any) *source[int] {
-	s := &source[int]{t: t}
+func newSource(t *testing.T, pairs ...any) *pairSource[int] {
+	s := &pairSource[int]{t: t}
 	for _, p := range pairs {
 		switch p := p.(type) {
 		case int:
@@ -133,7 +133,7 @@ func TestStagesCompose(t *testing.T) {
 // A nil element is an element: what tells an error is the error.
 func TestMapOfNilElements(t *testing.T) {
 	one := 1
-	in := &source[*int]{t: t, pairs: []pair[*int]{{}, {v: &one}, {err: errNotice}, {}, {err: errFinal}}}
+	in := &pairSource[*int]{t: t, pairs: []pair[*int]{{}, {v: &one}, {err: errNotice}, {}, {err: errFinal}}}
 	calls := 0
 	isNil := Map(in.stream, func(p *int) bool { calls++; return p == nil })
 	require.Equal(t, []any{true, false, errNotice, true, errFinal}, pairsOf(isNil))
@@ -148,7 +148,7 @@ func TestMapOfNilElements(t *testing.T) {
 // "An element comes with a nil error; an error comes with the zero element", also
 // behind a Map whose function has no zero, and where the source breaks the rule.
 func TestAnErrorComesWithTheZeroElement(t *testing.T) {
-	in := &source[int]{t: t, pairs: []pair[int]{{v: 1}, {v: 9, err: errNotice}, {err: errFinal}}}
+	in := &pairSource[int]{t: t, pairs: []pair[int]{{v: 1}, {v: 9, err: errNotice}, {err: errFinal}}}
 	require.Equal(t, []pair[string]{{v: "1"}, {err: errNotice}, {err: errFinal}}, take(Map(in.stream, strconv.Itoa), -1))
 }
 

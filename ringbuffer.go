@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"math"
+	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -101,6 +102,20 @@ func (p *page[T]) join(i, n uint64) {
 func (p *page[T]) joined(i uint64) bool {
 	bits := p.joints.Load()
 	return bits != nil && bits[i/64].Load()&(1<<(i%64)) != 0
+}
+
+// firstUnjoined returns the first slot from i on whose element is not joined to the
+// next one, or len(p.slots) if all of them are.
+func (p *page[T]) firstUnjoined(i uint64) uint64 {
+	joints, n := p.joints.Load(), uint64(len(p.slots))
+	for joints != nil && i < n {
+		run := uint64(bits.TrailingZeros64(^(joints[i/64].Load() >> (i % 64)))) // within a word
+		if run == 0 {
+			return i
+		}
+		i += run
+	}
+	return min(i, n)
 }
 
 // end returns the position after the page's last slot.
@@ -357,7 +372,7 @@ type window[T any] struct {
 }
 
 // deliver hands the oldest unread elements to yield, with a nil error, without
-// taking a lock. It leaves off where there is something else to see to, which read
+// taking a lock. It leaves off where there is something else to see to, which advance
 // does: the next element is not there, lies on another page, or was dropped. It
 // also leaves off when ctx is done, at which it looks before each element, and
 // when yield returns false; only then it returns false.
@@ -389,63 +404,105 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 	return true
 }
 
-// take appends the oldest unread elements to a slice, without taking a lock: at most n,
-// and those to which the last of them is joined. It leaves off where deliver does, and
-// takes nothing when ctx is done. It costs a few steps and the copying, so it is for
-// who takes many at a time (BenchmarkFanOut).
-func (w *window[T]) take(ctx context.Context, to []T, n int) []T {
+// take appends unread elements to the slice, the oldest first, without taking a lock
+// where it can: at most n, and those to which the last of them is joined, so that it
+// never takes a part of what was published together. Like deliver, it stops at the end
+// of a page, and takes nothing if the next element was dropped or ctx is done. It costs a
+// few steps and the copying, so it is for those who take many at a time (BenchmarkFanOut).
+func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	p, pos := w.page.Load(), w.pos.Load()
 	if p == nil || pos < w.floor {
-		return to
+		return
 	}
 	unread, i := w.ring.end.Load()-pos, pos-p.first
 	if unread-1 >= w.limit || i >= uint64(len(p.slots)) || ctx.Err() != nil { // as in deliver
-		return to
+		return
 	}
-	j := i + min(unread, uint64(n), uint64(len(p.slots))-i)
-	for end := min(i+unread, uint64(len(p.slots))); j < end && p.joined(j-1); j++ {
+	j := p.firstUnjoined(i+min(unread, uint64(n), uint64(len(p.slots))-i)-1) + 1
+	if j > uint64(len(p.slots)) { // the last of them go on, on another page
+		for j--; j > i && p.joined(j-1); j-- {
+		}
+		if j == i {
+			w.takeAcross(to)
+			return
+		}
 	}
-	to = append(to, p.slots[i:j]...)
+	*to = append(*to, p.slots[i:j]...)
 	w.pos.Store(p.first + j)
-	return to
 }
 
-// read returns the oldest element that was not read, with ok.
-//
-// If elements were dropped before it, read returns the number of those first, with
-// ok false. If there is nothing to read, it returns 0 and false.
-func (w *window[T]) read() (v T, skipped uint64, ok bool) {
+// takeAcross appends the oldest unread element and those to which it is joined, on
+// whatever pages they are, unless it was dropped. It finds the pages under the lock, so
+// that all of them are there, and copies without: slots are not written again (R1).
+func (w *window[T]) takeAcross(to *[]T) {
+	pages, i, j := w.moveAcross()
+	for k, p := range pages {
+		end := uint64(len(p.slots))
+		if k == len(pages)-1 {
+			end = j
+		}
+		*to = append(*to, p.slots[i:end]...)
+		i = 0
+	}
+}
+
+// moveAcross puts w behind the oldest unread element and those to which it is joined.
+// They are in the slots of pages from i of the first to before j of the last.
+func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
+	r := w.ring
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pos := w.pos.Load()
+	if w.page.Load() == nil || r.end.Load()-pos-1 >= w.limit {
+		return nil, 0, 0
+	}
+	p := r.findLocked(pos)
+	i = pos - p.first
+	j = p.firstUnjoined(i)
+	pages = append(pages, p)
+	for j == uint64(len(p.slots)) {
+		p = r.findLocked(p.end())
+		j = p.firstUnjoined(0)
+		pages = append(pages, p)
+	}
+	j++
+	w.moveLocked(p)
+	w.pos.Store(p.first + j)
+	return pages, i, j
+}
+
+// advance does what deliver and take leave: it moves w to the page of its next element,
+// or past the elements before it that were dropped, of which it returns the number. If
+// there is nothing to read, it returns 0 and false.
+func (w *window[T]) advance() (skipped uint64, advanced bool) {
 	r, pos := w.ring, w.pos.Load()
 	if r.end.Load() == pos {
-		return v, 0, false
+		return 0, false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w.page.Load() == nil {
-		return v, 0, false
+		return 0, false
 	}
 	end := r.end.Load()
 	if oldest := max(w.floor, end-min(end, w.limit)); pos < oldest {
 		skipped = oldest - pos
-		pos = oldest
 		w.lost.Add(skipped) // R2: with pos, under mu
-		w.pos.Store(pos)
-		w.jumped = pos
-		if pos == end { // nothing was held when w was opened, nor came since
-			return v, skipped, false
+		w.pos.Store(oldest)
+		w.jumped = oldest
+		if oldest == end { // nothing was held when w was opened, nor came since
+			return skipped, true
 		}
+		pos = oldest
+	} else {
+		w.base, w.jumped = w.passedAt(pos), pos
 	}
 	p := r.findLocked(pos)
 	w.moveLocked(p)
-	next := p.slots[pos-p.first]
-	if skipped > 0 {
-		if r.number != nil {
-			w.base = r.number(next) - 1
-		}
-		return v, skipped, false
+	if skipped > 0 && r.number != nil {
+		w.base = r.number(p.slots[pos-p.first]) - 1
 	}
-	w.pos.Store(pos + 1)
-	return next, 0, true
+	return skipped, true
 }
 
 // passed returns the number of the last element that was read, or the last one
@@ -461,16 +518,6 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 	default:
 		return w.ring.number(p.slots[pos-1-p.first])
 	}
-}
-
-// joined reports whether the element read last was published together with the one
-// after it.
-func (w *window[T]) joined() bool {
-	p, pos := w.page.Load(), w.pos.Load()
-	if p == nil || pos == w.jumped {
-		return false
-	}
-	return p.joined(pos - 1 - p.first)
 }
 
 // skipAll makes base the number that w has passed, and leaves out what it has not
@@ -523,14 +570,14 @@ func (w *window[T]) drained() bool {
 // once if that is so already. No wake-up is lost (F3): the window is in the queue
 // before it looks for the last time.
 func (w *window[T]) wait() {
-	if w.park() {
+	if w.arm() {
 		<-w.wakeup
 		w.ring.wake(2)
 	}
 }
 
-// park puts w into the queue, unless there is no need to wait.
-func (w *window[T]) park() bool {
+// arm puts w into the queue, unless there is no need to wait.
+func (w *window[T]) arm() (armed bool) {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
 	w.enterQueueLocked()
@@ -547,8 +594,8 @@ func (w *window[T]) stayLocked() bool {
 	return false
 }
 
-// unpark takes w, which polls, off the queue if it is still there.
-func (w *window[T]) unpark() {
+// disarm takes w, which polls, off the queue if it is still there.
+func (w *window[T]) disarm() {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
 	if w.queued {
@@ -562,14 +609,17 @@ func (w *window[T]) polls() bool { return w.notify != nil }
 // signal tells w, which was taken off the queue, that it need not wait.
 func (w *window[T]) signal() {
 	if w.polls() {
-		tell(w.notify)
+		notify(w.notify)
 	} else {
 		w.wakeup <- struct{}{}
 	}
 }
 
-// tell sends one value, unless there is no room for it.
-func tell(wake chan<- struct{}) {
+// notify sends a value on a user's channel, unless there is no room for it or the user
+// has closed the channel. A writer, another user's loop or a runtime's goroutine calls it,
+// and none of them may pay for that.
+func notify(wake chan<- struct{}) {
+	defer func() { _ = recover() }() // to send on a closed channel is all that can panic here
 	select {
 	case wake <- struct{}{}:
 	default:
@@ -584,13 +634,17 @@ func (w *window[T]) readyLocked() bool {
 // close gives up the window: it holds nothing any more, its reads find nothing,
 // and if it waits it is woken. To close it again does nothing.
 func (w *window[T]) close() {
-	if w.closeAndUnpark() {
+	if w.closeQuietly() {
 		w.signal()
 	}
 }
 
-// closeAndUnpark reports whether w was waiting: it is owed a send then.
-func (w *window[T]) closeAndUnpark() (parked bool) {
+// discard does nothing: a window holds no elements of its own.
+func (w *window[T]) discard() {}
+
+// closeQuietly is close without the wake-up. It reports whether w was waiting: its
+// reader, if there still is one, is owed a send then.
+func (w *window[T]) closeQuietly() (parked bool) {
 	r := w.ring
 	r.mu.Lock()
 	defer r.mu.Unlock()

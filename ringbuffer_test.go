@@ -44,16 +44,28 @@ func requireOutcomes(t *testing.T, reached map[string]int, outcomes ...string) {
 	}
 }
 
-// readNext reads as a feed does: by deliver what it hands out, the rest by read.
+// readNext reads as a feed does: deliver hands out an element, or advance makes it
+// ready or tells of a gap before it.
 func (w *window[T]) readNext() (v T, skipped uint64, ok bool) {
-	w.deliver(context.Background(), func(next T, _ error) bool {
-		v, ok = next, true
-		return false
-	})
-	if ok {
-		return v, 0, true
+	for {
+		w.deliver(context.Background(), func(next T, _ error) bool {
+			v, ok = next, true
+			return false
+		})
+		if ok {
+			return v, 0, true
+		}
+		skipped, advanced := w.advance()
+		if skipped > 0 || !advanced {
+			return v, skipped, false
+		}
 	}
-	return w.read()
+}
+
+// taken returns what take appends.
+func (w *window[T]) taken(ctx context.Context, n int) (elements []T) {
+	w.take(ctx, &elements, n)
+	return elements
 }
 
 // ringLimits are at, and next to, the sizes of pages.
@@ -157,7 +169,7 @@ func TestRingClosedIsDrainedAfterTheLastElement(t *testing.T) {
 	}
 	x.requireRead(t, ringRead{})
 	require.True(t, x.drained())
-	require.False(t, x.park(), "nothing to wait for")
+	require.False(t, x.arm(), "nothing to wait for")
 }
 
 func TestRingClosedWindowFindsNothing(t *testing.T) {
@@ -171,7 +183,7 @@ func TestRingClosedWindowFindsNothing(t *testing.T) {
 		require.EqualValues(t, 1, x.windows, "closed once")
 		x.appendMore(1)
 		x.requireRead(t, ringRead{})
-		require.False(t, x.park(), "nothing to wait for")
+		require.False(t, x.arm(), "nothing to wait for")
 	}
 }
 
@@ -605,7 +617,7 @@ func testRingWake(t *testing.T) {
 		r.open(&windows[i], 10)
 	}
 	for i := range windows[:4] {
-		require.True(t, windows[i].park())
+		require.True(t, windows[i].arm())
 	}
 	r.wake(1)
 	require.Equal(t, []int{0, 0, 0, 0, 0}, sent(), "nothing to read: nobody is woken")
@@ -620,7 +632,7 @@ func testRingWake(t *testing.T) {
 	woken.wakeup <- struct{}{} // so that its wait is over as it begins
 	woken.wait()
 	require.Equal(t, []int{1, 1, 1, 0, 0}, sent(), "two by the one that was woken")
-	require.False(t, windows[0].park(), "there is something to read")
+	require.False(t, windows[0].arm(), "there is something to read")
 }
 
 // The waking protocol, in every interleaving: actors go through the methods of ring
@@ -724,7 +736,7 @@ func (c *crowd) step(a *actor) error {
 		a.at = "close window"
 	case "close window":
 		a.at = ""
-		if w.closeAndUnpark() {
+		if w.closeQuietly() {
 			a.at, a.woken, a.toWake = "send", a.window, 1
 			c.dequeued[a.woken]++
 		}
@@ -1198,7 +1210,7 @@ func TestRingAllocatesForPagesOnly(t *testing.T) {
 			w.readNext()
 		},
 		"wait": func(r *ring[int], w *window[int]) {
-			if !w.park() {
+			if !w.arm() {
 				panic("something to read")
 			}
 			r.append(0)
@@ -1267,7 +1279,7 @@ func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
 				x.requireRead(t, ringRead{})
 				require.Equal(t, was, x.usage())
 				require.Equal(t, before, x.end.Load())
-				require.True(t, x.park(), "there is nothing to read")
+				require.True(t, x.arm(), "there is nothing to read")
 				x.wake(1)
 				require.Empty(t, x.wakeup)
 				x.publish()
@@ -1348,17 +1360,18 @@ func TestRingTake(t *testing.T) {
 		for _, n := range []int{1, 2, 3, 100, 300, math.MaxInt} {
 			var x ringReader
 			x.ring.open(&x.window, limit)
-			require.Empty(t, x.take(t.Context(), nil, n))
+			require.Empty(t, x.taken(t.Context(), n))
 			x.appendMore(600)
 			if limit < 600 {
-				require.Empty(t, x.take(t.Context(), nil, n), "too far behind")
+				require.Empty(t, x.taken(t.Context(), n), "too far behind")
 				x.requireGap(t)
 			}
 			for x.pos < x.last {
-				require.Empty(t, x.take(done, nil, n))
+				require.Empty(t, x.taken(done, n))
 				p := x.page.Load()
 				left := min(uint64(n), p.end()-x.pos, x.last-x.pos)
-				got := x.take(t.Context(), []uint64{12345}, n)
+				got := []uint64{12345}
+				x.take(t.Context(), &got, n)
 				require.Len(t, got, 1+int(left))
 				require.EqualValues(t, 12345, got[0])
 				for _, v := range got[1:] {
@@ -1369,53 +1382,19 @@ func TestRingTake(t *testing.T) {
 					x.requireNext(t, 1)
 				}
 			}
-			require.Empty(t, x.take(t.Context(), nil, n))
+			require.Empty(t, x.taken(t.Context(), n))
 			require.Equal(t, min(limit, 600), x.usage().delivered)
 			x.appendMore(1)
 			x.window.close()
-			require.Empty(t, x.take(t.Context(), nil, n))
+			require.Empty(t, x.taken(t.Context(), n))
 		}
 	}
 }
 
-// take hands out "at most n, and those to which the last of them is joined", as far as
-// they are on the page.
-func TestRingTakesWhatIsJoined(t *testing.T) {
-	for _, before := range []uint64{0, 1, 3, 60, 63, 64, 250} {
-		for _, joined := range []uint64{1, 2, 3, 70, 300} {
-			for _, n := range []uint64{1, 2, 5} {
-				var x ringReader
-				x.ring.open(&x.window, 1000)
-				x.appendMore(before)
-				x.requireNext(t, before)
-				x.putMore(joined)
-				x.publish()
-				x.appendMore(3)
-				for pos := before; pos < x.last; {
-					first := x.take(t.Context(), nil, int(n))
-					if len(first) == 0 {
-						x.pos = pos
-						x.requireNext(t, 1) // on the next page
-						pos++
-						continue
-					}
-					want := max(min(pos+n, x.last), before+joined)
-					if pos+n <= before || pos >= before+joined {
-						want = min(pos+n, x.last)
-					}
-					want = min(want, x.page.Load().end())
-					require.Equal(t, want, pos+uint64(len(first)), "%d joined behind %d, from %d", joined, before, pos)
-					pos = want
-				}
-			}
-		}
-	}
-}
-
-// "what was published together is joined": each element to the next one, and the last
-// of them to none, for a window that reads all, one that falls behind, and one that
-// was opened later, across pages of all sizes.
-func TestRingJoinsWhatIsPublishedTogether(t *testing.T) {
+// take takes the oldest unread elements, at most n, and the others that were published
+// together with the last of them, on whatever pages they lie: never a part of a
+// publication, but for one that a gap cut.
+func TestRingTakesWholePublications(t *testing.T) {
 	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
 	reached := make(map[string]int)
 	for range 20 {
@@ -1423,27 +1402,42 @@ func TestRingJoinsWhatIsPublishedTogether(t *testing.T) {
 		windows := make([]window[uint64], 3)
 		r.open(&windows[0], 1_000_000)
 		r.open(&windows[1], 50)
-		joined := make(map[uint64]bool) // of what is published
-		read := func(w *window[uint64], n int) {
-			for range n {
-				pos, page := w.pos.Load(), w.page.Load()
-				v, skipped, ok := w.readNext()
-				switch {
-				case skipped > 0:
-					require.False(t, w.joined(), "a gap is not joined")
-					reached["gap"]++
-				case !ok:
-					return
-				default:
-					require.Equal(t, pos, v)
-					require.Equal(t, joined[v], w.joined(), "%d", v)
-					reached[fmt.Sprintf("joined=%t", joined[v])]++
-					if p := w.page.Load(); joined[v] && v == p.end()-1 {
-						reached["joined across pages"]++
+		joined := make(map[uint64]bool) // to the next one
+		read := func(w *window[uint64], times int) {
+			for range times {
+				n := 1 + rng.IntN(1<<rng.IntN(8))
+				pos, first := w.pos.Load(), w.page.Load()
+				got := w.taken(t.Context(), n)
+				if len(got) == 0 {
+					skipped, advanced := w.advance()
+					switch {
+					case skipped > 0:
+						reached["gap"]++
+					case !advanced:
+						return
 					}
-					if page != w.page.Load() {
-						reached["page-wrap"]++
+					continue
+				}
+				for i, v := range got {
+					require.Equal(t, pos+uint64(i), v)
+				}
+				last := got[len(got)-1]
+				require.False(t, joined[last], "a publication is divided behind %d", last)
+				if len(got) > n {
+					reached["more than n"]++
+					for i := n - 1; i < len(got)-1; i++ {
+						require.True(t, joined[got[i]], "%d need not be taken", got[i+1])
 					}
+				} else if len(got) < n && last+1 < r.end.Load() {
+					next := last + 1
+					for joined[next] {
+						next++
+					}
+					require.GreaterOrEqual(t, next, first.end()-1, "the publication behind %d lies on the page", last)
+					reached["the page's end"]++
+				}
+				if p := w.page.Load(); p != first && first.end() < p.first {
+					reached["a page between"]++
 				}
 			}
 		}
@@ -1455,51 +1449,20 @@ func TestRingJoinsWhatIsPublishedTogether(t *testing.T) {
 				last++
 			}
 			r.publish()
-			read(&windows[0], 1+rng.IntN(400))
-			read(&windows[1], rng.IntN(60))
+			read(&windows[0], 1+rng.IntN(20))
+			read(&windows[1], rng.IntN(20))
 			if last > 700 && windows[2].ring == nil {
 				r.open(&windows[2], 1_000_000)
-				require.False(t, windows[2].joined(), "it has read nothing")
 			}
 		}
 		for i := range windows {
 			read(&windows[i], 1_000_000)
+			require.Zero(t, windows[i].usage().buffered)
 			windows[i].close()
-			require.False(t, windows[i].joined(), "closed")
+			require.Empty(t, windows[i].taken(t.Context(), 1))
 		}
 	}
-	requireOutcomes(t, reached, "gap", "joined=true", "joined=false", "joined across pages", "page-wrap")
-}
-
-// A window that has just been put somewhere has read nothing there, be it at a page's
-// first slot: what lies before is not joined to what comes.
-func TestRingIsNotJoinedBeforeAnythingIsRead(t *testing.T) {
-	for written := range 30 {
-		for _, how := range []string{"open", "skipAll"} {
-			var r ring[int]
-			var w window[int]
-			r.open(new(window[int]), 100)
-			if how == "skipAll" {
-				r.open(&w, 100)
-			}
-			for range written {
-				r.append(0)
-			}
-			if how == "skipAll" {
-				r.open(new(window[int]), 100) // begins a page where one is full
-				w.skipAll(0)
-			} else {
-				r.open(&w, 100)
-			}
-			r.put(1)
-			r.put(2)
-			r.publish()
-			require.NotPanics(t, func() { require.False(t, w.joined()) }, "%s after %d", how, written)
-			_, _, ok := w.readNext()
-			require.True(t, ok)
-			require.True(t, w.joined())
-		}
-	}
+	requireOutcomes(t, reached, "gap", "more than n", "the page's end", "a page between")
 }
 
 // R3 holds when a publication is large, too: once it is there, the pages that nobody
@@ -1804,7 +1767,7 @@ func TestRingPolls(t *testing.T) {
 		for room := range 3 {
 			var r ring[int]
 			p := newRingPoll(&r, room)
-			require.True(t, p.park(), name)
+			require.True(t, p.arm(), name)
 			r.wake(1)
 			require.Empty(t, p.wake)
 			require.EqualValues(t, 1, r.parked.Load())
@@ -1812,21 +1775,21 @@ func TestRingPolls(t *testing.T) {
 			r.wake(1)
 			require.Len(t, p.wake, min(room, 1), name)
 			require.Zero(t, r.parked.Load())
-			require.False(t, p.park(), "%s: nothing to wait for", name)
+			require.False(t, p.arm(), "%s: nothing to wait for", name)
 			require.Zero(t, r.parked.Load())
 		}
 	}
 	var r ring[int]
 	p := newRingPoll(&r, 1)
-	p.unpark() // it is not there
-	require.True(t, p.park())
-	p.unpark()
+	p.disarm() // it is not there
+	require.True(t, p.arm())
+	p.disarm()
 	require.Nil(t, r.queue.front)
 	require.Zero(t, r.parked.Load())
 	r.append(0)
 	r.wake(1)
 	require.Empty(t, p.wake, "it does not want it any more")
-	require.False(t, p.park())
+	require.False(t, p.arm())
 }
 
 // Windows that poll and windows that wait in one queue, in every order: a writer's one
@@ -1849,7 +1812,7 @@ func TestRingForgetsNobodyInAMixedQueue(t *testing.T) {
 					windows[i] = new(window[int])
 					r.open(windows[i], 100)
 				}
-				require.True(t, windows[i].park())
+				require.True(t, windows[i].arm())
 			}
 			windows[leaves].close()
 			r.append(0)

@@ -53,8 +53,8 @@ type event[K, V any] struct {
 type outbox[K, V any] struct {
 	rings   []*ring[Change[V]] // in which something was put
 	events  []event[K, V]
-	entered []*scope[K, V] // scopes that a write comes upon by an index
-	locked  []*squash[K, V]
+	entered []*scope[K, V]  // scopes that a write comes upon by an index
+	begun   []*squash[K, V] // whose publication has begun
 }
 
 // add takes note of a change for the feeds of s.
@@ -108,14 +108,10 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 	for i := range o.events {
 		e := &o.events[i]
 		for _, s := range e.scope.squashes {
-			if s.publishing {
-				s.rows.joined = true
-			} else {
-				s.publishing = true
-				s.mu.Lock()
-				o.locked = append(o.locked, s)
+			if s.begin() {
+				o.begun = append(o.begun, s)
 			}
-			s.addLocked(e.key, e.change)
+			s.add(e.key, e.change)
 		}
 	}
 	for _, r := range o.rings {
@@ -124,10 +120,8 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 			w.add(r)
 		}
 	}
-	for _, s := range o.locked {
-		s.publishing = false
-		s.announceLocked()
-		s.mu.Unlock()
+	for _, s := range o.begun {
+		s.end()
 	}
 	o.empty()
 	return w
@@ -144,7 +138,7 @@ func (o *outbox[K, V]) discard() {
 func (o *outbox[K, V]) empty() {
 	o.rings = emptied(o.rings)
 	if len(o.events) > 0 {
-		o.events, o.locked = emptied(o.events), emptied(o.locked)
+		o.events, o.begun = emptied(o.events), emptied(o.begun)
 	}
 }
 

@@ -229,14 +229,14 @@ func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 	require.Empty(t, o.events)
 	require.Empty(t, o.rings)
 	require.Empty(t, o.entered)
-	require.Empty(t, o.locked)
+	require.Empty(t, o.begun)
 	for _, e := range o.events[:cap(o.events)] {
 		require.True(t, e.scope == nil && e.change == Change[V]{}, "an event is held")
 	}
 	for _, r := range o.rings[:cap(o.rings)] {
 		require.True(t, r == nil, "a ring is held")
 	}
-	for _, q := range o.locked[:cap(o.locked)] {
+	for _, q := range o.begun[:cap(o.begun)] {
 		require.True(t, q == nil, "a squash is held")
 	}
 	for _, s := range o.entered[:cap(o.entered)] {
@@ -337,7 +337,7 @@ func TestPublishNamesEachRingOnce(t *testing.T) {
 		scopes[i] = newScope[int](seqOfGame)
 		scopes[i].ring.open(&windows[i], 10)
 		if i != 1 {
-			require.True(t, windows[i].park())
+			require.True(t, windows[i].arm())
 		}
 	}
 	for seq := range uint64(5) { // nothing for the last one

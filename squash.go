@@ -23,8 +23,8 @@ import (
 type squash[K, V any] struct {
 	order func(a, b K) int
 	equal func(a, b *V) bool
-	wait  time.Duration
-	wake  chan<- struct{} // gets a value when a reader that sleeps has something to do; nil: it does not want it
+	delay time.Duration
+	wake  chan<- struct{} // gets a value when an armed reader has something to do; nil: it does not want it
 	woken <-chan struct{} // the other end of wake, unless the user has it
 
 	place      int  // in the scope; guarded by the table's lock
@@ -36,7 +36,7 @@ type squash[K, V any] struct {
 	newest uint64      // number of the last change added
 	closed bool        // nothing will be added any more
 	ended  bool        // the subscription ended
-	asleep bool        // the reader is to be woken
+	armed  bool        // the reader is to be woken
 	timer  *time.Timer // at due, while the reader sleeps; nil: none
 
 	set       []*squashed[K, V] // what is left of the set that was taken; the reader's
@@ -44,7 +44,7 @@ type squash[K, V any] struct {
 	setJoined bool              // whether it was joined
 
 	// What Feeds tells; the reader's to change.
-	delivered, skipped, passed, left atomic.Uint64
+	delivered, skipped, read, left atomic.Uint64
 }
 
 // A squashed is what became of a row by several writes. Its change has no Kind.
@@ -67,12 +67,12 @@ func (rows *squashedRows[K, V]) settle() {
 }
 
 func newSquash[K, V any](t *Table[K, V], c *feedConfig) *squash[K, V] {
-	q := &squash[K, V]{order: t.order, equal: t.equal, wait: c.wait, wake: c.wake, newest: t.seq, setNewest: t.seq}
+	q := &squash[K, V]{order: t.order, equal: t.equal, delay: c.wait, wake: c.wake, newest: t.seq, setNewest: t.seq}
 	q.rows = q.newRows()
-	q.passed.Store(t.seq)
 	if c.after != nil {
-		q.passed.Store(*c.after)
+		q.setNewest = *c.after
 	}
+	q.read.Store(q.setNewest)
 	if !c.polls {
 		woken := make(chan struct{}, 1)
 		q.wake, q.woken = woken, woken
@@ -98,26 +98,44 @@ func (rows squashedRows[K, V]) add(key K, c Change[V]) {
 	}
 }
 
-// addLocked adds a change. announceLocked follows when all that is published
-// together is added.
-func (q *squash[K, V]) addLocked(key K, c Change[V]) {
+// begin begins a publication, unless it has begun already. It locks q until end, so that
+// a reader sees all of a transaction or nothing.
+func (q *squash[K, V]) begin() (begun bool) {
+	if q.publishing {
+		q.rows.joined = true // what follows is not the first change
+		return false
+	}
+	q.publishing = true
+	q.mu.Lock()
+	return true
+}
+
+// add adds a change, after begin.
+func (q *squash[K, V]) add(key K, c Change[V]) {
 	if q.ended {
 		return // it holds nothing any more
 	}
-	if q.rows.Len() == 0 && q.wait > 0 {
-		q.due = time.Now().Add(q.wait)
+	if q.rows.Len() == 0 && q.delay > 0 {
+		q.due = time.Now().Add(q.delay)
 	}
 	q.rows.add(key, c)
 	q.newest = c.Seq
 }
 
+// end ends the publication.
+func (q *squash[K, V]) end() {
+	q.publishing = false
+	q.announceLocked()
+	q.mu.Unlock()
+}
+
 // announceLocked sees to it that a reader that sleeps is woken in time.
 func (q *squash[K, V]) announceLocked() {
 	q.rows.settle()
-	if !q.asleep || q.rows.Len() == 0 || q.timer != nil {
+	if !q.armed || q.rows.Len() == 0 || q.timer != nil {
 		return
 	}
-	if q.wait == 0 {
+	if q.delay == 0 {
 		q.signalLocked()
 		return
 	}
@@ -138,30 +156,30 @@ func (q *squash[K, V]) onDue() {
 }
 
 func (q *squash[K, V]) signalLocked() {
-	if !q.asleep {
+	if !q.armed {
 		return
 	}
-	q.riseLocked()
-	tell(q.wake)
+	q.disarmLocked()
+	notify(q.wake)
 }
 
-// rise takes it back that the reader sleeps.
-func (q *squash[K, V]) rise() {
+// disarm takes back what arm arranged.
+func (q *squash[K, V]) disarm() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.riseLocked()
+	q.disarmLocked()
 }
 
-func (q *squash[K, V]) riseLocked() {
-	q.asleep = false
+func (q *squash[K, V]) disarmLocked() {
+	q.armed = false
 	if q.timer != nil {
 		q.timer.Stop()
 		q.timer = nil
 	}
 }
 
-// close tells that nothing will be added any more.
-func (q *squash[K, V]) close() {
+// finish tells that nothing will be added any more.
+func (q *squash[K, V]) finish() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
@@ -170,13 +188,27 @@ func (q *squash[K, V]) close() {
 	}
 }
 
-// end tells that the subscription has ended.
-func (q *squash[K, V]) end() {
+// close ends the subscription: q holds nothing any more, and a reader that waits is woken.
+func (q *squash[K, V]) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.endLocked()
+	q.signalLocked()
+}
+
+// closeQuietly is close without the wake-up. It leaves a timer alone, which finds nothing
+// to do then: a cleanup must not touch one that belongs to a synctest bubble.
+func (q *squash[K, V]) closeQuietly() (waited bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.endLocked()
+	waited, q.armed = q.armed, false
+	return waited
+}
+
+func (q *squash[K, V]) endLocked() {
 	q.ended = true
 	q.rows = q.newRows()
-	q.signalLocked()
 }
 
 // follow puts changes that were made before those added so far before them. They
@@ -197,7 +229,7 @@ func (q *squash[K, V]) follow(earlier squashedRows[K, V]) {
 
 // readyLocked reports whether there is a set to take.
 func (q *squash[K, V]) readyLocked() bool {
-	return q.rows.Len() > 0 && (q.wait == 0 || !time.Now().Before(q.due))
+	return q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
 }
 
 // drained reports whether there is nothing left, and nothing will come.
@@ -207,23 +239,33 @@ func (q *squash[K, V]) drained() bool {
 	return q.closed && q.rows.Len() == 0 && len(q.set) == 0
 }
 
-// sleep makes q wake its reader when there is something to do, unless there is now.
-func (q *squash[K, V]) sleep() bool {
+// arm makes q wake its reader when there is something to do, unless there is now.
+func (q *squash[K, V]) arm() (armed bool) {
+	if len(q.set) > 0 {
+		return false
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ended || q.readyLocked() || q.closed && q.rows.Len() == 0 {
 		return false
 	}
-	q.asleep = true
+	q.armed = true
 	q.announceLocked()
 	return true
 }
 
-// take takes the next set, if it is due, and reports whether it was.
-func (q *squash[K, V]) take() bool {
+// wait returns when there is something to do.
+func (q *squash[K, V]) wait() {
+	if q.arm() {
+		<-q.woken
+	}
+}
+
+// advance takes the next set, if it is due, and reports whether it was.
+func (q *squash[K, V]) advance() (skipped uint64, advanced bool) {
 	rows, ok := q.exchange()
 	if !ok {
-		return false
+		return 0, false
 	}
 	set := make([]*squashed[K, V], 0, rows.Len())
 	rows.Ascend(func(row *squashed[K, V]) bool {
@@ -232,7 +274,36 @@ func (q *squash[K, V]) take() bool {
 	})
 	slices.SortFunc(set, func(a, b *squashed[K, V]) int { return cmp.Compare(a.change.Seq, b.change.Seq) })
 	q.set = set
+	return 0, true
+}
+
+func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.readyLocked() {
+		return rows, false
+	}
+	rows, q.rows = q.rows, q.newRows()
+	q.setNewest, q.setJoined = q.newest, rows.joined
+	return rows, true
+}
+
+// deliver hands what is left of the set to yield, as window.deliver does it with
+// elements.
+func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error) bool) bool {
+	for q.more() && ctx.Err() == nil {
+		if !yield(q.next(), nil) {
+			return false
+		}
+	}
 	return true
+}
+
+// take appends what is left of the set to a slice, as window.take does it with elements.
+func (q *squash[K, V]) take(ctx context.Context, to *[]Change[V], n int) {
+	for ; (n > 0 || q.setJoined) && q.more() && ctx.Err() == nil; n-- {
+		*to = append(*to, q.next())
+	}
 }
 
 // more reports whether there is a change left of the set. It drops those before it
@@ -248,43 +319,27 @@ func (q *squash[K, V]) more() bool {
 			return true
 		}
 	}
+	q.read.Store(q.setNewest)
 	return false
 }
 
-func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.readyLocked() {
-		return rows, false
-	}
-	rows, q.rows = q.rows, q.newRows()
-	q.setNewest, q.setJoined = q.newest, rows.joined
-	return rows, true
+// next takes the first change off the set, after more.
+func (q *squash[K, V]) next() Change[V] {
+	c := q.set[0].change
+	c.Kind = kindOf(c.Old, c.New)
+	q.set[0] = nil
+	q.set = q.set[1:]
+	q.left.Add(^uint64(0))
+	q.read.Store(c.Seq)
+	q.delivered.Add(1)
+	return c
 }
 
-// deliver hands the sets that are due to yield, as window.deliver does it with
-// elements.
-func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error) bool) bool {
-	for len(q.set) > 0 || q.take() {
-		for q.more() {
-			if ctx.Err() != nil {
-				return true
-			}
-			c := q.set[0].change
-			q.set[0] = nil
-			q.set = q.set[1:]
-			q.left.Add(^uint64(0))
-			q.passed.Store(c.Seq)
-			c.Kind = kindOf(c.Old, c.New)
-			q.delivered.Add(1)
-			if !yield(c, nil) {
-				return false
-			}
-		}
-		q.passed.Store(q.setNewest)
-	}
-	return true
-}
+// discard lets go of what is left of the set.
+func (q *squash[K, V]) discard() { q.set = nil }
+
+// passed returns the number of the last change that was read.
+func (q *squash[K, V]) passed() uint64 { return q.read.Load() }
 
 // usage tells how the reader is doing. Rows that wait or are left of a set are
 // buffered.
@@ -292,7 +347,7 @@ func (q *squash[K, V]) usage() usage {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	u := usage{
-		passed:    q.passed.Load(),
+		passed:    q.passed(),
 		delivered: q.delivered.Load(),
 		skipped:   q.skipped.Load(),
 		buffered:  q.left.Load() + uint64(q.rows.Len()),

@@ -752,7 +752,7 @@ func TestAnEndedSquashTakesNothing(t *testing.T) {
 	games := newGames()
 	feed := games.Changes(t.Context(), Squash(0))
 	q := games.feeds.all()[0].squash
-	q.end()
+	q.close()
 	earlier := q.newRows()
 	earlier.add(1, Change[game]{Seq: 1, New: &game{ID: 1}})
 	q.follow(earlier)

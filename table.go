@@ -364,7 +364,7 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 			rings = append(rings, r)
 		}
 		if s.squash != nil {
-			s.squash.close()
+			s.squash.finish()
 		}
 	}
 	return rings
