@@ -213,7 +213,7 @@ func (f *feed[K, V]) squashBacklog() {
 				earlier.settle()
 			}
 		} else {
-			f.untold = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
+			f.untold = f.skipped(skipped, before)
 			q.skipped.Store(skipped)
 		}
 	}
@@ -358,7 +358,7 @@ func (f *feed[K, V]) advance(yield func(Change[V], error) bool) (advanced, more 
 	case skipped == 0:
 		return false, true
 	}
-	notice := &SkippedError{Count: skipped, From: before + 1, To: w.passed()} // F1
+	notice := f.skipped(skipped, before) // F1
 	switch f.overflow {
 	case Fail:
 		f.finish(notice)
@@ -367,6 +367,13 @@ func (f *feed[K, V]) advance(yield func(Change[V], error) bool) (advanced, more 
 		f.resync(notice)
 	}
 	return true, yield(Change[V]{}, notice)
+}
+
+// skipped returns the notice of count changes that the window has skipped since it had
+// passed the change before.
+func (f *feed[K, V]) skipped(count, before uint64) *SkippedError {
+	s := f.sub
+	return &SkippedError{Count: count, From: before + 1, To: s.window.passed(), Table: s.table.name, Feed: s.name}
 }
 
 // resync goes on with the rows as they are now, and counts in the notice what they
