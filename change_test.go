@@ -3,6 +3,7 @@ package changefeed
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -274,4 +275,94 @@ func TestAKindComesBackFromItsText(t *testing.T) {
 	}
 	require.EqualError(t, new(Kind).UnmarshalText([]byte("a\nb")),
 		`changefeed: unmarshal kind "a\nb": must be one of none, insert, update, delete, initial, ready`)
+}
+
+// A badge is a row whose pointer has a String method.
+type badge struct{ Name string }
+
+func (b *badge) String() string { return "badge of " + b.Name }
+
+// A mood is a row with a String method, which panics for the zero mood.
+type mood int
+
+func (m mood) String() string { return [...]string{1: "glad"}[m][:1] }
+
+func TestAChangeInALogLine(t *testing.T) {
+	bob, alice := &game{ID: 1, Player: "Bob"}, &game{ID: 1, Player: "Alice"}
+	for _, test := range []struct {
+		change any
+		want   string
+	}{
+		{Change[game]{}, "none"},
+		{Change[game]{0, None, bob, bob}, "none {1 Bob 0}"},
+		{Change[game]{41, Insert, nil, bob}, "41 insert {1 Bob 0}"},
+		{Change[game]{42, Update, bob, alice}, "42 update {1 Bob 0} -> {1 Alice 0}"},
+		{Change[game]{43, Delete, alice, nil}, "43 delete {1 Alice 0}"},
+		{Change[game]{0, Initial, nil, bob}, "initial {1 Bob 0}"},
+		{Change[game]{44, Ready, nil, nil}, "44 ready"},
+		{Change[game]{Kind: Ready}, "ready"},
+		{Change[game]{1, 200, nil, bob}, "1 Kind(200) {1 Bob 0}"},
+		{&Change[game]{41, Insert, nil, bob}, "41 insert {1 Bob 0}"},
+		{[]Change[game]{{1, Insert, nil, bob}, {}}, "[1 insert {1 Bob 0} none]"},
+		{Change[*game]{1, Update, &bob, new((*game)(nil))}, "1 update &{1 Bob 0} -> <nil>"},
+		{Change[string]{1, Update, new(""), new("a\nb")}, `1 update "" -> "a\nb"`},
+		{Change[map[string]int]{1, Insert, nil, &map[string]int{"b": 2, "a": 1}}, "1 insert map[a:1 b:2]"},
+		{Change[any]{1, Update, new(any), new(any("a"))}, `1 update <nil> -> "a"`},
+		{Change[badge]{1, Update, &badge{"Bob"}, &badge{"Alice"}}, "1 update badge of Bob -> badge of Alice"},
+		{Change[mood]{1, Insert, nil, new(mood(1))}, "1 insert g"},
+	} {
+		require.Equal(t, test.want, fmt.Sprint(test.change))
+		require.Equal(t, test.want, fmt.Sprintf("%+v", test.change))
+	}
+	require.Contains(t, Change[mood]{1, Insert, nil, new(mood)}.String(), "1 insert %!v(PANIC=String method: ")
+	require.Equal(t, "<nil>", fmt.Sprint((*Change[game])(nil)))
+}
+
+func TestAFeedInfoInALogLine(t *testing.T) {
+	require.Equal(t, `feed "a\"b": buffered 3/100, delivered 17, skipped 2, seq 22`, FeedInfo{`a"b`, 3, 100, 17, 2, 22}.String())
+
+	games := newGames()
+	games.Changes(t.Context(), Buffer(2))
+	games.Changes(t.Context(), Squash(0), Named("squashed"))
+	for id := range 3 {
+		must[game](t)(games.Insert(game{ID: id}))
+	}
+	require.Equal(t,
+		`[feed: buffered 2/2, delivered 0, skipped 1, seq 0 feed "squashed": buffered 3, delivered 0, skipped 0, seq 0]`,
+		fmt.Sprint(games.Feeds()))
+}
+
+// A table may be logged by functions that run under its lock, and by a loop beside.
+func TestATableInALogLine(t *testing.T) {
+	games := newGames()
+	require.Equal(t, `table "games": rows 0, seq 0`, games.String())
+	must[game](t)(games.Insert(game{ID: 1}))
+	must[game](t)(games.Upsert(game{ID: 1, Score: 1}))
+	const want, locked = `table "games": rows 1, seq 2`, `table "games" (locked)`
+	require.Equal(t, want, fmt.Sprintf("%v", games))
+	require.Equal(t, want, fmt.Sprintf("%+v", games))
+
+	must[game](t)(games.Update(1, func(*game) { require.Equal(t, locked, fmt.Sprint(games)) }))
+	must[game](t)(games.Compute(1, func(g *game) *game {
+		require.Equal(t, locked, fmt.Sprint(games))
+		return g
+	}))
+	require.NoError(t, Transact(func(tx *Tx) error {
+		require.Equal(t, locked, fmt.Sprint(games))
+		_, err := games.In(tx).Update(1, func(*game) { require.Equal(t, locked, fmt.Sprint(games)) })
+		return err
+	}, games))
+	for range games.All() {
+		require.Equal(t, want, fmt.Sprint(games))
+	}
+	games.mu.RLock() // as a read beside it does
+	require.Equal(t, want, fmt.Sprint(games))
+	games.mu.RUnlock()
+	require.Equal(t, want, fmt.Sprint(games))
+
+	games.Drop()
+	require.Equal(t, `table "games": rows 0, seq 2, dropped`, games.String())
+	require.True(t, games.mu.TryLock(), "the lock must be free")
+	games.mu.Unlock()
+	require.Equal(t, "<nil>", fmt.Sprint((*Table[int, game])(nil)))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -28,6 +29,33 @@ func (c Change[V]) Row() *V {
 		return c.Old
 	}
 	return c.New
+}
+
+// String returns Seq, Kind and the rows in one line:
+//
+//	7 update {1 Bob} -> {1 Alice}
+//
+// It leaves out a Seq of 0 and a row that is nil. A row is formatted as fmt formats V,
+// or by the String method of *V if there is one. A row that is a string is quoted.
+func (c Change[V]) String() string {
+	text := c.Kind.String()
+	if c.Seq > 0 {
+		text = fmt.Sprintf("%d %v", c.Seq, c.Kind)
+	}
+	switch row := c.Row(); {
+	case row == nil:
+		return text
+	case c.Old == nil || c.Old == row:
+		return text + " " + rowText(row)
+	}
+	return text + " " + rowText(c.Old) + " -> " + rowText(c.New)
+}
+
+func rowText[V any](row *V) string {
+	if s, ok := any(row).(fmt.Stringer); ok {
+		return fmt.Sprint(s) // unlike s.String(), it survives a panic
+	}
+	return quoted(*row)
 }
 
 // MarshalJSON returns c as RethinkDB writes a change, without Seq and Kind:
@@ -189,6 +217,22 @@ type FeedInfo struct {
 	Delivered uint64 // changes handed to the loop
 	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet; a change being taken at that moment may count here
 	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription
+}
+
+// String returns all figures in one line:
+//
+//	feed "audit": buffered 3/100, delivered 17, skipped 2, seq 22
+//
+// It leaves out a name that is empty, and a Capacity of 0.
+func (i FeedInfo) String() string {
+	feed, buffered := "feed", strconv.Itoa(i.Buffered)
+	if i.Name != "" {
+		feed = fmt.Sprintf("feed %q", i.Name)
+	}
+	if i.Capacity > 0 {
+		buffered = fmt.Sprintf("%d/%d", i.Buffered, i.Capacity)
+	}
+	return fmt.Sprintf("%s: buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
 }
 
 // Feeds tells of each subscription that has not ended, in the order in which they
