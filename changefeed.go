@@ -2,8 +2,12 @@ package changefeed
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strconv"
+	"strings"
 )
 
 // A Change is one write to a row of a table, as its subscribers see it and as the
@@ -27,9 +31,36 @@ func (c Change[V]) Row() *V {
 	return c.New
 }
 
-// MarshalJSON returns {"old_val": ..., "new_val": ...}, with null for a row that is
-// not there; {"new_val": ...} for [Initial], and {"state": "ready"} for [Ready]. So
-// RethinkDB writes a change: without Seq and Kind.
+// String returns Seq, Kind and the rows in one line:
+//
+//	7 update {1 Bob} -> {1 Alice}
+//
+// It leaves out a Seq of 0 and a row that is nil. A row is formatted as fmt formats V,
+// or by the String method of *V if there is one. A row that is a string is quoted.
+func (c Change[V]) String() string {
+	text := c.Kind.String()
+	if c.Seq > 0 {
+		text = fmt.Sprintf("%d %v", c.Seq, c.Kind)
+	}
+	switch row := c.Row(); {
+	case row == nil:
+		return text
+	case c.Old == nil || c.Old == row:
+		return text + " " + rowText(row)
+	}
+	return text + " " + rowText(c.Old) + " -> " + rowText(c.New)
+}
+
+func rowText[V any](row *V) string {
+	if s, ok := any(row).(fmt.Stringer); ok {
+		return fmt.Sprint(s) // unlike s.String(), it survives a panic
+	}
+	return quoted(*row)
+}
+
+// MarshalJSON returns c as RethinkDB writes a change, without Seq and Kind:
+// {"state": "ready"} for [Ready], {"new_val": ...} for [Initial], and
+// {"old_val": ..., "new_val": ...} for the other kinds. A row that is nil is null.
 func (c Change[V]) MarshalJSON() ([]byte, error) {
 	switch c.Kind {
 	case Initial:
@@ -45,6 +76,87 @@ func (c Change[V]) MarshalJSON() ([]byte, error) {
 	}{c.Old, c.New})
 }
 
+// changeJSON is a Change in JSON. A row is nil if its key is missing, and null if
+// there is no such row.
+type changeJSON struct {
+	Old   json.RawMessage `json:"old_val"`
+	New   json.RawMessage `json:"new_val"`
+	State *string         `json:"state"`
+	Error *string         `json:"error"`
+}
+
+// UnmarshalJSON is the inverse of [Change.MarshalJSON]. It sets Kind, Old and New, and
+// sets Seq to 0, because the JSON has none. The rows are new values, so the rows that
+// c pointed to before are not written to.
+//
+// The Kind follows from the keys and from the rows that are not null:
+//
+//   - {"state": "ready"} is [Ready].
+//   - new_val without old_val is [Initial].
+//   - With both keys, new_val alone is [Insert] and old_val alone is [Delete].
+//   - Two rows are [Update], or [None] if they are equal (see Rows in the package
+//     documentation). New is then Old, as in the Change that the write returned.
+//   - Two nulls are the zero Change, whose Kind is None.
+//
+// Two things do not survive the round trip. A row that is itself null in JSON, for
+// example a nil map, becomes no row. An update that only changed what the JSON of a row
+// does not show becomes None.
+//
+// Keys that it does not know are ignored, and JSON null leaves c as it is, as
+// encoding/json does with a struct. Anything else is an error, for example the JSON of
+// a [SkippedError] or another state. c then stays as it was.
+func (c *Change[V]) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" {
+		return nil
+	}
+	next, err := parseChange[V](data)
+	if err != nil {
+		return fmt.Errorf("changefeed: unmarshal a change: %w", err)
+	}
+	*c = next
+	return nil
+}
+
+func parseChange[V any](data []byte) (c Change[V], err error) {
+	var in changeJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return c, err
+	}
+	switch {
+	case in.Error != nil:
+		return c, fmt.Errorf("it is an error: %q", *in.Error)
+	case in.State != nil && *in.State != Ready.String():
+		return c, fmt.Errorf("unknown state %q; must be %q", *in.State, Ready)
+	case in.State != nil && (in.Old != nil || in.New != nil):
+		return c, errors.New("a state with a row; must be one of the two")
+	case in.State != nil:
+		return Change[V]{Kind: Ready}, nil
+	case in.New == nil:
+		return c, errors.New(`no "new_val" and no "state"`)
+	}
+	if c.New, err = parseRow[V](in.New); err != nil {
+		return c, fmt.Errorf("new_val: %w", err)
+	}
+	if in.Old == nil {
+		c.Kind = Initial
+		return c, nil
+	}
+	if c.Old, err = parseRow[V](in.Old); err != nil {
+		return c, fmt.Errorf("old_val: %w", err)
+	}
+	c.Kind = kindOf(c.Old, c.New)
+	if c.Kind == Update && chooseEqual[V]()(c.Old, c.New) {
+		c.Kind, c.New = None, c.Old
+	}
+	return c, nil
+}
+
+// parseRow returns nil for null, also where null is a value of V.
+func parseRow[V any](data []byte) (row *V, err error) {
+	err = json.Unmarshal(data, &row)
+	return row, err
+}
+
 // A Kind tells what a write did to its row.
 type Kind uint8
 
@@ -57,23 +169,36 @@ const (
 	Ready               // no write: all rows that were there have come
 )
 
+var kindNames = [...]string{
+	None: "none", Insert: "insert", Update: "update", Delete: "delete", Initial: "initial", Ready: "ready",
+}
+
 // String returns "none", "insert", "update", "delete", "initial" or "ready".
 func (k Kind) String() string {
-	switch k {
-	case None:
-		return "none"
-	case Insert:
-		return "insert"
-	case Update:
-		return "update"
-	case Delete:
-		return "delete"
-	case Initial:
-		return "initial"
-	case Ready:
-		return "ready"
+	if int(k) < len(kindNames) {
+		return kindNames[k]
 	}
 	return fmt.Sprintf("Kind(%d)", uint8(k))
+}
+
+// MarshalText returns the same text as String. It returns an error if k is not one of
+// the constants.
+func (k Kind) MarshalText() ([]byte, error) {
+	if int(k) >= len(kindNames) {
+		return nil, fmt.Errorf("changefeed: marshal %v: no such kind", k)
+	}
+	return []byte(k.String()), nil
+}
+
+// UnmarshalText is the inverse of [Kind.MarshalText]. It returns an error if text is no
+// kind's name. k then stays as it was.
+func (k *Kind) UnmarshalText(text []byte) error {
+	i := slices.Index(kindNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("changefeed: unmarshal kind %q: must be one of %s", text, strings.Join(kindNames[:], ", "))
+	}
+	*k = Kind(i)
+	return nil
 }
 
 // A FeedInfo tells how a subscriber is doing. Since it subscribed, or began by
@@ -92,6 +217,22 @@ type FeedInfo struct {
 	Delivered uint64 // changes handed to the loop
 	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet; a change being taken at that moment may count here
 	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription
+}
+
+// String returns all figures in one line:
+//
+//	feed "audit": buffered 3/100, delivered 17, skipped 2, seq 22
+//
+// It leaves out a name that is empty, and a Capacity of 0.
+func (i FeedInfo) String() string {
+	feed, buffered := "feed", strconv.Itoa(i.Buffered)
+	if i.Name != "" {
+		feed = fmt.Sprintf("feed %q", i.Name)
+	}
+	if i.Capacity > 0 {
+		buffered = fmt.Sprintf("%d/%d", i.Buffered, i.Capacity)
+	}
+	return fmt.Sprintf("%s: buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
 }
 
 // Feeds tells of each subscription that has not ended, in the order in which they

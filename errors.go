@@ -32,24 +32,26 @@ var (
 	ErrInvalidOption = errors.New("invalid option")
 )
 
-// A SkippedError tells that a subscriber was too slow: its buffer was full, and
-// the oldest changes in it made room for new ones. It comes in a stream at the
-// very place where the skipped changes would have come, and the stream goes on
-// after it.
+// A SkippedError reports that a subscriber was too slow: its buffer was full, and
+// the oldest changes in it made room for new ones. It also reports the changes after
+// the position of an [After] that the table no longer retains. The stream yields it
+// where the skipped changes would have come, and continues after it, except with
+// [OnOverflow] and [Fail].
 //
-// Its text and its JSON are those of RethinkDB's overflow notice. What differs is
-// what was skipped: RethinkDB discards the whole queue, here the newest changes
-// survive.
+// Its text and its JSON are those of RethinkDB's overflow notice, which names neither
+// table nor feed. RethinkDB discards the whole queue. Here the newest changes survive.
 type SkippedError struct {
-	Count    uint64 // changes skipped here, and told in no other notice
-	From, To uint64 // the sequence numbers between which they lie, both included
+	Count    uint64 // changes skipped here; no other SkippedError counts them
+	From, To uint64 // first and last sequence number of the gap that they lie in
+	Table    string // name of the table
+	Feed     string // name of the feed; empty without [Named]
 }
 
 func (e *SkippedError) Error() string {
 	return fmt.Sprintf("Changefeed cache over array size limit, skipped %d elements.", e.Count)
 }
 
-// MarshalJSON returns {"error": "..."}, as RethinkDB's notice reads.
+// MarshalJSON returns {"error": "..."} with the text of Error.
 func (e *SkippedError) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Error string `json:"error"`

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -151,10 +154,10 @@ func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
 	var err error = &SkippedError{Count: 1<<64 - 1, From: 3, To: 9}
 	require.EqualError(t, err, "Changefeed cache over array size limit, skipped 18446744073709551615 elements.")
 
-	err = fmt.Errorf("feed: %w", &SkippedError{Count: 5, From: 3, To: 7})
+	err = fmt.Errorf("feed: %w", &SkippedError{5, 3, 7, "games", "audit"})
 	skipped, ok := errors.AsType[*SkippedError](err)
 	require.True(t, ok)
-	require.Equal(t, &SkippedError{5, 3, 7}, skipped)
+	require.Equal(t, &SkippedError{5, 3, 7, "games", "audit"}, skipped)
 	const notice = `{"error":"Changefeed cache over array size limit, skipped 5 elements."}`
 	for _, test := range []struct {
 		v    any
@@ -169,5 +172,60 @@ func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
 		text, err := json.Marshal(test.v)
 		require.NoError(t, err)
 		require.Equal(t, test.json, string(text))
+	}
+}
+
+// Each feed's notice names its table and the feed, whichever way it comes about.
+func TestASkippedErrorNamesTableAndFeed(t *testing.T) {
+	for name, opts := range map[string][]FeedOption{
+		"skip":             {},
+		"fail":             {OnOverflow(Fail)},
+		"resync":           {OnOverflow(Resync)},
+		"after":            {After(0)},
+		"after and squash": {After(0), Squash(0)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			games := newGames()
+			games.Retain(1)
+			opts := append(opts, Buffer(1), Poll(nil))
+			if name != "skip" {
+				opts = append(opts, Named(name))
+			}
+			want := SkippedError{Count: 2, From: 1, To: 2, Table: "games", Feed: name}
+			var feed, batches iter.Seq[error]
+			subscribe := func() {
+				feed = errorsOf(games.Changes(t.Context(), opts...))
+				batches = errorsOf(games.Where(func(*game) bool { return true }).Batches(t.Context(), 2, opts...))
+			}
+			afterwards := strings.HasPrefix(name, "after")
+			if !afterwards {
+				subscribe()
+			}
+			for id := range 3 {
+				must[game](t)(games.Insert(game{ID: id}))
+			}
+			if afterwards {
+				subscribe()
+			}
+			switch name {
+			case "skip":
+				want.Feed = ""
+			case "resync":
+				want.Count, want.To = 3, 3
+			}
+			require.Equal(t, []error{&want}, slices.Collect(feed))
+			require.Equal(t, []error{&want}, slices.Collect(batches))
+		})
+	}
+}
+
+// errorsOf returns the errors of a stream.
+func errorsOf[T any](s Stream[T]) iter.Seq[error] {
+	return func(yield func(error) bool) {
+		for _, err := range s {
+			if err != nil && !yield(err) {
+				return
+			}
+		}
 	}
 }

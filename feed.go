@@ -289,7 +289,7 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 		w.take(context.Background(), &changes, 1) // with those of its transaction
 		if len(changes) == 0 {
 			if skipped, _ := w.advance(); skipped > 0 {
-				f.notice = &SkippedError{Count: skipped, From: before + 1, To: w.passed()}
+				f.notice = f.skipped(skipped, before, w.passed())
 				q.skipped.Store(skipped)
 			}
 			continue
@@ -423,15 +423,22 @@ func (f *feed[K, V]) deliverInitial(initial *initial[K, V], c consumer[V]) (more
 // advance makes the source ready to be read, and takes note of changes that were
 // skipped. It reports whether there is anything.
 func (f *feed[K, V]) advance() bool {
-	before := f.sub.source().passed()
-	skipped, advanced := f.sub.source().advance()
+	src := f.sub.source()
+	before := src.passed()
+	skipped, advanced := src.advance()
 	if skipped > 0 {
-		f.notice = &SkippedError{Count: skipped, From: before + 1, To: f.sub.source().passed()} // F1
+		f.notice = f.skipped(skipped, before, src.passed()) // F1
 		if f.overflow == Resync {
 			f.resync()
 		}
 	}
 	return advanced
+}
+
+// skipped returns the notice of changes that were skipped behind the one numbered
+// before, up to the one numbered to.
+func (f *feed[K, V]) skipped(count, before, to uint64) *SkippedError {
+	return &SkippedError{Count: count, From: before + 1, To: to, Table: f.sub.table.name, Feed: f.sub.name}
 }
 
 // resync goes on with the rows as they are now, and counts in the notice what they

@@ -979,7 +979,7 @@ func TestFailEndsTheFeed(t *testing.T) {
 		held := holdBacklog(t, games)
 		first := take(feed, breaks)
 		require.Len(t, first, 1)
-		require.Equal(t, pair[Change[game]]{err: &SkippedError{Count: 1, From: 1, To: 1}}, first[0])
+		require.Equal(t, pair[Change[game]]{err: &SkippedError{Count: 1, From: 1, To: 1, Table: "games"}}, first[0])
 		for range 2 {
 			require.Equal(t, first, take(feed, breaks))
 		}

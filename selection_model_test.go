@@ -282,7 +282,7 @@ func (f *partFeed) step() (c Change[partRow], err error, ok bool) { //nolint:rev
 func (f *partFeed) skip() *SkippedError {
 	next := max(f.floor, len(f.log)-f.limit)
 	t := f.sel.table
-	notice := &SkippedError{From: f.passed + 1}
+	notice := &SkippedError{From: f.passed + 1, Table: t.Name(), Feed: f.name}
 	switch {
 	case f.overflow == Resync && !t.dropped:
 		next = len(f.log)
@@ -1128,7 +1128,7 @@ func (f *partFeed) beginAfter(seq uint64) {
 	}
 	f.due = time.Time{}
 	if f.floor > 0 {
-		f.lost = &SkippedError{Count: first - seq, From: seq + 1, To: first}
+		f.lost = &SkippedError{first - seq, seq + 1, first, t.Name(), f.name}
 		f.told = f.lost.Count
 		f.log = f.log[f.floor:]
 	}
@@ -2139,9 +2139,9 @@ func TestBatchesBreakBeforeNotice(t *testing.T) {
 				} else {
 					require.Len(t, take(feed, 1), 1)
 				}
-				notice := &SkippedError{Count: 4, From: 2, To: 5}
+				notice := &SkippedError{Count: 4, From: 2, To: 5, Table: "games"}
 				if policy == Resync {
-					notice = &SkippedError{Count: 5, From: 2, To: 6}
+					notice.Count, notice.To = 5, 6
 				}
 				require.Equal(t, []pair[[]Change[game]]{{nil, notice}}, take(feed, 1))
 			})
@@ -2309,7 +2309,7 @@ func TestAfterExactlyRetained(t *testing.T) {
 				held := max(after, uint64(20-n))
 				var want, got []pair[uint64]
 				if held > after {
-					want = append(want, pair[uint64]{0, &SkippedError{Count: held - after, From: after + 1, To: held}})
+					want = append(want, pair[uint64]{0, &SkippedError{held - after, after + 1, held, "games", ""}})
 				}
 				for seq := held + 1; seq <= 20; seq++ {
 					want = append(want, pair[uint64]{seq, nil})

@@ -3,6 +3,7 @@ package changefeed
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -422,6 +423,25 @@ func (t *Table[K, V]) Retain(n int) {
 
 // Name returns the name that the table was given.
 func (t *Table[K, V]) Name() string { return t.name }
+
+// String returns the name, the number of rows and the last sequence number in one line:
+//
+//	table "games": rows 3, seq 7
+//
+// It does not wait for the table's lock, so a function that runs under the lock may log
+// the table. If a write or a transaction holds the lock or waits for it, String returns
+// the name alone: table "games" (locked).
+func (t *Table[K, V]) String() string {
+	if !t.mu.TryRLock() {
+		return fmt.Sprintf("table %q (locked)", t.name)
+	}
+	defer t.mu.RUnlock()
+	text := fmt.Sprintf("table %q: rows %d, seq %d", t.name, t.len, t.seq)
+	if t.dropped {
+		text += ", dropped"
+	}
+	return text
+}
 
 // Len returns the number of rows.
 func (t *Table[K, V]) Len() int {
