@@ -6,159 +6,178 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A Player is the row of the examples after the first.
+// A Player is the row of most examples.
 type Player struct {
-	ID    int
-	Name  string
-	Score int
+	Name, Team string
+	Score      int
 }
 
-func newPlayers() *changefeed.Table[int, Player] {
-	return changefeed.NewTable("players", func(p *Player) int { return p.ID })
+// newPlayers returns a table with some rows.
+func newPlayers(rows ...Player) *changefeed.Table[string, Player] {
+	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
+	for _, row := range rows {
+		players.Insert(row)
+	}
+	return players
 }
 
-// play writes to the table, and drops it.
-func play(players *changefeed.Table[int, Player]) {
-	players.Insert(Player{ID: 1, Name: "Bob", Score: 10})
-	players.Insert(Player{ID: 2, Name: "Alice", Score: 20})
-	players.Update(1, func(p *Player) { p.Score = 30 })
-	players.Update(2, func(p *Player) { p.Score = 15 })
-	players.Update(1, func(p *Player) { p.Name = "Robert" })
-	players.Delete(2)
-	players.Drop()
-}
-
-// show prints a stream to its end.
-func show(changes changefeed.Stream[changefeed.Change[Player]]) {
-	for c, err := range changes {
+// show prints a feed to its end. With Poll, that is where it would wait.
+func show(feed changefeed.Stream[changefeed.Change[Player]]) {
+	for c, err := range feed {
 		if err != nil {
 			fmt.Println(err)
 			continue
 		}
-		fmt.Println(c.Seq, c.Kind, *c.Row())
+		fmt.Println(c.Kind, c.Old, "->", c.New)
 	}
 }
 
-// The first example of RethinkDB's manual page: subscribe to the changes on a table.
+// play makes 6 changes.
+func play(players *changefeed.Table[string, Player]) {
+	players.Insert(Player{"Bob", "red", 10})
+	players.Insert(Player{"Alice", "blue", 20})
+	players.Update("Bob", func(p *Player) { p.Score = 30 })
+	players.Update("Alice", func(p *Player) { p.Score = 15 })
+	players.Update("Bob", func(p *Player) { p.Team = "blue" })
+	players.Delete("Alice")
+}
+
+var ctx = context.Background()
+
+// A loop in its own goroutine follows a table while another goroutine writes to it.
 func Example() {
-	type Game struct {
-		ID      int    `json:"id"`
-		Player1 string `json:"player1,omitempty"`
-		Player2 string `json:"player2,omitempty"`
-	}
-	games := changefeed.NewTable("games", func(g *Game) int { return g.ID })
-
-	feed := games.Changes(context.Background()) // subscribed from here on
-
-	games.Insert(Game{ID: 1})
-	games.Update(1, func(g *Game) { g.Player1 = "Bob" })
-	games.Replace(Game{ID: 1, Player1: "Bob", Player2: "Alice"})
-	games.Delete(1)
-	games.Drop()
-
-	for c, err := range feed { // mostly in a goroutine of its own
-		if err != nil {
-			fmt.Println(err)
-			continue
+	type Player struct{ Name, Team string }
+	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
+	feed := players.Changes(context.Background()) // subscribed: no later write is missed
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for c, err := range feed {
+			if err != nil {
+				fmt.Println(err) // skipped changes, or why the feed ended
+				continue
+			}
+			fmt.Println(c.Kind, c.Old, "->", c.New)
 		}
-		line, _ := json.Marshal(c)
-		fmt.Println(c.Kind, string(line))
-	}
-
+	})
+	players.Insert(Player{"Bob", "red"})
+	players.Update("Bob", func(p *Player) { p.Team = "blue" })
+	players.Drop() // the feed delivers what is buffered, and then ends
+	reader.Wait()
 	// Output:
-	// insert {"old_val":null,"new_val":{"id":1}}
-	// update {"old_val":{"id":1},"new_val":{"id":1,"player1":"Bob"}}
-	// update {"old_val":{"id":1,"player1":"Bob"},"new_val":{"id":1,"player1":"Bob","player2":"Alice"}}
-	// delete {"old_val":{"id":1,"player1":"Bob","player2":"Alice"},"new_val":null}
-	// changefeed: changes of "games": table dropped
+	// insert <nil> -> &{Bob red}
+	// update &{Bob red} -> &{Bob blue}
+	// changefeed: changes of "players": table dropped
 }
 
-// The second example of the manual page: all the changes that raise a player's score.
+// The changes that raise a player's score.
 func ExampleStream_Filter_raisedScores() {
 	players := newPlayers()
-	raised := players.Changes(context.Background()).Filter(func(c changefeed.Change[Player]) bool {
+	raised := players.Changes(ctx, changefeed.Poll(nil)).Filter(func(c changefeed.Change[Player]) bool {
 		return c.Kind == changefeed.Update && c.New.Score > c.Old.Score
 	})
 	play(players)
 	show(raised)
-
 	// Output:
-	// 3 update {1 Bob 30}
-	// changefeed: changes of "players": table dropped
+	// update &{Bob red 10} -> &{Bob red 30}
 }
 
-// The third example of the manual page: all the changes to Bob's rows.
-func ExampleStream_Filter_bob() {
+// The changes of all rows that were or are in the red team. Either row can be nil.
+func ExampleStream_Filter_redTeam() {
 	players := newPlayers()
-	isBob := func(p *Player) bool { return p != nil && p.Name == "Bob" }
-	bob := players.Changes(context.Background()).Filter(func(c changefeed.Change[Player]) bool {
-		return isBob(c.Old) || isBob(c.New)
+	isRed := func(p *Player) bool { return p != nil && p.Team == "red" }
+	red := players.Changes(ctx, changefeed.Poll(nil)).Filter(func(c changefeed.Change[Player]) bool {
+		return isRed(c.Old) || isRed(c.New)
 	})
 	play(players)
-	show(bob)
-
+	show(red)
 	// Output:
-	// 1 insert {1 Bob 10}
-	// 3 update {1 Bob 30}
-	// 5 update {1 Robert 30}
-	// changefeed: changes of "players": table dropped
+	// insert <nil> -> &{Bob red 10}
+	// update &{Bob red 10} -> &{Bob red 30}
+	// update &{Bob red 30} -> &{Bob blue 30}
 }
 
-// The fourth example of the manual page: all the inserts on a table.
+// The inserts alone. Comparing the Kind also excludes initial rows and Ready, whose Old
+// is nil as well.
 func ExampleStream_Filter_inserts() {
-	players := newPlayers()
-	inserts := players.Changes(context.Background()).Filter(func(c changefeed.Change[Player]) bool {
-		return c.Old == nil
+	players := newPlayers(Player{"Carol", "red", 5})
+	feed := players.Changes(ctx, changefeed.IncludeInitial(), changefeed.Poll(nil))
+	inserts := feed.Filter(func(c changefeed.Change[Player]) bool {
+		return c.Kind == changefeed.Insert
 	})
 	play(players)
 	show(inserts)
-
 	// Output:
-	// 1 insert {1 Bob 10}
-	// 2 insert {2 Alice 20}
-	// changefeed: changes of "players": table dropped
+	// insert <nil> -> &{Bob red 10}
+	// insert <nil> -> &{Alice blue 20}
 }
 
-// What a subscriber sees that was too slow for its buffer.
+// A change as JSON.
+func ExampleChange_MarshalJSON() {
+	type Game struct {
+		ID      int    `json:"id"`
+		Player1 string `json:"player1,omitempty"`
+	}
+	games := changefeed.NewTable("games", func(g *Game) int { return g.ID })
+	feed := games.Changes(ctx, changefeed.Poll(nil))
+	games.Insert(Game{ID: 1})
+	games.Update(1, func(g *Game) { g.Player1 = "Bob" })
+	games.Delete(1)
+	for c, err := range feed {
+		line, _ := json.Marshal(c)
+		fmt.Println(string(line), err)
+	}
+	// Output:
+	// {"old_val":null,"new_val":{"id":1}} <nil>
+	// {"old_val":{"id":1},"new_val":{"id":1,"player1":"Bob"}} <nil>
+	// {"old_val":{"id":1,"player1":"Bob"},"new_val":null} <nil>
+}
+
+// A subscriber that is too slow for its buffer learns what it missed.
 func ExampleSkippedError() {
 	players := newPlayers()
-	feed := players.Changes(context.Background(), changefeed.Buffer(2))
-	for id := range 5 {
-		players.Insert(Player{ID: id})
+	feed := players.Changes(ctx, changefeed.Buffer(2), changefeed.Poll(nil))
+	for score := range 5 {
+		players.Upsert(Player{"Bob", "red", score})
 	}
-	players.Drop()
-
 	for c, err := range feed {
 		if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
-			fmt.Println(err)
-			fmt.Printf("numbers %d to %d\n", skipped.From, skipped.To) // read the table anew here
-			continue
+			fmt.Println("skipped", skipped.Count, "changes:", skipped.From, "to", skipped.To)
+			continue // the feed goes on
 		}
 		if err != nil {
-			fmt.Println(err) // why the feed ended: its last pair
-			continue
+			fmt.Println("ended:", err)
+			continue // the loop ends by itself
 		}
-		fmt.Println(c.Seq, c.New.ID)
+		fmt.Println(c.Seq, c.New.Score)
 	}
-
 	// Output:
-	// Changefeed cache over array size limit, skipped 3 elements.
-	// numbers 1 to 3
+	// skipped 3 changes: 1 to 3
 	// 4 3
 	// 5 4
-	// changefeed: changes of "players": table dropped
 }
 
-// A loop in a goroutine of its own, until the context is done.
+// A buffer of 1 keeps the newest change.
+func ExampleBuffer() {
+	players := newPlayers()
+	feed := players.Changes(ctx, changefeed.Buffer(1), changefeed.Poll(nil))
+	play(players) // makes 6 changes
+	show(feed)
+	// Output:
+	// Changefeed cache over array size limit, skipped 5 elements.
+	// delete &{Alice blue 15} -> <nil>
+}
+
+// A loop in its own goroutine ends when its context is done.
 func ExampleTable_Changes() {
 	players := newPlayers()
 	ctx, cancel := context.WithCancelCause(context.Background())
-	feed := players.Changes(ctx) // before the goroutine: it misses nothing
+	feed := players.Changes(ctx) // subscribe before the goroutine starts, and it misses nothing
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -168,19 +187,18 @@ func ExampleTable_Changes() {
 				continue
 			}
 			fmt.Println(c.New.Name)
-			cancel(errors.New("seen enough")) // mostly elsewhere, at the program's end
+			cancel(errors.New("seen enough")) // usually called when the program shuts down
 		}
 	}()
 
-	players.Insert(Player{ID: 1, Name: "Bob"})
+	players.Insert(Player{"Bob", "red", 10})
 	<-ended
-
 	// Output:
 	// Bob
 	// ended: seen enough
 }
 
-// An edit works on a copy that is deep enough: the old row stays the old row.
+// Update edits a deep copy. The old row stays as it was.
 func ExampleTable_Update() {
 	type Doc struct {
 		ID   string
@@ -199,14 +217,13 @@ func ExampleTable_Update() {
 
 	_, err = docs.Update("b", func(*Doc) {})
 	fmt.Println(err, errors.Is(err, changefeed.ErrNotFound))
-
 	// Output:
 	// {a [new] map[views:1]} <nil>
 	// {a [new read] map[views:2]}
 	// changefeed: update in "docs": no row with primary key "b" true
 }
 
-// A counter that comes into being with its first event and goes with its last.
+// A counter that is inserted with its first event and deleted with its last.
 func ExampleTable_Compute() {
 	type Counter struct {
 		Name string
@@ -227,90 +244,83 @@ func ExampleTable_Compute() {
 		return c.Kind
 	}
 	fmt.Println(add("open", 1), add("open", 1), add("open", 0), add("open", -2))
-
 	// Output:
 	// insert update none delete
 }
 
-// Rows in the order of their keys, as they were when the range began.
+// A range over All sees the table as it was when the range began. The loop holds no
+// lock and may write.
 func ExampleTable_All() {
-	players := newPlayers()
-	for id, name := range []string{"Alice", "Bob"} {
-		players.Insert(Player{ID: id, Name: name})
-	}
-	for id, p := range players.All() {
-		players.Delete(id) // the loop holds no lock, and sees the rows all the same
-		fmt.Println(id, p.Name)
+	players := newPlayers(Player{"Bob", "red", 10}, Player{"Alice", "blue", 20})
+	for name, p := range players.All() {
+		players.Delete(name)
+		fmt.Println(name, p.Score)
 	}
 	fmt.Println(players.Len())
-
 	// Output:
-	// 0 Alice
-	// 1 Bob
+	// Alice 20
+	// Bob 10
 	// 0
 }
 
-// Who follows a table, and how far behind.
+// The feeds of a table, and how far each is behind.
 func ExampleTable_Feeds() {
 	players := newPlayers()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	feed := players.Changes(ctx, changefeed.Named("screen"), changefeed.Buffer(3))
-	for id := range 5 {
-		players.Insert(Player{ID: id})
+	for score := range 5 {
+		players.Upsert(Player{"Bob", "red", score})
 	}
-	for _, err := range feed.Limit(1) { // the notice, and one change
+	for _, err := range feed.Limit(1) { // the SkippedError and one change
 		fmt.Println(err)
 	}
 	for _, f := range players.Feeds() {
 		fmt.Printf("%s: %d delivered, %d skipped, %d of %d buffered, at %d of %d\n",
 			f.Name, f.Delivered, f.Skipped, f.Buffered, f.Capacity, f.Seq, players.Seq())
 	}
-
 	// Output:
 	// Changefeed cache over array size limit, skipped 2 elements.
 	// <nil>
 	// screen: 1 delivered, 2 skipped, 2 of 3 buffered, at 3 of 5
 }
 
-// Stages go on where the loop left off.
+// After a Limit, the next range resumes where the last one stopped.
 func ExampleStream_Limit() {
 	players := newPlayers()
-	feed := players.Changes(context.Background())
-	for id, name := range []string{"Alice", "Bob", "Carol"} {
-		players.Insert(Player{ID: id, Name: name})
+	feed := players.Changes(ctx)
+	for _, name := range []string{"Alice", "Bob", "Carol"} {
+		players.Insert(Player{Name: name})
 	}
 	for c, err := range feed.Limit(2) {
 		fmt.Println(c.New.Name, err)
 	}
-	fmt.Println("and then")
+	fmt.Println("pause")
 	for c, err := range feed.Limit(1) {
 		fmt.Println(c.New.Name, err)
 	}
-
 	// Output:
 	// Alice <nil>
 	// Bob <nil>
-	// and then
+	// pause
 	// Carol <nil>
 }
 
-// A stream of another type.
+// A stream with elements of another type.
 func ExampleMap() {
 	players := newPlayers()
-	names := changefeed.Map(players.Changes(context.Background()), func(c changefeed.Change[Player]) string {
+	names := changefeed.Map(players.Changes(ctx), func(c changefeed.Change[Player]) string {
 		return strings.ToUpper(c.Row().Name)
 	})
-	players.Insert(Player{ID: 1, Name: "Bob"})
+	players.Insert(Player{"Bob", "red", 10})
 	for name, err := range names.Limit(1) {
 		fmt.Println(name, err)
 	}
-
 	// Output:
 	// BOB <nil>
 }
 
-// Keys of any type, in an order of one's own.
+// Keys of any type, in any order.
 func ExampleNewTableFunc() {
 	type Event struct {
 		At   time.Time
@@ -323,120 +333,85 @@ func ExampleNewTableFunc() {
 	for at, e := range log.All() {
 		fmt.Println(at.Format(time.TimeOnly), e.What)
 	}
-
 	// Output:
 	// 12:00:00 lunch
 	// 13:00:00 coffee
 }
 
-// follow prints what a feed has to say, and does not wait for more.
-func follow(feed changefeed.Stream[changefeed.Change[Player]]) {
-	for c, err := range feed {
-		switch {
-		case err != nil:
-			fmt.Println(err)
-		case c.Row() == nil:
-			fmt.Println(c.Kind)
-		default:
-			fmt.Println(c.Kind, *c.Row())
-		}
-	}
-}
-
-// One row, whether it is there or not.
+// One row, whether it exists yet or not.
 func ExampleTable_Row() {
 	players := newPlayers()
-	bob := players.Row(1).Changes(context.Background(), changefeed.Poll(nil))
-	players.Insert(Player{ID: 1, Name: "Bob"})
-	players.Insert(Player{ID: 2, Name: "Alice"}) // costs the feed nothing
-	players.Update(1, func(p *Player) { p.Score = 10 })
-	players.Delete(1)
-	follow(bob)
-
+	bob := players.Row("Bob").Changes(ctx, changefeed.Poll(nil))
+	players.Insert(Player{"Bob", "red", 10})
+	players.Insert(Player{"Alice", "blue", 20}) // adds nothing to the feed
+	players.Delete("Bob")
+	show(bob)
 	// Output:
-	// insert {1 Bob 0}
-	// update {1 Bob 10}
-	// delete {1 Bob 10}
+	// insert <nil> -> &{Bob red 10}
+	// delete &{Bob red 10} -> <nil>
 }
 
-// A range of keys, from the first and before the second.
+// A range of keys includes the first key and excludes the second.
 func ExampleTable_Range() {
-	players := newPlayers()
-	for id := range 5 {
-		players.Insert(Player{ID: id})
+	players := newPlayers(Player{Name: "Alice"}, Player{Name: "Bob"}, Player{Name: "Carol"}, Player{Name: "Dave"})
+	middle := players.Range("Bob", "Dave")
+	for name := range middle.Backward() {
+		fmt.Println(name)
 	}
-	middle := players.Range(1, 4)
+	feed := middle.Changes(ctx, changefeed.Poll(nil))
+	players.Delete("Carol")
+	players.Delete("Dave")
+	show(feed)
 	fmt.Println(middle.Len())
-	for id := range middle.Backward() {
-		fmt.Println(id)
-	}
-
-	feed := middle.Changes(context.Background(), changefeed.Poll(nil))
-	players.Delete(3)
-	players.Delete(4)
-	follow(feed)
-
 	// Output:
-	// 3
-	// 3
-	// 2
+	// Carol
+	// Bob
+	// delete &{Carol  0} -> <nil>
 	// 1
-	// delete {3  0}
 }
 
-// The rows for which a predicate holds: one that comes among them is an insert there,
-// and one that goes is a delete.
+// The rows for which a predicate holds. A row that starts to match is an insert, and a
+// row that stops matching is a delete.
 func ExampleTable_Where() {
-	players := newPlayers()
+	players := newPlayers(Player{"Bob", "red", 90})
 	leaders := players.Where(func(p *Player) bool { return p.Score >= 100 })
-	feed := leaders.Changes(context.Background(), changefeed.Poll(nil))
-
-	players.Insert(Player{ID: 1, Name: "Bob", Score: 90})
-	players.Update(1, func(p *Player) { p.Score = 110 })
-	players.Update(1, func(p *Player) { p.Score = 120 })
-	players.Update(1, func(p *Player) { p.Score = 80 })
-	follow(feed)
-
+	feed := leaders.Changes(ctx, changefeed.Poll(nil))
+	for _, score := range []int{110, 120, 80} {
+		players.Update("Bob", func(p *Player) { p.Score = score })
+	}
+	show(feed)
 	// Output:
-	// insert {1 Bob 110}
-	// update {1 Bob 120}
-	// delete {1 Bob 120}
+	// insert <nil> -> &{Bob red 110}
+	// update &{Bob red 110} -> &{Bob red 120}
+	// delete &{Bob red 120} -> <nil>
 }
 
-// All rows with a value, without a look at the others.
+// The feed of all rows with one value in an index.
 func ExampleIndex_Equal() {
-	players := newPlayers()
-	byName := changefeed.NewIndex(players, "name", func(p *Player) string { return p.Name })
-	feed := byName.Equal("Bob").Changes(context.Background(), changefeed.Poll(nil))
-
-	play(players) // ends with Drop
-	follow(feed)
-
+	players := newPlayers(Player{"Bob", "blue", 10})
+	byTeam := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
+	feed := byTeam.Equal("red").Changes(ctx, changefeed.Poll(nil))
+	players.Update("Bob", func(p *Player) { p.Team = "red" })
+	players.Update("Bob", func(p *Player) { p.Team = "green" })
+	show(feed)
 	// Output:
-	// insert {1 Bob 10}
-	// update {1 Bob 30}
-	// delete {1 Bob 30}
-	// changefeed: changes of "players": table dropped
+	// insert <nil> -> &{Bob red 10}
+	// delete &{Bob red 10} -> <nil>
 }
 
-// Rows in the order of an index: a leaderboard.
+// The rows in the order of an index: a leaderboard.
 func ExampleIndex_From() {
-	players := newPlayers()
+	players := newPlayers(Player{"Alice", "blue", 20}, Player{"Bob", "red", 30}, Player{"Carol", "red", 5})
 	byScore := changefeed.NewIndex(players, "score", func(p *Player) int { return p.Score })
-	for id, score := range []int{15, 30, 5, 20} {
-		players.Insert(Player{ID: id, Score: score})
+	for name, p := range byScore.From(10).Backward() {
+		fmt.Println(name, p.Score)
 	}
-	for id, p := range byScore.From(10).Backward() {
-		fmt.Println(id, p.Score)
-	}
-
 	// Output:
-	// 1 30
-	// 3 20
-	// 0 15
+	// Bob 30
+	// Alice 20
 }
 
-// A row under several values.
+// A row with several values.
 func ExampleNewMultiIndex() {
 	type Doc struct {
 		ID   string
@@ -449,133 +424,144 @@ func ExampleNewMultiIndex() {
 	for id := range byTag.Equal("go").All() {
 		fmt.Println(id)
 	}
-	fmt.Println(byTag.Range("a", "z").Len(), "in all")
-
+	fmt.Println(byTag.Range("a", "z").Len(), "documents") // each is counted once
 	// Output:
 	// a
 	// b
-	// 2 in all
+	// 2 documents
 }
 
 // A value that no two rows may share.
 func ExampleNewUniqueIndex() {
-	players := newPlayers()
-	_, err := changefeed.NewUniqueIndex(players, "name", func(p *Player) string { return p.Name })
+	type User struct{ Name, Email string }
+	users := changefeed.NewTable("users", func(u *User) string { return u.Name })
+	_, err := changefeed.NewUniqueIndex(users, "email", func(u *User) string { return u.Email })
 	fmt.Println(err)
-	players.Insert(Player{ID: 1, Name: "Bob"})
-	_, err = players.Insert(Player{ID: 2, Name: "Bob"})
+	users.Insert(User{"Bob", "bob@example.com"})
+	_, err = users.Insert(User{"Robert", "bob@example.com"})
 	fmt.Println(err)
-	fmt.Println(errors.Is(err, changefeed.ErrDuplicateKey), players.Len())
-
+	fmt.Println(errors.Is(err, changefeed.ErrDuplicateKey), users.Len())
 	// Output:
 	// <nil>
-	// changefeed: insert into "players": value "Bob" in unique index "name" belongs to primary key 1, not to primary key 2
+	// changefeed: insert into "users": value "bob@example.com" in unique index "email" belongs to primary key "Bob", not to primary key "Robert"
 	// true 1
 }
 
-// A copy of the rows that stays right.
+// A cache: a copy of the rows that stays right, also after changes were skipped.
 func ExampleIncludeInitial() {
-	players := newPlayers()
-	players.Insert(Player{ID: 1, Name: "Bob"})
-	players.Insert(Player{ID: 2, Name: "Alice"})
-
-	feed := players.Changes(context.Background(), changefeed.IncludeInitial())
-	players.Delete(1)
-	players.Drop()
-
-	rows := make(map[int]Player)
+	players := newPlayers(Player{"Alice", "blue", 20})
+	feed := players.Changes(ctx, changefeed.IncludeInitial(), changefeed.OnOverflow(changefeed.Resync),
+		changefeed.Buffer(1), changefeed.Poll(nil))
+	players.Insert(Player{"Bob", "red", 10})
+	players.Delete("Alice") // the buffer overflows
+	cache := make(map[string]Player)
 	for c, err := range feed {
 		switch {
 		case err != nil:
-			fmt.Println(err)
-		case c.Kind == changefeed.Ready:
-			fmt.Println("ready at", c.Seq, "with", len(rows))
-		case c.New == nil:
-			delete(rows, c.Old.ID)
-		default:
-			rows[c.New.ID] = *c.New
+			clear(cache) // after a notice the present rows follow, and any other error is the end
+		case c.Kind == changefeed.Delete:
+			delete(cache, c.Old.Name)
+		case c.Kind != changefeed.Ready: // Ready has no row: the cache is complete
+			cache[c.New.Name] = *c.New
 		}
 	}
-	fmt.Println(rows)
-
-	// Output:
-	// ready at 2 with 2
-	// changefeed: changes of "players": table dropped
-	// map[2:{2 Alice 0}]
+	fmt.Println(cache)
+	// Output: map[Bob:{Bob red 10}]
 }
 
-// Going on after a break, with what the table has held meanwhile.
+// The present rows follow a notice of skipped changes. A copy of the rows starts again.
+func ExampleOnOverflow() {
+	players := newPlayers(Player{"Alice", "blue", 20})
+	feed := players.Changes(ctx, changefeed.Buffer(2), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil))
+	for score := range 3 {
+		players.Upsert(Player{"Bob", "red", score})
+	}
+	players.Delete("Alice")
+	show(feed)
+	// Output:
+	// Changefeed cache over array size limit, skipped 4 elements.
+	// initial <nil> -> &{Bob red 2}
+	// ready <nil> -> <nil>
+}
+
+// A reader that saves its position as it goes and resumes there. When it was away for
+// too long, it begins again with the present rows.
 func ExampleAfter() {
 	players := newPlayers()
-	players.Retain(3)
-	for id := range 6 {
-		players.Insert(Player{ID: id})
+	players.Retain(2) // in a real program, as many as are written during an interruption
+	var position uint64
+	read := func() {
+		ctx, cancel := context.WithCancel(ctx) // one for each attempt
+		defer cancel()
+		feed := players.Changes(ctx, changefeed.After(position), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil))
+		for c, err := range feed {
+			if err != nil {
+				fmt.Println(err) // after a notice, forget all rows
+				continue
+			}
+			fmt.Println(c.Kind, c.Row())
+			if c.Kind != changefeed.Initial { // before Ready there is no position
+				position = c.Seq
+			}
+		}
 	}
-	fmt.Println("after 4")
-	follow(players.Changes(context.Background(), changefeed.After(4), changefeed.Poll(nil)))
-	fmt.Println("after 1")
-	follow(players.Changes(context.Background(), changefeed.After(1), changefeed.Poll(nil)))
-	fmt.Println("after 9")
-	follow(players.Changes(context.Background(), changefeed.After(9), changefeed.Poll(nil)))
-
+	players.Insert(Player{"Bob", "red", 0})
+	read()
+	players.Upsert(Player{"Bob", "red", 1})
+	read()
+	for score := range 5 {
+		players.Upsert(Player{"Bob", "red", score + 2})
+	}
+	read()
 	// Output:
-	// after 4
-	// insert {4  0}
-	// insert {5  0}
-	// after 1
-	// Changefeed cache over array size limit, skipped 2 elements.
-	// insert {3  0}
-	// insert {4  0}
-	// insert {5  0}
-	// after 9
-	// changefeed: changes of "players": invalid option: After(9): the table has only come to 6
+	// insert &{Bob red 0}
+	// update &{Bob red 1}
+	// Changefeed cache over array size limit, skipped 5 elements.
+	// initial &{Bob red 6}
+	// ready <nil>
 }
 
-// Only what has become of the rows since the loop last looked.
+// A feed resumes after change 5. Another one cannot resume after change 1, because the
+// table no longer retains change 2. It begins again with the present rows.
+func ExampleTable_Retain() {
+	players := newPlayers()
+	players.Retain(2)                    // the newest 2 changes
+	play(players)                        // makes 6 changes
+	for _, seq := range []uint64{5, 1} { // saved: the Seq of the last change handled
+		show(players.Changes(ctx, changefeed.After(seq), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil)))
+	}
+	// Output:
+	// delete &{Alice blue 15} -> <nil>
+	// Changefeed cache over array size limit, skipped 5 elements.
+	// initial <nil> -> &{Bob blue 30}
+	// ready <nil> -> <nil>
+}
+
+// One change for each row, however often it was written since the loop last read.
 func ExampleSquash() {
-	players := newPlayers()
-	players.Insert(Player{ID: 1, Name: "Bob"})
-	feed := players.Changes(context.Background(), changefeed.Squash(0), changefeed.Poll(nil))
+	players := newPlayers(Player{"Bob", "red", 10})
+	feed := players.Changes(ctx, changefeed.Squash(0), changefeed.Poll(nil))
 	for score := range 1000 {
-		players.Update(1, func(p *Player) { p.Score = score })
+		players.Upsert(Player{"Bob", "red", score})
 	}
-	players.Insert(Player{ID: 2, Name: "Alice"})
-	players.Delete(2)
-	follow(feed)
-
+	players.Insert(Player{"Alice", "blue", 20})
+	players.Delete("Alice")
+	show(feed)
 	// Output:
-	// update {1 Bob 999}
+	// update &{Bob red 10} -> &{Bob red 999}
 }
 
-// A copy of the rows that begins anew when its feed was too slow.
-func ExampleOnOverflow() {
-	players := newPlayers()
-	feed := players.Changes(context.Background(),
-		changefeed.Buffer(2), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil))
-	for id := range 3 {
-		players.Insert(Player{ID: id})
-		players.Update(id, func(p *Player) { p.Score = 10 })
-	}
-	follow(feed)
-
-	// Output:
-	// Changefeed cache over array size limit, skipped 6 elements.
-	// initial {0  10}
-	// initial {1  10}
-	// initial {2  10}
-	// ready
-}
-
-// Several changes at a time, a transaction's together.
+// Several changes at a time. Those of a transaction stay together.
 func ExampleTable_Batches() {
 	players := newPlayers()
-	batches := players.Batches(context.Background(), 2, changefeed.Poll(nil))
-	for id := range 3 {
-		players.Insert(Player{ID: id})
+	batches := players.Batches(ctx, 2, changefeed.Poll(nil))
+	names := []string{"Alice", "Bob", "Carol"}
+	for _, name := range names {
+		players.Insert(Player{Name: name})
 	}
 	changefeed.Transact(func(tx *changefeed.Tx) error {
-		for id := range 3 {
-			if _, err := players.In(tx).Delete(id); err != nil {
+		for _, name := range names {
+			if _, err := players.In(tx).Delete(name); err != nil {
 				return err
 			}
 		}
@@ -584,29 +570,28 @@ func ExampleTable_Batches() {
 	for batch, err := range batches {
 		fmt.Println(len(batch), "changes,", err)
 	}
-
 	// Output:
 	// 2 changes, <nil>
 	// 4 changes, <nil>
 }
 
-// One goroutine for feeds, tickers and whatever else there is.
+// One goroutine follows several feeds, a ticker and anything else in a select loop.
 func ExamplePoll() {
 	players := newPlayers()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	wake := make(chan struct{}, 1) // room for one value; feeds may share it
-	bob := players.Row(1).Changes(ctx, changefeed.Poll(wake))
-	alice := players.Row(2).Changes(ctx, changefeed.Poll(wake))
+	wake := make(chan struct{}, 1) // has room for one value, and can be shared
+	bob := players.Row("Bob").Changes(ctx, changefeed.Poll(wake))
+	alice := players.Row("Alice").Changes(ctx, changefeed.Poll(wake))
 	ticks := time.Tick(time.Hour)
 	go func() { // elsewhere in the program
-		players.Insert(Player{ID: 1, Name: "Bob"})
+		players.Insert(Player{"Bob", "red", 10})
 		players.Drop()
 	}()
 
 	read := func() (ended bool) {
 		for _, feed := range []changefeed.Stream[changefeed.Change[Player]]{bob, alice} {
-			for c, err := range feed { // what is there; then it ends
+			for c, err := range feed { // reads what is there, and then ends
 				if err != nil {
 					ended = true
 					continue
@@ -623,7 +608,6 @@ func ExamplePoll() {
 			fmt.Println("tick")
 		}
 	}
-
 	// Output:
 	// insert Bob
 }
@@ -631,26 +615,39 @@ func ExamplePoll() {
 // In a test: these changes, and no others.
 func ExamplePoll_test() {
 	players := newPlayers()
-	feed := players.Changes(context.Background(), changefeed.Poll(nil))
-	players.Insert(Player{ID: 1, Name: "Bob"})
-	players.Upsert(Player{ID: 1, Name: "Bob"}) // equal: no change
+	feed := players.Changes(ctx, changefeed.Poll(nil))
+	players.Insert(Player{"Bob", "red", 10})
+	players.Upsert(Player{"Bob", "red", 10}) // equal: no change
 
 	var got []changefeed.Kind
-	for c, err := range feed { // ends when there is nothing more, without waiting
+	for c, err := range feed { // ends without waiting
 		if err != nil {
-			fmt.Println("an error in place of a change:", err)
+			fmt.Println("unexpected error:", err)
 			continue
 		}
 		got = append(got, c.Kind)
 	}
 	fmt.Println(got)
-
 	// Output:
 	// [insert]
 }
 
-// Two rows of two tables, changed as one.
+// All writes of a transaction are made, or none.
 func ExampleTransact() {
+	players := newPlayers(Player{"Bob", "red", 10})
+	err := changefeed.Transact(func(tx *changefeed.Tx) error {
+		players := players.In(tx) // a call to the table itself would deadlock here
+		_, err1 := players.Update("Bob", func(p *Player) { p.Score -= 10 })
+		_, err2 := players.Update("Carol", func(p *Player) { p.Score += 10 })
+		return errors.Join(err1, err2) // an error or a panic rolls back both
+	}, players)
+	bob, _ := players.Get("Bob")
+	fmt.Println(bob, err)
+	// Output: {Bob red 10} changefeed: update in "players": no row with primary key "Carol"
+}
+
+// Two tables in step.
+func ExampleTransact_tables() {
 	type Account struct {
 		Owner   string
 		Balance int
@@ -665,7 +662,7 @@ func ExampleTransact() {
 
 	pay := func(id, amount int) error {
 		return changefeed.Transact(func(tx *changefeed.Tx) error {
-			accounts, transfers := accounts.In(tx), transfers.In(tx) // in the tables' places: to use those here deadlocks
+			accounts, transfers := accounts.In(tx), transfers.In(tx)
 			if _, err := transfers.Insert(Transfer{id, amount}); err != nil {
 				return err
 			}
@@ -674,7 +671,7 @@ func ExampleTransact() {
 				return err
 			}
 			if from.New.Balance < 0 {
-				return errors.New("not enough money") // all is as it was
+				return errors.New("not enough money") // rolls back both writes
 			}
 			_, err = accounts.Update("Bob", func(a *Account) { a.Balance += amount })
 			return err
@@ -686,7 +683,6 @@ func ExampleTransact() {
 		fmt.Println(a)
 	}
 	fmt.Println(transfers.Len())
-
 	// Output:
 	// <nil>
 	// not enough money
