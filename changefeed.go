@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -201,58 +199,27 @@ func (k *Kind) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A FeedInfo tells how a subscriber is doing. Since it subscribed, or began by
-// [After], Delivered + Skipped + Buffered changes were made to what it reads: see
-// Options in the package documentation. Initial rows do not count: while some are to
-// come, Buffered may be 0. A change counts as delivered when the loop gets it: to know
-// when a consumer has handled one, have it say so.
-//
-// With [Squash], Buffered is the number of rows that wait to be told of, Delivered
-// that of changes handed out, and Capacity is 0, for there is no limit; the figures
-// are not of one moment.
-type FeedInfo struct {
-	Name      string // see [Named]
-	Buffered  int    // changes waiting to be read
-	Capacity  int    // of the buffer, see [Buffer] and [After]
-	Delivered uint64 // changes handed to the loop
-	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet; a change being taken at that moment may count here
-	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription
+// kindOf returns the Kind of a change between rows that are not equal.
+func kindOf[V any](old, new *V) Kind {
+	switch {
+	case old == nil && new == nil:
+		return None
+	case old == nil:
+		return Insert
+	case new == nil:
+		return Delete
+	}
+	return Update
 }
 
-// String returns all figures in one line:
-//
-//	feed "audit": buffered 3/100, delivered 17, skipped 2, seq 22
-//
-// It leaves out a name that is empty, and a Capacity of 0.
-func (i FeedInfo) String() string {
-	feed, buffered := "feed", strconv.Itoa(i.Buffered)
-	if i.Name != "" {
-		feed = fmt.Sprintf("feed %q", i.Name)
+// seenFrom returns the change of a row that was in a selection before it, or is in
+// it after it, as the selection sees it.
+func (c Change[V]) seenFrom(was, is bool) Change[V] {
+	switch {
+	case is && !was && c.Kind == Update:
+		c.Kind, c.Old = Insert, nil
+	case was && !is && c.Kind == Update:
+		c.Kind, c.New = Delete, nil
 	}
-	if i.Capacity > 0 {
-		buffered = fmt.Sprintf("%d/%d", i.Buffered, i.Capacity)
-	}
-	return fmt.Sprintf("%s: buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
-}
-
-// Feeds tells of each subscription that has not ended, in the order in which they
-// were made. After a drop, one stays listed until its loop has read the final error; when
-// a context is done, for a moment. Each FeedInfo is exact, but they are not all of one
-// moment. Feeds takes time in proportion to their number; a writer does not wait for more
-// than one of them.
-func (t *Table[K, V]) Feeds() []FeedInfo {
-	subs := t.feeds.all()
-	infos := make([]FeedInfo, len(subs))
-	for i, s := range subs {
-		u := s.source().usage()
-		infos[i] = FeedInfo{
-			Name:      s.name,
-			Buffered:  int(u.buffered),
-			Capacity:  int(min(u.limit, math.MaxInt)),
-			Delivered: u.delivered,
-			Skipped:   u.skipped,
-			Seq:       u.passed,
-		}
-	}
-	return infos
+	return c
 }

@@ -269,19 +269,6 @@ func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
 	return e.cell
 }
 
-// kindOf returns the Kind of a change between rows that are not equal.
-func kindOf[V any](old, new *V) Kind {
-	switch {
-	case old == nil && new == nil:
-		return None
-	case old == nil:
-		return Insert
-	case new == nil:
-		return Delete
-	}
-	return Update
-}
-
 // commitLocked makes a change to what is in a cell, or nowhere if it is nil, numbers it
 // and tells the scopes that it belongs to. T1, T2
 func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {

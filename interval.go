@@ -1,0 +1,189 @@
+package changefeed
+
+import "math/rand/v2"
+
+// An interval is a part of an ordered set of keys or values.
+type interval[B any] struct {
+	from, to B
+	extent   extent
+}
+
+type extent uint8
+
+const (
+	everything extent = iota
+	onwards           // from, and what comes after it
+	between           // from, and what comes after it and before to
+	point             // from alone
+)
+
+// contains reports whether b is in the interval.
+func (iv *interval[B]) contains(b B, order func(a, b B) int) bool {
+	return iv.extent == everything || order(iv.from, b) <= 0 && !iv.endsBefore(b, order)
+}
+
+// endsBefore reports whether b lies behind the interval's last element.
+func (iv *interval[B]) endsBefore(b B, order func(a, b B) int) bool {
+	switch iv.extent {
+	case between:
+		return order(iv.to, b) <= 0
+	case point:
+		return order(iv.from, b) < 0
+	}
+	return false
+}
+
+// compareEnds compares where two intervals end.
+func compareEnds[B any](a, b *interval[B], order func(a, b B) int) int {
+	end := func(iv *interval[B]) (to B, side int) {
+		switch iv.extent {
+		case between:
+			return iv.to, 0
+		case point:
+			return iv.from, 1
+		}
+		return to, 2
+	}
+	aTo, aSide := end(a)
+	bTo, bSide := end(b)
+	if aSide == 2 || bSide == 2 {
+		return aSide - bSide
+	}
+	if c := order(aTo, bTo); c != 0 {
+		return c
+	}
+	return aSide - bSide
+}
+
+// An intervals is a set of scopes, each of one interval, in which those that contain
+// an element are found in time in proportion to their number and to the logarithm of
+// the number of all: an interval tree, that is a treap in the order of where the
+// intervals begin (and end), in which each node knows the furthest end below it.
+type intervals[B, K, V any] struct {
+	order func(a, b B) int
+	seqOf func(c Change[V]) uint64 // see newScope
+	root  *intervalNode[B, K, V]
+}
+
+type intervalNode[B, K, V any] struct {
+	interval    interval[B]
+	scope       *scope[K, V]
+	priority    uint64                 // random; no lower one is above a higher one
+	left, right *intervalNode[B, K, V] // earlier and later ones
+	furthest    *interval[B]           // the one of the node and those below that ends last
+}
+
+func (t *intervals[B, K, V]) compare(a, b *interval[B]) int {
+	if a.extent == everything || b.extent == everything {
+		panic("changefeed: an interval tree is for intervals that begin somewhere")
+	}
+	if c := t.order(a.from, b.from); c != 0 {
+		return c
+	}
+	return compareEnds(a, b, t.order)
+}
+
+// scope returns the scope of an interval, a new one if there is none.
+func (t *intervals[B, K, V]) scope(iv *interval[B]) *scope[K, V] {
+	for n := t.root; n != nil; {
+		switch c := t.compare(iv, &n.interval); {
+		case c == 0:
+			return n.scope
+		case c < 0:
+			n = n.left
+		default:
+			n = n.right
+		}
+	}
+	n := &intervalNode[B, K, V]{interval: *iv, scope: newScope[K](t.seqOf), priority: rand.Uint64()}
+	n.furthest = &n.interval
+	t.root = t.insert(t.root, n)
+	return n.scope
+}
+
+func (t *intervals[B, K, V]) insert(at, n *intervalNode[B, K, V]) *intervalNode[B, K, V] {
+	if at == nil {
+		return n
+	}
+	if t.compare(&n.interval, &at.interval) < 0 {
+		at.left = t.insert(at.left, n)
+		if l := at.left; l.priority > at.priority { // rotate
+			at.left, l.right = l.right, at
+			t.update(at)
+			at = l
+		}
+	} else {
+		at.right = t.insert(at.right, n)
+		if r := at.right; r.priority > at.priority {
+			at.right, r.left = r.left, at
+			t.update(at)
+			at = r
+		}
+	}
+	t.update(at)
+	return at
+}
+
+// remove takes the scope of an interval out.
+func (t *intervals[B, K, V]) remove(iv *interval[B]) { t.root = t.removeBelow(t.root, iv) }
+
+func (t *intervals[B, K, V]) removeBelow(at *intervalNode[B, K, V], iv *interval[B]) *intervalNode[B, K, V] {
+	if at == nil {
+		return nil
+	}
+	switch c := t.compare(iv, &at.interval); {
+	case c == 0:
+		return t.merge(at.left, at.right)
+	case c < 0:
+		at.left = t.removeBelow(at.left, iv)
+	default:
+		at.right = t.removeBelow(at.right, iv)
+	}
+	t.update(at)
+	return at
+}
+
+// merge returns a tree of all of a and, after them, all of b.
+func (t *intervals[B, K, V]) merge(a, b *intervalNode[B, K, V]) *intervalNode[B, K, V] {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	case a.priority > b.priority:
+		a.right = t.merge(a.right, b)
+		t.update(a)
+		return a
+	default:
+		b.left = t.merge(a, b.left)
+		t.update(b)
+		return b
+	}
+}
+
+// update finds the furthest end again, when a node has got other children.
+func (t *intervals[B, K, V]) update(n *intervalNode[B, K, V]) {
+	n.furthest = &n.interval
+	for _, child := range []*intervalNode[B, K, V]{n.left, n.right} {
+		if child != nil && compareEnds(n.furthest, child.furthest, t.order) < 0 {
+			n.furthest = child.furthest
+		}
+	}
+}
+
+// find calls visit for the scope of each interval that contains b.
+func (t *intervals[B, K, V]) find(b B, visit func(s *scope[K, V])) { t.findBelow(t.root, b, visit) }
+
+func (t *intervals[B, K, V]) findBelow(n *intervalNode[B, K, V], b B, visit func(s *scope[K, V])) {
+	if n == nil || n.furthest.endsBefore(b, t.order) {
+		return
+	}
+	t.findBelow(n.left, b, visit)
+	if t.order(n.interval.from, b) > 0 {
+		return // and so begin all to the right
+	}
+	if !n.interval.endsBefore(b, t.order) {
+		visit(n.scope)
+	}
+	t.findBelow(n.right, b, visit)
+}
