@@ -248,7 +248,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 	s.scope = followed.scopeLocked()
 	s.scope.feeds++ // but for the whole table's, every scope goes with its last
 	if c.squashes {
-		s.squash = newSquash(t, c)
+		s.squash = newSquash(t.order, t.equal, t.seq, c)
 		s.scope.addSquash(s.squash)
 	} else if c.polls {
 		s.window.notify = c.wake

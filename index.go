@@ -303,5 +303,5 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 		}
 		return e.cell, true
 	}
-	return walks(p.index.table, tree, first, last, cellOf, cellOf)
+	return walks(p.index.table.key, tree, first, last, cellOf, cellOf)
 }

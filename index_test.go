@@ -74,7 +74,7 @@ func (b board) requireIndexes(t *testing.T) {
 func TestIndexesFollowEveryWrite(t *testing.T) {
 	r, b, reached := tableRand(t), newBoard(), make(map[string]int)
 	absent := b.Row(3).Changes(t.Context()) // its key is in the tree of rows also without a row
-	write := func(w TxTable[int, game]) {
+	write := func(w rowWriter[game]) {
 		row := game{r.IntN(10), []string{"", "Ann", "Bob"}[r.IntN(3)], r.IntN(200)}
 		var c Change[game]
 		var err error
@@ -105,7 +105,7 @@ func TestIndexesFollowEveryWrite(t *testing.T) {
 	for range 1500 {
 		switch r.IntN(3) {
 		case 0:
-			write(b.alone())
+			write(b.Table)
 		default:
 			var result error
 			if r.IntN(2) == 0 {
@@ -295,9 +295,9 @@ func (u uniqueBoard) requireState(t *testing.T, was []string) {
 // the index, and changes nothing)": each of the six writes, by itself and in a
 // transaction.
 func TestAUniqueIndexIsEnforced(t *testing.T) {
-	type write func(w TxTable[int, game]) (Change[game], error)
+	type write func(w rowWriter[game]) (Change[game], error)
 	compute := func(key int, row *game) write {
-		return func(w TxTable[int, game]) (Change[game], error) {
+		return func(w rowWriter[game]) (Change[game], error) {
 			return w.Compute(key, func(*game) *game { return row })
 		}
 	}
@@ -308,26 +308,26 @@ func TestAUniqueIndexIsEnforced(t *testing.T) {
 		kind  Kind
 		err   string // unless it succeeds
 	}{
-		{"insert", func(w TxTable[int, game]) (Change[game], error) { return w.Insert(game{4, "Eve", 20}) }, None, `insert into "games": ` + breaks + "4"},
-		{"upsert what is not there", func(w TxTable[int, game]) (Change[game], error) { return w.Upsert(game{4, "Eve", 20}) }, None, `upsert into "games": ` + breaks + "4"},
-		{"upsert what is there", func(w TxTable[int, game]) (Change[game], error) { return w.Upsert(game{1, "Eve", 20}) }, None, `upsert into "games": ` + breaks + "1"},
-		{"replace", func(w TxTable[int, game]) (Change[game], error) { return w.Replace(game{1, "Eve", 20}) }, None, `replace in "games": ` + breaks + "1"},
-		{"update", func(w TxTable[int, game]) (Change[game], error) {
+		{"insert", func(w rowWriter[game]) (Change[game], error) { return w.Insert(game{4, "Eve", 20}) }, None, `insert into "games": ` + breaks + "4"},
+		{"upsert what is not there", func(w rowWriter[game]) (Change[game], error) { return w.Upsert(game{4, "Eve", 20}) }, None, `upsert into "games": ` + breaks + "4"},
+		{"upsert what is there", func(w rowWriter[game]) (Change[game], error) { return w.Upsert(game{1, "Eve", 20}) }, None, `upsert into "games": ` + breaks + "1"},
+		{"replace", func(w rowWriter[game]) (Change[game], error) { return w.Replace(game{1, "Eve", 20}) }, None, `replace in "games": ` + breaks + "1"},
+		{"update", func(w rowWriter[game]) (Change[game], error) {
 			return w.Update(1, func(g *game) { g.Score, g.Player = 20, "Eve" })
 		}, None, `update in "games": ` + breaks + "1"},
 		{"compute what is not there", compute(4, &game{4, "Eve", 20}), None, `compute in "games": ` + breaks + "4"},
 		{"compute what is there", compute(1, &game{1, "Eve", 20}), None, `compute in "games": ` + breaks + "1"},
 
-		{"insert another", func(w TxTable[int, game]) (Change[game], error) { return w.Insert(game{4, "Eve", 25}) }, Insert, ""},
-		{"upsert with its own", func(w TxTable[int, game]) (Change[game], error) { return w.Upsert(game{2, "Eve", 20}) }, Update, ""},
-		{"upsert an equal row", func(w TxTable[int, game]) (Change[game], error) { return w.Upsert(game{2, "Bob", 20}) }, None, ""},
-		{"replace with another", func(w TxTable[int, game]) (Change[game], error) { return w.Replace(game{2, "Bob", 21}) }, Update, ""},
-		{"update with its own", func(w TxTable[int, game]) (Change[game], error) {
+		{"insert another", func(w rowWriter[game]) (Change[game], error) { return w.Insert(game{4, "Eve", 25}) }, Insert, ""},
+		{"upsert with its own", func(w rowWriter[game]) (Change[game], error) { return w.Upsert(game{2, "Eve", 20}) }, Update, ""},
+		{"upsert an equal row", func(w rowWriter[game]) (Change[game], error) { return w.Upsert(game{2, "Bob", 20}) }, None, ""},
+		{"replace with another", func(w rowWriter[game]) (Change[game], error) { return w.Replace(game{2, "Bob", 21}) }, Update, ""},
+		{"update with its own", func(w rowWriter[game]) (Change[game], error) {
 			return w.Update(2, func(g *game) { g.Player = "Eve" })
 		}, Update, ""},
 		{"compute with its own", compute(2, &game{2, "Eve", 20}), Update, ""},
 		{"compute nil", compute(2, nil), Delete, ""},
-		{"delete", func(w TxTable[int, game]) (Change[game], error) { return w.Delete(2) }, Delete, ""},
+		{"delete", func(w rowWriter[game]) (Change[game], error) { return w.Delete(2) }, Delete, ""},
 	} {
 		check := func(t *testing.T, u uniqueBoard, write func(write) (Change[game], error)) {
 			feeds := []Stream[Change[game]]{u.Changes(t.Context(), Poll(nil)), u.late.Equal("Eve").Changes(t.Context(), Poll(nil))}
@@ -356,7 +356,7 @@ func TestAUniqueIndexIsEnforced(t *testing.T) {
 		}
 		t.Run(test.name, func(t *testing.T) {
 			u := newUniqueBoard(t)
-			check(t, u, func(write write) (Change[game], error) { return write(u.alone()) })
+			check(t, u, func(write write) (Change[game], error) { return write(u.Table) })
 		})
 		t.Run(test.name+" in a transaction", func(t *testing.T) {
 			u := newUniqueBoard(t)
@@ -377,7 +377,7 @@ func TestRowsSwapUniqueValuesInATransaction(t *testing.T) {
 	u := newUniqueBoard(t)
 	ten, twenty := u.unique.Equal(10).Changes(t.Context(), Poll(nil)), u.unique.Equal(20).Changes(t.Context(), Poll(nil))
 	minus := u.unique.Equal(-1).Changes(t.Context(), Poll(nil))
-	set := func(w TxTable[int, game], id, score int) error {
+	set := func(w rowWriter[game], id, score int) error {
 		_, err := w.Update(id, func(g *game) { g.Score = score })
 		return err
 	}
@@ -526,16 +526,16 @@ func TestStringIndexValues(t *testing.T) {
 // were; so it is with runtime.Goexit. The index under test is between two others.
 func TestAValueFunctionThatPanicsLeavesAllAsItWas(t *testing.T) {
 	const bad = -1 // the score that fails
-	for name, write := range map[string]func(w TxTable[int, game]){
-		"Insert":          func(w TxTable[int, game]) { _, _ = w.Insert(game{4, "Eve", bad}) },
-		"Upsert":          func(w TxTable[int, game]) { _, _ = w.Upsert(game{1, "Eve", bad}) },
-		"Upsert new":      func(w TxTable[int, game]) { _, _ = w.Upsert(game{4, "Eve", bad}) },
-		"Replace":         func(w TxTable[int, game]) { _, _ = w.Replace(game{1, "Eve", bad}) },
-		"Update":          func(w TxTable[int, game]) { _, _ = w.Update(1, func(g *game) { g.Score = bad }) },
-		"Compute":         func(w TxTable[int, game]) { _, _ = w.Compute(1, func(*game) *game { return &game{1, "Eve", bad} }) },
-		"Compute new":     func(w TxTable[int, game]) { _, _ = w.Compute(4, func(*game) *game { return &game{4, "Eve", bad} }) },
-		"of the old row":  func(w TxTable[int, game]) { _, _ = w.Delete(1) },
-		"old row, Upsert": func(w TxTable[int, game]) { _, _ = w.Upsert(game{1, "Eve", 5}) },
+	for name, write := range map[string]func(w rowWriter[game]){
+		"Insert":          func(w rowWriter[game]) { _, _ = w.Insert(game{4, "Eve", bad}) },
+		"Upsert":          func(w rowWriter[game]) { _, _ = w.Upsert(game{1, "Eve", bad}) },
+		"Upsert new":      func(w rowWriter[game]) { _, _ = w.Upsert(game{4, "Eve", bad}) },
+		"Replace":         func(w rowWriter[game]) { _, _ = w.Replace(game{1, "Eve", bad}) },
+		"Update":          func(w rowWriter[game]) { _, _ = w.Update(1, func(g *game) { g.Score = bad }) },
+		"Compute":         func(w rowWriter[game]) { _, _ = w.Compute(1, func(*game) *game { return &game{1, "Eve", bad} }) },
+		"Compute new":     func(w rowWriter[game]) { _, _ = w.Compute(4, func(*game) *game { return &game{4, "Eve", bad} }) },
+		"of the old row":  func(w rowWriter[game]) { _, _ = w.Delete(1) },
+		"old row, Upsert": func(w rowWriter[game]) { _, _ = w.Upsert(game{1, "Eve", 5}) },
 	} {
 		value := errors.New("the value that the caller gets")
 		for how, fail := range map[string]func(){"panics": func() { panic(value) }, "exits": runtime.Goexit} {
@@ -570,7 +570,7 @@ func TestAValueFunctionThatPanicsLeavesAllAsItWas(t *testing.T) {
 						if transacts {
 							_ = Transact(func(tx *Tx) error { write(b.In(tx)); return nil }, b)
 						} else {
-							write(b.alone())
+							write(b.Table)
 						}
 						returned = true
 					})

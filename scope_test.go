@@ -249,8 +249,8 @@ func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 // it, and no scope or squash is left in the middle of something.
 func TestTheOutboxKeepsNothing(t *testing.T) {
 	abort := errors.New("abort")
-	write := func(n int) func(w TxTable[int, game]) {
-		return func(w TxTable[int, game]) {
+	write := func(n int) func(w rowWriter[game]) {
+		return func(w rowWriter[game]) {
 			for i := range n {
 				must[game](t)(w.Upsert(game{ID: i % 10, Player: []string{"Bob", "Ann"}[i%2], Score: i}))
 			}
@@ -260,9 +260,9 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 		name string
 		do   func(games *Table[int, game])
 	}{
-		{"writes", func(games *Table[int, game]) { write(50)(games.alone()) }},
+		{"writes", func(games *Table[int, game]) { write(50)(games) }},
 		{"a write that fails", func(games *Table[int, game]) {
-			write(1)(games.alone())
+			write(1)(games)
 			_, err := games.Insert(game{ID: 0})
 			require.Error(t, err)
 		}},

@@ -228,7 +228,7 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	t, keys := p.table, &p.keys
 	if keys.extent == point {
-		return snapshotOfRow(t, t.cellLocked(keys.from).content())
+		return snapshotOfRow(t.key, t.cellLocked(keys.from).content())
 	}
 	tree := t.rows.frozenLocked(mayClone)
 	if tree == nil {
@@ -250,5 +250,5 @@ func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 		}
 		return e.cell, keys.extent == everything || t.order(keys.from, e.key) <= 0
 	}
-	return walks(t, tree, first, end, forward, backward)
+	return walks(t.key, tree, first, end, forward, backward)
 }

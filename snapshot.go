@@ -10,48 +10,14 @@ type snapshot[K, V any] struct {
 }
 
 // snapshotOfRow returns the snapshot of one row, or of none if it is nil.
-func snapshotOfRow[K, V any](t *Table[K, V], row *V) *snapshot[K, V] {
+func snapshotOfRow[K, V any](key func(row *V) K, row *V) *snapshot[K, V] {
 	visitLeft := func(visit func(key K, row *V) bool) {
 		if left := row; left != nil {
 			row = nil
-			visit(t.key(left), left)
+			visit(key(left), left)
 		}
 	}
 	return &snapshot[K, V]{visitLeft, visitLeft}
-}
-
-// A sorted is a B-tree and a clone of it to read from.
-type sorted[E any] struct {
-	tree     *btree.BTreeG[E]
-	snapshot *btree.BTreeG[E] // a clone of tree as it is, or nil
-	clones   *uint64          // the table's
-}
-
-func (s *sorted[E]) put(e E) {
-	s.snapshot = nil
-	s.tree.ReplaceOrInsert(e)
-}
-
-func (s *sorted[E]) remove(e E) {
-	s.snapshot = nil
-	s.tree.Delete(e)
-}
-
-func (s *sorted[E]) clear() {
-	s.snapshot = nil
-	s.tree.Clear(false)
-}
-
-// frozenLocked returns the tree as it is now, which nobody will write to. It is kept
-// for others until the next write, and never made for a write, which would have to
-// copy nodes each time. Without the right to clone, for which the table's lock must
-// be held for writing, it may return nil.
-func (s *sorted[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
-	if s.snapshot == nil && mayClone {
-		s.snapshot = s.tree.Clone() // T5: Clone writes to the tree that it reads
-		*s.clones++
-	}
-	return s.snapshot
 }
 
 // A walk visits the rows of a tree to which nobody writes: those in the cells that
@@ -83,9 +49,9 @@ const (
 
 // walks returns the snapshot of a tree: forward from first on, and backward from last
 // on, or through all of it.
-func walks[E, K, V any](t *Table[K, V], tree *btree.BTreeG[E], first, last *E, forward, backward func(e E) (c *cell[K, V], inPart bool)) *snapshot[K, V] {
-	up := &walk[E, K, V]{all: tree.Ascend, from: tree.AscendGreaterOrEqual, first: first, cellOf: forward, key: t.key}
-	down := &walk[E, K, V]{all: tree.Descend, from: tree.DescendLessOrEqual, first: last, cellOf: backward, key: t.key}
+func walks[E, K, V any](key func(row *V) K, tree *btree.BTreeG[E], first, last *E, forward, backward func(e E) (c *cell[K, V], inPart bool)) *snapshot[K, V] {
+	up := &walk[E, K, V]{all: tree.Ascend, from: tree.AscendGreaterOrEqual, first: first, cellOf: forward, key: key}
+	down := &walk[E, K, V]{all: tree.Descend, from: tree.DescendLessOrEqual, first: last, cellOf: backward, key: key}
 	return &snapshot[K, V]{up.goOn, down.goOn}
 }
 

@@ -66,8 +66,8 @@ func (rows *squashedRows[K, V]) settle() {
 	}
 }
 
-func newSquash[K, V any](t *Table[K, V], c *feedConfig) *squash[K, V] {
-	q := &squash[K, V]{order: t.order, equal: t.equal, delay: c.wait, wake: c.wake, newest: t.seq, setNewest: t.seq}
+func newSquash[K, V any](order func(a, b K) int, equal func(a, b *V) bool, seq uint64, c *feedConfig) *squash[K, V] {
+	q := &squash[K, V]{order: order, equal: equal, delay: c.wait, wake: c.wake, newest: seq, setNewest: seq}
 	q.rows = q.newRows()
 	if c.after != nil {
 		q.setNewest = *c.after

@@ -11,9 +11,6 @@ import (
 	"github.com/google/btree"
 )
 
-// degree is that of the B-tree: a node has up to 63 rows.
-const degree = 32
-
 // A Table is a set of rows, each under the primary key that is in it, in the order
 // of the keys. Its writes can be followed: see [Table.Changes]. Parts of it can be
 // read and followed too: see [Selection]. Several writes, to one table or to several,
@@ -79,32 +76,6 @@ type Table[K, V any] struct {
 	feeds feedSet[K, V]
 }
 
-// An entry is a cell in the tree. In the table's order its key is equal to that of the
-// row in the cell; where the order takes several for one it may be another, so what
-// users see is the row's own.
-type entry[K, V any] struct {
-	key  K
-	cell *cell[K, V]
-}
-
-// A cell is where a row stands in the tree and in the indexes. A write to the row
-// finds its cell and puts another row into it; so it need not go through the trees a
-// second time (BenchmarkWrite). The exception is a cell that a clone of a tree may have:
-// it keeps its row, and the trees get a new cell.
-type cell[K, V any] struct {
-	row    *V           // T3; nil: there is none, but the key is followed
-	scope  *scope[K, V] // of those who follow the row; nil: nobody does
-	clones uint64       // the table's when the cell was made: a later clone has it
-}
-
-// content returns the row in the cell, if there is a cell.
-func (c *cell[K, V]) content() *V {
-	if c == nil {
-		return nil
-	}
-	return c.row
-}
-
 // tables is the number of tables made.
 var tables atomic.Uint64
 
@@ -156,18 +127,24 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 // Insert adds a row.
 //
 // Possible errors: [ErrDuplicateKey], also of a unique index; [ErrTableDropped].
-func (t *Table[K, V]) Insert(row V) (Change[V], error) { return t.alone().Insert(row) }
+func (t *Table[K, V]) Insert(row V) (Change[V], error) {
+	return t.write("insert into", t.key(&row), inserting(&row))
+}
 
 // Upsert adds a row, or puts it in the place of the one with its key.
 //
 // Possible errors: [ErrDuplicateKey] of a unique index, [ErrTableDropped].
-func (t *Table[K, V]) Upsert(row V) (Change[V], error) { return t.alone().Upsert(row) }
+func (t *Table[K, V]) Upsert(row V) (Change[V], error) {
+	return t.write("upsert into", t.key(&row), upserting(&row))
+}
 
 // Replace puts a row in the place of the one with its key.
 //
 // Possible errors: [ErrNotFound], [ErrDuplicateKey] of a unique index,
 // [ErrTableDropped].
-func (t *Table[K, V]) Replace(row V) (Change[V], error) { return t.alone().Replace(row) }
+func (t *Table[K, V]) Replace(row V) (Change[V], error) {
+	return t.write("replace in", t.key(&row), replacing(&row))
+}
 
 // Update edits a copy of a row and puts it in the row's place. An edit may append
 // to a slice, set a map's entry and write through a pointer, where exported fields
@@ -182,7 +159,7 @@ func (t *Table[K, V]) Replace(row V) (Change[V], error) { return t.alone().Repla
 // Possible errors: [ErrNotFound], [ErrKeyChanged], [ErrDuplicateKey] of a unique
 // index, [ErrTableDropped].
 func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
-	return t.alone().Update(key, edit)
+	return t.write("update in", key, t.updating(key, edit))
 }
 
 // Compute lets f decide, by the row that is there, what shall be there instead. f
@@ -196,133 +173,14 @@ func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
 // Possible errors: [ErrKeyChanged], [ErrDuplicateKey] of a unique index,
 // [ErrTableDropped].
 func (t *Table[K, V]) Compute(key K, f func(old *V) *V) (Change[V], error) {
-	return t.alone().Compute(key, f)
+	return t.write("compute in", key, t.computing(key, f))
 }
 
 // Delete removes a row.
 //
 // Possible errors: [ErrNotFound], [ErrTableDropped].
-func (t *Table[K, V]) Delete(key K) (Change[V], error) { return t.alone().Delete(key) }
-
-// alone returns what makes writes each by itself: the rules are those of [TxTable].
-func (t *Table[K, V]) alone() TxTable[K, V] { return TxTable[K, V]{table: t} }
-
-// sameKey returns row, whose key must still be key.
-func (t *Table[K, V]) sameKey(key K, row *V) (*V, error) {
-	if t.order(key, t.key(row)) != 0 {
-		return nil, ErrKeyChanged
-	}
-	return row, nil
-}
-
-// write makes one write: next decides, by the row that is stored or nil, what
-// shall be there instead. It runs under the lock.
-func (t *Table[K, V]) write(key K, next func(old *V) (*V, error)) (Change[V], error) {
-	c, waking, err := t.writeAndPublish(key, next)
-	waking.wake()
-	return c, err
-}
-
-func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (*V, error)) (c Change[V], w waking[V], err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.dropped {
-		return c, w, ErrTableDropped
-	}
-	if c, err = t.writeLocked(key, next); c.Kind != None {
-		w = t.outbox.publish()
-	}
-	return c, w, err
-}
-
-// writeLocked makes a write that is not published. All that may fail or panic is done
-// when commitLocked begins (T4).
-func (t *Table[K, V]) writeLocked(key K, next func(old *V) (*V, error)) (Change[V], error) {
-	at := t.cellLocked(key)
-	old := at.content()
-	row, err := next(old)
-	if err != nil {
-		return Change[V]{}, err
-	}
-	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
-	if c.Kind == Update && t.equal(c.Old, c.New) {
-		c.Kind, c.New = None, c.Old
-	}
-	if c.Kind == None {
-		return c, nil
-	}
-	for _, x := range t.indexes {
-		x.plan(c.Old, c.New)
-	}
-	for _, x := range t.indexes {
-		if err := x.check(); err != nil {
-			return Change[V]{}, err
-		}
-	}
-	t.commitLocked(&c, key, at)
-	return c, nil
-}
-
-// cellLocked returns the cell of a key, or nil.
-func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
-	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
-	return e.cell
-}
-
-// commitLocked makes a change to what is in a cell, or nowhere if it is nil, numbers it
-// and tells the scopes that it belongs to. T1, T2
-func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
-	t.storeLocked(key, at, c.New)
-	t.seq++
-	c.Seq = t.seq
-	if t.inTx {
-		t.undo = append(t.undo, replacement[K, V]{key, c.Old, c.New})
-	}
-
-	o := &t.outbox
-	o.add(&t.whole, key, *c)
-	if at != nil && at.scope != nil {
-		o.add(at.scope, key, *c)
-	}
-	if t.ranges.root != nil {
-		t.ranges.find(key, func(s *scope[K, V]) { o.add(s, key, *c) })
-	}
-	for _, x := range t.indexes {
-		x.enter(o)
-		o.addEntered(key, *c)
-	}
-}
-
-// storeLocked puts row in the place of what is in c, the cell of the key, also in the
-// indexes, which have planned it. Either may be nil, not both.
-func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
-	if c.content() != nil {
-		t.len--
-	}
-	if row != nil {
-		t.len++
-	}
-	isNew := false
-	switch {
-	case row == nil && c.scope == nil:
-		t.rows.remove(entry[K, V]{key: key})
-	case c == nil:
-		c, isNew = t.newCellLocked(key, row, nil), true
-	case c.clones != t.clones:
-		c, isNew = t.newCellLocked(key, row, c.scope), true
-	default:
-		c.row = row
-	}
-	for _, x := range t.indexes {
-		x.apply(key, c, isNew)
-	}
-}
-
-// newCellLocked puts a new cell into the tree.
-func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
-	c := &cell[K, V]{row: row, scope: s, clones: t.clones}
-	t.rows.put(entry[K, V]{key, c})
-	return c
+func (t *Table[K, V]) Delete(key K) (Change[V], error) {
+	return t.write("delete from", key, deleting[V])
 }
 
 // Drop ends the table: it is empty from now on, every write fails with

@@ -32,12 +32,6 @@ type txTable interface {
 	rollbackLocked()
 }
 
-// A replacement is a write that a transaction made, for it to be taken back.
-type replacement[K, V any] struct {
-	key     K
-	was, is *V
-}
-
 // Transact makes all writes of fn to the tables, or none: if fn returns an error,
 // which Transact returns then, or panics, every table, index, sequence number and
 // feed is as it was. What a single write cannot do, such as to move an amount from
@@ -172,7 +166,7 @@ func (t *Table[K, V]) endTxLocked() {
 // transaction's end panics, and so does a write in a function that a write calls.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
-	tx    *Tx // nil: each write is by itself
+	tx    *Tx
 }
 
 // In returns the table as it is in a transaction, to be read and written there. It
@@ -195,97 +189,49 @@ func (x TxTable[K, V]) check() {
 	}
 }
 
-// Insert is [Table.Insert].
+// Insert is like [Table.Insert].
 func (x TxTable[K, V]) Insert(row V) (Change[V], error) {
-	key := x.table.key(&row)
-	return x.write("insert into", key, func(old *V) (*V, error) {
-		if old != nil {
-			return nil, ErrDuplicateKey
-		}
-		return &row, nil
-	})
+	return x.write("insert into", x.table.key(&row), inserting(&row))
 }
 
-// Upsert is [Table.Upsert].
+// Upsert is like [Table.Upsert].
 func (x TxTable[K, V]) Upsert(row V) (Change[V], error) {
-	key := x.table.key(&row)
-	return x.write("upsert into", key, func(*V) (*V, error) {
-		return &row, nil
-	})
+	return x.write("upsert into", x.table.key(&row), upserting(&row))
 }
 
-// Replace is [Table.Replace].
+// Replace is like [Table.Replace].
 func (x TxTable[K, V]) Replace(row V) (Change[V], error) {
-	key := x.table.key(&row)
-	return x.write("replace in", key, func(old *V) (*V, error) {
-		if old == nil {
-			return nil, ErrNotFound
-		}
-		return &row, nil
-	})
+	return x.write("replace in", x.table.key(&row), replacing(&row))
 }
 
-// Update is [Table.Update].
+// Update is like [Table.Update].
 func (x TxTable[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
-	if edit == nil {
-		panic("changefeed: Table.Update: nil function; pass one that edits the row")
-	}
-	t := x.table
-	return x.write("update in", key, func(old *V) (*V, error) {
-		if old == nil {
-			return nil, ErrNotFound
-		}
-		row := t.copy(old)
-		edit(row)
-		return t.sameKey(key, row)
-	})
+	return x.write("update in", key, x.table.updating(key, edit))
 }
 
-// Compute is [Table.Compute].
+// Compute is like [Table.Compute].
 func (x TxTable[K, V]) Compute(key K, f func(old *V) *V) (Change[V], error) {
-	if f == nil {
-		panic("changefeed: Table.Compute: nil function; pass one that returns the new row")
-	}
-	t := x.table
-	return x.write("compute in", key, func(old *V) (*V, error) {
-		if old != nil {
-			old = t.copy(old) // T3: f might edit it
-		}
-		row := f(old)
-		if row == nil {
-			return nil, nil
-		}
-		return t.sameKey(key, row)
-	})
+	return x.write("compute in", key, x.table.computing(key, f))
 }
 
-// Delete is [Table.Delete].
+// Delete is like [Table.Delete].
 func (x TxTable[K, V]) Delete(key K) (Change[V], error) {
-	return x.write("delete from", key, func(old *V) (*V, error) {
-		if old == nil {
-			return nil, ErrNotFound
-		}
-		return nil, nil
-	})
+	return x.write("delete from", key, deleting[V])
 }
 
-// write makes a write, in the transaction if there is one.
-func (x TxTable[K, V]) write(op string, key K, next func(old *V) (*V, error)) (c Change[V], err error) {
-	if x.tx == nil {
-		c, err = x.table.write(key, next)
-	} else {
-		c, err = x.writeInTx(key, next)
-	}
+// write makes a write of the transaction.
+func (x TxTable[K, V]) write(op string, key K, next rule[V]) (Change[V], error) {
+	c, err := x.writeLocked(key, next)
 	if err != nil {
-		return Change[V]{}, &keyError{op: op, table: x.table.name, key: key, err: err}
+		return Change[V]{}, x.table.writeError(op, key, err)
 	}
 	return c, nil
 }
 
-// writeInTx makes a write of the transaction. A user's function that writes to the
+// writeLocked makes a write of the transaction. A user's function that writes to the
 // table itself would have it go on from a row that is not there any more; where each
 // write takes the lock, it deadlocks.
-func (x TxTable[K, V]) writeInTx(key K, next func(old *V) (*V, error)) (Change[V], error) {
+func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	x.check()
 	t := x.table
 	if t.writing {

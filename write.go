@@ -1,0 +1,194 @@
+package changefeed
+
+// A rule decides, from the row that is stored or nil, which row is stored in its
+// place; nil deletes. It runs under the table's lock.
+type rule[V any] func(old *V) (*V, error)
+
+func inserting[V any](row *V) rule[V] {
+	return func(old *V) (*V, error) {
+		if old != nil {
+			return nil, ErrDuplicateKey
+		}
+		return row, nil
+	}
+}
+
+func upserting[V any](row *V) rule[V] {
+	return func(*V) (*V, error) { return row, nil }
+}
+
+func replacing[V any](row *V) rule[V] {
+	return func(old *V) (*V, error) {
+		if old == nil {
+			return nil, ErrNotFound
+		}
+		return row, nil
+	}
+}
+
+func (t *Table[K, V]) updating(key K, edit func(row *V)) rule[V] {
+	if edit == nil {
+		panic("changefeed: Table.Update: nil function; pass one that edits the row")
+	}
+	return func(old *V) (*V, error) {
+		if old == nil {
+			return nil, ErrNotFound
+		}
+		row := t.copy(old)
+		edit(row)
+		return t.sameKey(key, row)
+	}
+}
+
+func (t *Table[K, V]) computing(key K, f func(old *V) *V) rule[V] {
+	if f == nil {
+		panic("changefeed: Table.Compute: nil function; pass one that returns the new row")
+	}
+	return func(old *V) (*V, error) {
+		if old != nil {
+			old = t.copy(old) // T3: f might edit it
+		}
+		row := f(old)
+		if row == nil {
+			return nil, nil
+		}
+		return t.sameKey(key, row)
+	}
+}
+
+func deleting[V any](old *V) (*V, error) {
+	if old == nil {
+		return nil, ErrNotFound
+	}
+	return nil, nil
+}
+
+// A replacement is a write that a transaction made, for it to be taken back.
+type replacement[K, V any] struct {
+	key     K
+	was, is *V
+}
+
+// sameKey returns row, whose key must still be key.
+func (t *Table[K, V]) sameKey(key K, row *V) (*V, error) {
+	if t.order(key, t.key(row)) != 0 {
+		return nil, ErrKeyChanged
+	}
+	return row, nil
+}
+
+// write makes one write by itself.
+func (t *Table[K, V]) write(op string, key K, next rule[V]) (Change[V], error) {
+	c, waking, err := t.writeAndPublish(key, next)
+	waking.wake()
+	return c, t.writeError(op, key, err)
+}
+
+func (t *Table[K, V]) writeError(op string, key K, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &keyError{op: op, table: t.name, key: key, err: err}
+}
+
+func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w waking[V], err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dropped {
+		return c, w, ErrTableDropped
+	}
+	if c, err = t.writeLocked(key, next); c.Kind != None {
+		w = t.outbox.publish()
+	}
+	return c, w, err
+}
+
+// writeLocked makes a write that is not published. All that may fail or panic is done
+// when commitLocked begins (T4).
+func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
+	at := t.cellLocked(key)
+	old := at.content()
+	row, err := next(old)
+	if err != nil {
+		return Change[V]{}, err
+	}
+	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
+	if c.Kind == Update && t.equal(c.Old, c.New) {
+		c.Kind, c.New = None, c.Old
+	}
+	if c.Kind == None {
+		return c, nil
+	}
+	for _, x := range t.indexes {
+		x.plan(c.Old, c.New)
+	}
+	for _, x := range t.indexes {
+		if err := x.check(); err != nil {
+			return Change[V]{}, err
+		}
+	}
+	t.commitLocked(&c, key, at)
+	return c, nil
+}
+
+// cellLocked returns the cell of a key, or nil.
+func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
+	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
+	return e.cell
+}
+
+// commitLocked makes a change to what is in a cell, or nowhere if it is nil, numbers it
+// and tells the scopes that it belongs to. T1, T2
+func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
+	t.storeLocked(key, at, c.New)
+	t.seq++
+	c.Seq = t.seq
+	if t.inTx {
+		t.undo = append(t.undo, replacement[K, V]{key, c.Old, c.New})
+	}
+
+	o := &t.outbox
+	o.add(&t.whole, key, *c)
+	if at != nil && at.scope != nil {
+		o.add(at.scope, key, *c)
+	}
+	if t.ranges.root != nil {
+		t.ranges.find(key, func(s *scope[K, V]) { o.add(s, key, *c) })
+	}
+	for _, x := range t.indexes {
+		x.enter(o)
+		o.addEntered(key, *c)
+	}
+}
+
+// storeLocked puts row in the place of what is in c, the cell of the key, also in the
+// indexes, which have planned it. Either may be nil, not both.
+func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
+	if c.content() != nil {
+		t.len--
+	}
+	if row != nil {
+		t.len++
+	}
+	isNew := false
+	switch {
+	case row == nil && c.scope == nil:
+		t.rows.remove(entry[K, V]{key: key})
+	case c == nil:
+		c, isNew = t.newCellLocked(key, row, nil), true
+	case c.clones != t.clones:
+		c, isNew = t.newCellLocked(key, row, c.scope), true
+	default:
+		c.row = row
+	}
+	for _, x := range t.indexes {
+		x.apply(key, c, isNew)
+	}
+}
+
+// newCellLocked puts a new cell into the tree.
+func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
+	c := &cell[K, V]{row: row, scope: s, clones: t.clones}
+	t.rows.put(entry[K, V]{key, c})
+	return c
+}
