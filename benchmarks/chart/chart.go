@@ -38,13 +38,17 @@ type card struct {
 	body draw.Canvas // what is left below the title
 }
 
-// newCard returns a card with a title, in as many lines as it takes, and below it a
-// line that says what was done. height is with a title of one line.
-func newCard(height vg.Length, title, about string) *card {
-	const lineHeight, aboutHeight = 17, 23
-	style := textStyle(ink, 13, true)
-	lines := wrap(title, width-2*margin, style.Width)
-	svg := vgsvg.New(width, height+vg.Length(len(lines)-1)*lineHeight)
+// newCard returns a card with a title and, below it, notes on what was done, each in as
+// many lines as it takes. height is that of the card with one line of each.
+func newCard(height vg.Length, title string, notes ...string) *card {
+	const titleHeight, noteHeight = 17, 12
+	titleStyle, noteStyle := textStyle(ink, 13, true), textStyle(faint, 10, false)
+	titles := wrap(title, width-2*margin, titleStyle.Width)
+	var noteLines []string
+	for _, note := range notes {
+		noteLines = append(noteLines, wrap(note, width-2*margin, noteStyle.Width)...)
+	}
+	svg := vgsvg.New(width, height+vg.Length(len(titles)-1)*titleHeight+vg.Length(len(noteLines)-1)*noteHeight)
 	c := draw.New(svg)
 	edge := c.Rectangle
 	edge.Min = edge.Min.Add(vg.Point{X: 0.5, Y: 0.5})
@@ -56,12 +60,15 @@ func newCard(height vg.Length, title, about string) *card {
 	c.Stroke(edge.Path())
 
 	c = draw.Crop(c, margin, -margin, margin, -margin)
-	for _, line := range lines {
-		c.FillText(style, vg.Point{X: c.Min.X, Y: c.Max.Y}, line)
-		c.Max.Y -= lineHeight
+	for _, line := range titles {
+		c.FillText(titleStyle, vg.Point{X: c.Min.X, Y: c.Max.Y}, line)
+		c.Max.Y -= titleHeight
 	}
-	c.FillText(textStyle(faint, 10, false), vg.Point{X: c.Min.X, Y: c.Max.Y - 2}, about)
-	c.Max.Y -= aboutHeight
+	for _, line := range noteLines {
+		c.FillText(noteStyle, vg.Point{X: c.Min.X, Y: c.Max.Y - 2}, line)
+		c.Max.Y -= noteHeight
+	}
+	c.Max.Y -= 11
 	return &card{svg, c}
 }
 

@@ -32,15 +32,14 @@ func FanOut(r *report.Report) ([]byte, error) {
 	}
 	c := newCard(4.5*vg.Inch, fanOutFinding(r), "Random updates, one by one, until every subscriber has read everything; lower is better")
 	p := newPlot()
-	// To the right of the last point is room for the curves' names.
-	p.X.Min, p.X.Max = 1, math.Pow(most, 1.4)
-	_, _, ticks := decades(1, most, most, whole)
+	var ticks []plot.Tick
+	p.X.Min, p.X.Max, ticks = decades(1, most, most, whole)
 	p.X.Tick.Marker = plot.ConstantTicks(ticks)
 	p.Y.Scale = plot.LogScale{}
 	p.Y.Min, p.Y.Max, ticks = decades(lowest, highest, highest*10, duration)
 	p.Y.Tick.Marker = plot.ConstantTicks(ticks)
 	p.Add(gridLines{x: true, y: true}, curvesPlotter(curves))
-	body := draw.Crop(c.body, 0, 0, labelHeight, -labelHeight)
+	body := leaveRoom(draw.Crop(c.body, 0, 0, labelHeight, -labelHeight), p, curvesPlotter(curves).labels())
 	p.Draw(body)
 	labelX(body, p, "subscribers (log scale)")
 	labelY(body, "time a write (log scale)")
@@ -90,6 +89,17 @@ func fanOutFinding(r *report.Report) string {
 // curvesPlotter draws curves, with their names at the end.
 type curvesPlotter []curve
 
+const nameGap = vg.Length(26) // between a curve's end and its name
+
+// labels returns the curves' names.
+func (s curvesPlotter) labels() (labels []sideLabel) {
+	for _, v := range s {
+		end := v.points[len(v.points)-1]
+		labels = append(labels, sideLabel{end.X, nameGap + labelStyle(v.contestant).Width(v.label)})
+	}
+	return labels
+}
+
 func (s curvesPlotter) Plot(c draw.Canvas, p *plot.Plot) {
 	toX, toY := p.Transforms(&c)
 	type end struct {
@@ -117,11 +127,10 @@ func (s curvesPlotter) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 	spread(heights, lineHeight, c.Min.Y+lineHeight/2, c.Max.Y-lineHeight/2)
 	for i, e := range ends {
-		l, x := lookOf(e.curve.contestant), e.at.X+14
-		c.StrokeLine2(draw.LineStyle{Color: l.color, Width: 0.6}, e.at.X+5, e.at.Y, x-2, heights[i])
-		c.DrawGlyph(l.glyph(), vg.Point{X: x + 4, Y: heights[i]})
-		style := textStyle(ink, 10, e.curve.contestant == report.Base)
-		c.FillText(style, vg.Point{X: x + 12, Y: heights[i] + lineHeight/2}, e.curve.label)
+		l, x := lookOf(e.curve.contestant), e.at.X+nameGap
+		c.StrokeLine2(draw.LineStyle{Color: l.color, Width: 0.6}, e.at.X+5, e.at.Y, x-14, heights[i])
+		c.DrawGlyphNoClip(l.glyph(), vg.Point{X: x - 8, Y: heights[i]})
+		c.FillText(labelStyle(e.curve.contestant), vg.Point{X: x, Y: heights[i] + lineHeight/2}, e.curve.label)
 	}
 }
 

@@ -50,7 +50,7 @@ func Latency(r *report.Report) ([]byte, error) {
 		p.X.Min, p.X.Max = from, to
 		p.X.Tick.Marker = plot.ConstantTicks(ticks)
 	}
-	c := newCard(3.4*vg.Inch, latencyFinding(r), "From the call of a write to a reader that waits, the writer paced; lower is better:   "+latencyKey)
+	c := newCard(3.4*vg.Inch, latencyFinding(r), "From the call of a write to a reader that waits, the writer paced; lower is better", latencyKey)
 	body := draw.Crop(c.body, 0, 0, labelHeight, 0)
 	for i, part := range plot.Align(panels, draw.Tiles{Rows: 1, Cols: len(panels[0]), PadX: 14}, body)[0] {
 		panels[0][i].Draw(part)

@@ -39,11 +39,11 @@ func Memory(r *report.Report) ([]byte, error) {
 	c := newCard(3.2*vg.Inch, memoryFinding(r, column), column+", of which they read none; lower is better")
 	p := newPlot()
 	from, to, ticks := decades(lowest, highest, highest*10, size)
-	p.X.Min, p.X.Max = from, to*math.Pow(to/from, 0.55) // room for what is said
+	p.X.Min, p.X.Max = from, to
 	p.X.Tick.Marker = plot.ConstantTicks(ticks)
 	rows.axis(p)
 	p.Add(gridLines{x: true}, rows)
-	body := draw.Crop(c.body, 0, 0, labelHeight, 0)
+	body := leaveRoom(draw.Crop(c.body, 0, 0, labelHeight, 0), p, rows.labels())
 	p.Draw(body)
 	labelX(body, p, "memory in use for each subscriber (log scale)")
 	return c.bytes()

@@ -4,9 +4,9 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-
-	"github.com/seed-637b77f9/changefeed/benchmarks/report"
 )
+
+const labelGap = vg.Length(9) // between a mark and its label
 
 // A mark is a point in a row.
 type mark struct {
@@ -36,6 +36,16 @@ func (s rowsPlotter) axis(p *plot.Plot) {
 	p.Y.Tick.Label.Color, p.Y.Tick.Label.Font.Size = ink, 10
 }
 
+// labels returns the marks' labels.
+func (s rowsPlotter) labels() (labels []sideLabel) {
+	for _, r := range s {
+		for _, m := range r.marks {
+			labels = append(labels, sideLabel{m.x, labelGap + labelStyle(r.contestant).Width(m.label)})
+		}
+	}
+	return labels
+}
+
 func (s rowsPlotter) height(i int) float64 { return float64(len(s) - i) }
 
 func (s rowsPlotter) Plot(c draw.Canvas, p *plot.Plot) {
@@ -57,7 +67,7 @@ func (s rowsPlotter) Plot(c draw.Canvas, p *plot.Plot) {
 				}
 			}
 			c.DrawGlyph(glyph, points[k])
-			c.FillText(textStyle(ink, 10, r.contestant == report.Base), points[k].Add(vg.Point{X: 9, Y: 6}), m.label)
+			c.FillText(labelStyle(r.contestant), points[k].Add(vg.Point{X: labelGap, Y: 6}), m.label)
 		}
 	}
 }

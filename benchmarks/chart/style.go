@@ -97,7 +97,38 @@ func textStyle(c color.Color, size vg.Length, bold bool) text.Style {
 	if bold {
 		f.Weight = xfont.WeightBold
 	}
-	return text.Style{Color: c, Font: f, Handler: plot.DefaultTextHandler, XAlign: text.XLeft, YAlign: text.YTop}
+	return text.Style{Color: c, Font: f, Handler: wideText{text.Plain{Fonts: font.DefaultCache}}, XAlign: text.XLeft, YAlign: text.YTop}
+}
+
+// labelStyle is the style of a contestant's label.
+func labelStyle(contestant string) text.Style {
+	return textStyle(ink, 10, contestant == report.Base)
+}
+
+// A wideText lays out text for the reader's font, which may be wider than the font that
+// is measured here.
+type wideText struct{ text.Plain }
+
+// widest is the assumed width of a text relative to its width in Liberation Sans. DejaVu
+// Sans, one of the widest fonts in common use, needs 1.15 for the texts of the charts, and
+// 1.23 for those in bold.
+const widest = 1.3
+
+// Box returns the size of a line in the widest font.
+func (h wideText) Box(line string, f font.Font) (width, height, depth vg.Length) {
+	width, height, depth = h.Plain.Box(line, f)
+	return widest * width, height, depth
+}
+
+// Draw draws one line, unrotated. The reader's renderer aligns it.
+func (h wideText) Draw(c vg.Canvas, line string, style text.Style, at vg.Point) {
+	face := h.Fonts.Lookup(style.Font, style.Font.Size)
+	anchor := map[text.XAlignment]string{text.XLeft: "start", text.XCenter: "middle", text.XRight: "end"}[style.XAlign]
+	// vgsvg has no anchors, but writes a variant that it does not know as it is.
+	face.Font.Variant = font.Variant("normal;text-anchor:" + anchor)
+	at.Y += vg.Length(style.YAlign)*style.Height(line) - face.Extents().Ascent + style.Font.Size
+	c.SetColor(style.Color)
+	c.FillString(face, at, line)
 }
 
 // newPlot returns a plot with logarithmic x, and axes in the style of the card.
@@ -107,24 +138,47 @@ func newPlot() *plot.Plot {
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
 		axis.Color, axis.Width = faint, 0.8
 		axis.Tick.Color, axis.Tick.Width = faint, 0.6
-		axis.Tick.Label.Color, axis.Tick.Label.Font = faint, textStyle(faint, 9, false).Font
+		style := textStyle(faint, 9, false)
+		style.XAlign, style.YAlign = axis.Tick.Label.XAlign, axis.Tick.Label.YAlign
+		axis.Tick.Label = style
 	}
 	p.X.Scale = plot.LogScale{}
 	return p
 }
 
-// labelX writes what the x axis of p is about, below it. A plot's own label would be
-// out of place on a logarithmic axis, and take the width of the plot with it.
+// labelX writes what the x axis of p is about, below it and within c. A plot's own label
+// would be out of place on a logarithmic axis, and take the width of the plot with it.
 func labelX(c draw.Canvas, p *plot.Plot, label string) {
 	style := textStyle(ink, 10, false)
 	style.XAlign = text.XCenter
+	half := style.Width(label) / 2
 	data := p.DataCanvas(c)
-	c.FillText(style, vg.Point{X: data.Center().X, Y: c.Min.Y - 3}, label)
+	x := min(max(data.Center().X, c.Min.X+half), c.Max.X-half)
+	c.FillText(style, vg.Point{X: x, Y: c.Min.Y - 3}, label)
 }
 
 // labelY writes what the y axis is about, above it.
 func labelY(c draw.Canvas, label string) {
 	c.FillText(textStyle(ink, 10, false), vg.Point{X: c.Min.X, Y: c.Max.Y + 16}, label)
+}
+
+// A sideLabel is a text to the right of a point.
+type sideLabel struct {
+	x     float64   // the point's
+	width vg.Length // from the point to the label's end
+}
+
+// leaveRoom crops c on the right as far as p must shrink for all labels to end within c.
+func leaveRoom(c draw.Canvas, p *plot.Plot, labels []sideLabel) draw.Canvas {
+	data := p.DataCanvas(c)
+	free := vg.Length(0)
+	for _, l := range labels {
+		// The point lies at data.Min.X + x*(data.Size().X-free).
+		if x := vg.Length(p.X.Norm(l.x)); x > 0 {
+			free = max(free, data.Size().X-(c.Max.X-l.width-data.Min.X)/x)
+		}
+	}
+	return draw.Crop(c, 0, -free, 0, 0)
 }
 
 // decades returns ticks at the powers of ten from min to max, which it rounds to

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -24,6 +25,10 @@ type Game struct {
 }
 
 func main() {
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "Games prints the changes of a table while another goroutine writes to it: the first example of RethinkDB's manual page on changes.")
+	}
+	flag.Parse()
 	if err := run(os.Stdout); err != nil {
 		log.Fatal(err)
 	}
@@ -48,19 +53,27 @@ func run(w io.Writer) error {
 	return errors.Join(err1, err2, err3, err4, <-client1)
 }
 
-// follow prints what comes on a feed, until it ends: changes as JSON, errors as
-// text. It returns an error only where it cannot print.
+// follow prints the changes of a feed as JSON, each after its kind, and its errors as
+// text, until the feed ends. It returns an error if it cannot print.
 func follow(w io.Writer, feed changefeed.Stream[changefeed.Change[Game]]) error {
-	changes := json.NewEncoder(w)
 	for change, err := range feed {
 		if err != nil {
 			_, err = fmt.Fprintln(w, err)
 		} else {
-			err = changes.Encode(change)
+			err = printChange(w, change)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func printChange(w io.Writer, change changefeed.Change[Game]) error {
+	line, err := json.Marshal(change)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%v %s\n", change.Kind, line)
+	return err
 }

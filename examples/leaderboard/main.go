@@ -1,11 +1,11 @@
-// Leaderboard shows the scores of a few players, which change at random, in a table
-// that redraws in place; where the output is no terminal, it prints a line for each
-// thing that happens.
+// Leaderboard shows the scores of a few players, which change at random, in a table that
+// redraws in place until the game is over, or until q or ^C is pressed. If the input or the
+// output is not a terminal, it prints a line for each thing that happens.
 //
-// Three goroutines follow one table, each its own way: one an index value (a team),
-// with its present rows first; one a predicate (who has the points for the hall of
-// fame); and one all changes, which breaks off now and then and goes on after the last
-// change that it has seen.
+// Three goroutines follow one table, each in its own way. One follows an index value (a
+// team), beginning with the present rows. One follows a predicate (enough points for the
+// hall of fame). One follows all changes: it breaks off after every tenth and resumes after
+// the last change that it read.
 //
 //	go run ./examples/leaderboard
 //	go run ./examples/leaderboard -writes 20 -every 0 | cat
@@ -20,10 +20,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -39,22 +41,50 @@ type Player struct {
 // fame is the score from which a player is in the hall of fame.
 const fame = 100
 
+const about = `Leaderboard shows the scores of six players, which change at random, and
+what three goroutines learn from changefeeds: the points of a team, the players
+with %d points or more, and every change.
+`
+
 func main() {
+	flag.Usage = func() {
+		fmt.Fprintf(os.Stderr, about, fame)
+		flag.PrintDefaults()
+	}
 	writes := flag.Int("writes", 200, "how often a score changes")
 	every := flag.Duration("every", 100*time.Millisecond, "how long a score stands")
 	seed := flag.Uint64("seed", rand.Uint64(), "of the changes")
 	flag.Parse()
-
-	info, err := os.Stdout.Stat()
-	show := screen{out: os.Stdout, inPlace: err == nil && info.Mode()&os.ModeCharDevice != 0}
-	if err := run(&show, *writes, *every, rand.New(rand.NewPCG(*seed, 0))); err != nil {
+	if err := onTerminal(*writes, *every, rand.New(rand.NewPCG(*seed, 0))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// run plays, with followers that show what they see, until all have seen the end.
-func run(show *screen, writes int, every time.Duration, random *rand.Rand) error {
+// onTerminal plays on the terminal of the program, until the end or until somebody stops
+// it.
+func onTerminal(writes int, every time.Duration, random *rand.Rand) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	fmt.Printf(about, fame)
+	restore, ok := quietKeys(os.Stdin, os.Stdout)
+	if !ok {
+		fmt.Print("^C stops it.\n\n")
+		return run(ctx, &screen{out: os.Stdout}, writes, every, random)
+	}
+	defer restore()
+	go stopAtQ(os.Stdin, cancel)
+	fmt.Print("q or ^C stops it.\n\n")
+	defer fmt.Print("\nThe game is over.\n")
+	return run(ctx, &screen{out: os.Stdout, inPlace: true}, writes, every, random)
+}
+
+// run plays, with followers that show what they see, until ctx is done or all writes are
+// made. It returns when the followers have seen the end.
+func run(ctx context.Context, show *screen, writes int, every time.Duration, random *rand.Rand) error {
 	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
 	teams := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
 	players.Retain(1000) // for the follower that goes on after a break
@@ -66,11 +96,12 @@ func run(show *screen, writes int, every time.Duration, random *rand.Rand) error
 		}
 	}
 
-	// Subscribed before the first write and the goroutines: nothing is missed.
-	ctx := context.Background()
-	red := teams.Equal("red").Changes(ctx, changefeed.IncludeInitial(), changefeed.Named("red team"))
+	// Subscribed before the first write and the goroutines: nothing is missed. The feeds end
+	// with the table and not with ctx, which would cut off what is still to be shown.
+	forever := context.Background()
+	red := teams.Equal("red").Changes(forever, changefeed.IncludeInitial(), changefeed.Named("red team"))
 	famous := players.Where(func(p *Player) bool { return p.Score >= fame }).
-		Changes(ctx, changefeed.IncludeInitial(), changefeed.Named("hall of fame"))
+		Changes(forever, changefeed.IncludeInitial(), changefeed.Named("hall of fame"))
 	start := players.Seq()
 
 	var followers sync.WaitGroup
@@ -78,7 +109,7 @@ func run(show *screen, writes int, every time.Duration, random *rand.Rand) error
 	followers.Go(func() { followFame(show, famous) })
 	var logged atomic.Uint64
 	followers.Go(func() { followWithBreaks(show, players, start, &logged) })
-	if err := play(players, writes, every, random); err != nil {
+	if err := play(ctx, players, writes, every, random); err != nil {
 		return err
 	}
 	for logged.Load() < players.Seq() && players.Seq() > start {
@@ -89,13 +120,16 @@ func run(show *screen, writes int, every time.Duration, random *rand.Rand) error
 	return nil
 }
 
-// play changes scores, and now and then a player's team.
-func play(players *changefeed.Table[string, Player], writes int, every time.Duration, random *rand.Rand) error {
+// play changes scores, and now and then a player's team, until ctx is done.
+func play(ctx context.Context, players *changefeed.Table[string, Player], writes int, every time.Duration, random *rand.Rand) error {
 	names := make([]string, 0, players.Len())
 	for name := range players.All() {
 		names = append(names, name)
 	}
 	for range writes {
+		if ctx.Err() != nil {
+			return nil
+		}
 		_, err := players.Update(names[random.IntN(len(names))], func(p *Player) {
 			p.Score = max(0, p.Score+random.IntN(41)-18)
 			if random.IntN(20) == 0 {
@@ -105,7 +139,10 @@ func play(players *changefeed.Table[string, Player], writes int, every time.Dura
 		if err != nil {
 			return err
 		}
-		time.Sleep(every)
+		select {
+		case <-ctx.Done():
+		case <-time.After(every):
+		}
 	}
 	return nil
 }
@@ -230,7 +267,7 @@ func (s *screen) drawLocked() {
 		return // dropped: the last picture stays
 	}
 	for i, p := range players {
-		lines = append(lines, fmt.Sprintf("%d  %-6s %-4s %4d %s", i+1, p.Name, p.Team, p.Score, strings.Repeat("#", p.Score/5)))
+		lines = append(lines, fmt.Sprintf("%d  %-6s %-4s %4d %s", i+1, p.Name, p.Team, p.Score, strings.Repeat("#", min(p.Score/5, 40))))
 	}
 	lines = append(lines, "")
 	for _, who := range []string{"red team", "hall of fame", "log"} {

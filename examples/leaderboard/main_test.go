@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -19,9 +22,85 @@ func played(t *testing.T, inPlace bool, writes int) string {
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		show := screen{out: &out, inPlace: inPlace}
-		require.NoError(t, run(&show, writes, time.Second, rand.New(rand.NewPCG(1, 2))))
+		require.NoError(t, run(t.Context(), &show, writes, time.Second, rand.New(rand.NewPCG(1, 2))))
 	})
 	return out.String()
+}
+
+// The test binary is the program if the environment says so.
+func TestMain(m *testing.M) {
+	if os.Getenv("RUN_LEADERBOARD") != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// program returns the program, to be started with such arguments.
+func program(t *testing.T, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "RUN_LEADERBOARD=1")
+	return cmd
+}
+
+func TestHelp(t *testing.T) {
+	out, err := program(t, "-h").CombinedOutput()
+	require.NoError(t, err)
+	require.Regexp(t, `^Leaderboard shows the scores of six players, [^.]*\.\n`, string(out))
+	require.Contains(t, string(out), "-writes int")
+	for line := range strings.Lines(about) {
+		require.LessOrEqual(t, len(line), 80, line)
+	}
+}
+
+// Without a terminal, the program says what it shows, and then what happens.
+func TestWithoutATerminal(t *testing.T) {
+	out, err := program(t, "-writes", "20", "-every", "0").Output()
+	require.NoError(t, err)
+	require.Regexp(t, `^Leaderboard shows [^.]*\.\n\^C stops it\.\n\n(\w[\w ]*: .*\n)+$`, string(out))
+	require.Equal(t, 3, strings.Count(string(out), "the game is over"))
+}
+
+// A game that is stopped ends at once, and the followers read to the end of it.
+func TestStopped(t *testing.T) {
+	const writes, players = 13, 6
+	var out bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), (writes-1)*time.Hour+time.Minute)
+		defer cancel()
+		begun := time.Now()
+		require.NoError(t, run(ctx, &screen{out: &out}, 1000, time.Hour, rand.New(rand.NewPCG(1, 2))))
+		require.Less(t, time.Since(begun), writes*time.Hour)
+	})
+	changes := writes - len(unchanged(out.String(), players+writes))
+	require.Contains(t, out.String(), fmt.Sprintf("log: change %d after", players+changes))
+	require.Equal(t, changes, strings.Count(out.String(), "log: change"))
+	require.Equal(t, 3, strings.Count(out.String(), "the game is over"))
+}
+
+func TestStopAtQ(t *testing.T) {
+	for keys, rest := range map[string]string{"q": "", "Q": "", "xyzqxq": "xq"} {
+		stopped := 0
+		r := strings.NewReader(keys)
+		stopAtQ(r, func() { stopped++ })
+		require.Equal(t, 1, stopped, keys)
+		require.Equal(t, len(rest), r.Len(), keys)
+	}
+	stopAtQ(strings.NewReader("xyz"), func() { require.Fail(t, "stopped without a q") })
+}
+
+// What is not a terminal is left alone.
+func TestQuietKeysWithoutATerminal(t *testing.T) {
+	file, err := os.Create(t.TempDir() + "/file")
+	require.NoError(t, err)
+	defer file.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer null.Close()
+	for _, files := range [][2]*os.File{{file, null}, {null, file}, {null, null}} {
+		_, ok := quietKeys(files[0], files[1])
+		require.False(t, ok)
+	}
 }
 
 // The follower that breaks off misses nothing and sees nothing twice.
@@ -98,7 +177,7 @@ func TestAFastGameIsToldWhole(t *testing.T) {
 	for range 50 {
 		var out bytes.Buffer
 		show := screen{out: &out}
-		require.NoError(t, run(&show, 25, 0, rand.New(rand.NewPCG(1, 2))))
+		require.NoError(t, run(t.Context(), &show, 25, 0, rand.New(rand.NewPCG(1, 2))))
 		require.Len(t, regexp.MustCompile(`log: change \d+ after`).FindAllString(out.String(), -1), 25-len(unchanged(out.String(), 31)))
 		require.Contains(t, out.String(), "log: change 30 after")
 	}

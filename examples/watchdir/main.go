@@ -54,6 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("watchdir", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
+		fmt.Fprintln(stderr, "Watchdir polls a directory tree and prints which files in it are created, changed and deleted.")
 		fmt.Fprintln(stderr, "usage: watchdir [-interval 1s] [-once] DIR")
 		flags.PrintDefaults()
 	}

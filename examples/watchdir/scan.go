@@ -47,6 +47,9 @@ func (s *scanner) scan(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if err == nil && name == "." && !entry.IsDir() {
+			err = &fs.PathError{Op: "stat", Path: name, Err: errors.New("not a directory")}
+		}
 		if err == nil && entry.IsDir() {
 			return nil // walked next; if that fails, it comes once more, with the error
 		}

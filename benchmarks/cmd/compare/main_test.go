@@ -46,6 +46,12 @@ func TestCompare(t *testing.T) {
 	}
 	require.NoFileExists(t, filepath.Join(out, "memory-quick.svg"))
 
+	all, err := os.ReadDir(out)
+	require.NoError(t, err)
+	for _, file := range all { // .gitignore has their ends
+		require.Regexp(t, `-quick\.(json|svg)$`, file.Name())
+	}
+
 	picture := filepath.Join(out, "fanout-quick.svg")
 	before, err := os.ReadFile(picture)
 	require.NoError(t, err)
