@@ -64,7 +64,7 @@ type source[V any] interface {
 	closeQuietly() (waited bool)
 
 	// discard lets go of changes that are ready. It is called when the feed has ended.
-	discard()
+	release()
 
 	usage() usage
 }
@@ -465,7 +465,7 @@ func (f *feed[K, V]) finish(err error) {
 	f.notice = nil
 	f.sub.forget()
 	f.sub.initial.Store(nil) // if it began anew just before
-	f.sub.source().discard()
+	f.sub.source().release()
 }
 
 // changes is the feed's stream.

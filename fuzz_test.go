@@ -121,7 +121,7 @@ func FuzzRing(f *testing.F) {
 				for i := range []int{1, 9, 300}[roll(3)] {
 					r.put(-i)
 				}
-				r.takeBack()
+				r.discard()
 			}
 			if op == 2 && len(windows) < 20 && !r.closed.Load() {
 				w := new(fuzzWindow)

@@ -165,7 +165,7 @@ func (r *ring[T]) publishJoined(end uint64) {
 func (r *ring[T]) unpublished() bool { return r.next != r.end.Load() }
 
 // takeBack forgets what was put and not published.
-func (r *ring[T]) takeBack() {
+func (r *ring[T]) discard() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	end := r.end.Load()
@@ -640,7 +640,7 @@ func (w *window[T]) close() {
 }
 
 // discard does nothing: a window holds no elements of its own.
-func (w *window[T]) discard() {}
+func (w *window[T]) release() {}
 
 // closeQuietly is close without the wake-up. It reports whether w was waiting: its
 // reader, if there still is one, is owed a send then.

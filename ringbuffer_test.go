@@ -1305,7 +1305,7 @@ func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
 			was, last := x.usage(), x.last
 			x.putMore(n)
 			require.Equal(t, n > 0, x.unpublished())
-			x.takeBack()
+			x.discard()
 			require.False(t, x.unpublished())
 			require.Equal(t, was, x.usage())
 			require.Same(t, x.tail.Load(), x.pages[len(x.pages)-1])
@@ -1332,7 +1332,7 @@ func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
 
 // The last window may be closed before it is published or taken back.
 func TestRingForgetsWhatNobodyWaitsFor(t *testing.T) {
-	for _, finish := range []func(r *ring[uint64]){(*ring[uint64]).publish, (*ring[uint64]).takeBack} {
+	for _, finish := range []func(r *ring[uint64]){(*ring[uint64]).publish, (*ring[uint64]).discard} {
 		var x ringReader
 		x.ring.open(&x.window, 1000)
 		x.appendMore(10)

@@ -116,7 +116,7 @@ func (o *outbox[K, V]) publish() (w waking[V]) {
 // discard takes back what was added.
 func (o *outbox[K, V]) discard() {
 	for _, r := range o.rings {
-		r.takeBack()
+		r.discard()
 	}
 	o.empty()
 }

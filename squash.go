@@ -336,7 +336,7 @@ func (q *squash[K, V]) next() Change[V] {
 }
 
 // discard lets go of what is left of the set.
-func (q *squash[K, V]) discard() { q.set = nil }
+func (q *squash[K, V]) release() { q.set = nil }
 
 // passed returns the number of the last change that was read.
 func (q *squash[K, V]) passed() uint64 { return q.read.Load() }
