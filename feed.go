@@ -22,7 +22,7 @@ type subscription[K, V any] struct {
 	part   part[K, V]   // that the user selected
 	scope  *scope[K, V] // the part's, or with After the whole table's
 	name   string
-	number uint64 // in order of subscription
+	id     uint64 // in order of subscription
 	unhook func() bool
 
 	// The rows that come before the changes; nil: they have come. The reader sets it,
@@ -501,7 +501,7 @@ func (e *each[K, V]) pending() bool               { return false }
 type feedSet[K, V any] struct {
 	mu     sync.Mutex // a leaf; guards what follows
 	set    map[*subscription[K, V]]struct{}
-	number uint64 // of the last one added
+	lastID uint64 // of the last one added
 }
 
 func (f *feedSet[K, V]) add(s *subscription[K, V]) {
@@ -510,8 +510,8 @@ func (f *feedSet[K, V]) add(s *subscription[K, V]) {
 	if f.set == nil {
 		f.set = make(map[*subscription[K, V]]struct{})
 	}
-	f.number++
-	s.number = f.number
+	f.lastID++
+	s.id = f.lastID
 	f.set[s] = struct{}{}
 }
 
@@ -529,7 +529,7 @@ func (f *feedSet[K, V]) all() []*subscription[K, V] {
 	f.mu.Lock()
 	subs := slices.Collect(maps.Keys(f.set))
 	f.mu.Unlock()
-	slices.SortFunc(subs, func(a, b *subscription[K, V]) int { return cmp.Compare(a.number, b.number) })
+	slices.SortFunc(subs, func(a, b *subscription[K, V]) int { return cmp.Compare(a.id, b.id) })
 	return subs
 }
 

@@ -63,7 +63,7 @@ type ring[T any] struct {
 	closed  atomic.Bool             // nothing will be appended any more
 	windows int32                   // open ones; guarded by mu
 	next    uint64                  // position of the next element to put; the writer's
-	number  func(v T) uint64        // the owner's number of an element; nil: its position + 1
+	seqOf   func(v T) uint64        // the owner's number of an element; nil: its position + 1
 
 	mu       sync.Mutex // guards what follows, and standing of each page
 	pages    []*page[T] // the directory, oldest first; the last is tail
@@ -499,8 +499,8 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 	}
 	p := r.findLocked(pos)
 	w.moveLocked(p)
-	if skipped > 0 && r.number != nil {
-		w.base = r.number(p.slots[pos-p.first]) - 1
+	if skipped > 0 && r.seqOf != nil {
+		w.base = r.seqOf(p.slots[pos-p.first]) - 1
 	}
 	return skipped, true
 }
@@ -511,12 +511,12 @@ func (w *window[T]) passed() uint64 { return w.passedAt(w.pos.Load()) }
 
 func (w *window[T]) passedAt(pos uint64) uint64 {
 	switch p := w.page.Load(); {
-	case w.ring.number == nil:
+	case w.ring.seqOf == nil:
 		return pos
 	case pos == w.jumped || p == nil:
 		return w.base
 	default:
-		return w.ring.number(p.slots[pos-1-p.first])
+		return w.ring.seqOf(p.slots[pos-1-p.first])
 	}
 }
 

@@ -1623,7 +1623,7 @@ func TestRingSkipAll(t *testing.T) {
 		for _, unread := range []uint64{0, 1, 3, 4, 300, 1000} {
 			for _, limit := range []uint64{1, 5, 10_000} {
 				var x ringReader
-				x.number = func(v uint64) uint64 { return 10 * (v + 1) }
+				x.seqOf = func(v uint64) uint64 { return 10 * (v + 1) }
 				x.ring.open(&x.window, limit)
 				for range read {
 					x.appendMore(1)
@@ -1705,7 +1705,7 @@ func TestRingPassed(t *testing.T) {
 		number := func(pos uint64) uint64 { return pos } // of the element before the position
 		var x ringReader
 		if numbered {
-			x.number = func(v uint64) uint64 { return 7*v + 100 }
+			x.seqOf = func(v uint64) uint64 { return 7*v + 100 }
 			number = func(pos uint64) uint64 { return 7*(pos-1) + 100 }
 		}
 		x.ring.open(new(window[uint64]), 2000)
@@ -1733,7 +1733,7 @@ func TestRingPassed(t *testing.T) {
 			x.requireGap(t)
 			want = number(x.pos)
 			if numbered {
-				want = x.number(x.pos) - 1 // one less than the next
+				want = x.seqOf(x.pos) - 1 // one less than the next
 			}
 			require.Equal(t, want, x.passed(), "after a gap")
 			x.requireNext(t, 20)

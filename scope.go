@@ -22,7 +22,7 @@ type scope[K, V any] struct {
 // are in its ring, so their sequence numbers, which seqOf returns, are what tells the
 // place of a feed.
 func newScope[K, V any](seqOf func(c Change[V]) uint64) *scope[K, V] {
-	return &scope[K, V]{ring: ring[Change[V]]{number: seqOf}}
+	return &scope[K, V]{ring: ring[Change[V]]{seqOf: seqOf}}
 }
 
 func (s *scope[K, V]) addSquash(q *squash[K, V]) {

@@ -54,7 +54,7 @@ type Table[K, V any] struct {
 	order func(a, b K) int
 	seqOf func(c Change[V]) uint64 // once, for all scopes
 
-	number     uint64     // the order in which transactions lock tables
+	lockID     uint64     // the order in which transactions lock tables
 	everything part[K, V] // all of the table
 
 	mu      sync.RWMutex        // T1; guards what follows
@@ -115,7 +115,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		copy:   chooseCopy[V](),
 		equal:  chooseEqual[V](),
 		order:  order,
-		number: tables.Add(1),
+		lockID: tables.Add(1),
 	}
 	t.everything = &keyPart[K, V]{table: t}
 	t.rows = sorted[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}

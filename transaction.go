@@ -121,7 +121,7 @@ func (t *Table[K, V]) anyTable() txTable {
 	return t
 }
 
-func (t *Table[K, V]) lockOrder() uint64 { return t.number }
+func (t *Table[K, V]) lockOrder() uint64 { return t.lockID }
 func (t *Table[K, V]) lock()             { t.mu.Lock() }
 func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
 

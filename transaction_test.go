@@ -602,7 +602,7 @@ func TestATransactionHoldsNoTableWhileItWaitsForAnEarlierOne(t *testing.T) {
 			}
 			return nil
 		}, tables...))
-		require.Equal(t, []uint64{first.number, second.number, third.number}, seen, "in order, each once")
+		require.Equal(t, []uint64{first.lockID, second.lockID, third.lockID}, seen, "in order, each once")
 	}
 	first.mu.Lock()
 	began := make(chan struct{})
