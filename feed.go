@@ -298,7 +298,7 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 		for _, c := range changes {
 			earlier.add(t.key(c.Row()), c)
 		}
-		earlier.joined = earlier.joined || len(changes) > 1
+		earlier.continues = earlier.continues || len(changes) > 1
 		earlier.settle()
 	}
 	q.follow(earlier)

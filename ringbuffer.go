@@ -74,22 +74,22 @@ type ring[T any] struct {
 
 // A page holds the elements at the positions from first up to, not including, end.
 type page[T any] struct {
-	first    uint64
-	slots    []T
-	standing tally // the windows that stand here; guarded by ring.mu
-	joints   atomic.Pointer[joints]
+	first         uint64
+	slots         []T
+	standing      tally // the windows that stand here; guarded by ring.mu
+	continuesBits atomic.Pointer[slotBits]
 }
 
 // joints has a bit for each slot of a page: whether the element is joined to the
 // next one.
-type joints [maxPage / 64]atomic.Uint64
+type slotBits [maxPage / 64]atomic.Uint64
 
 // join joins the elements in the slots from i on, and before n, each to the next.
-func (p *page[T]) join(i, n uint64) {
-	bits := p.joints.Load()
+func (p *page[T]) setContinues(i, n uint64) {
+	bits := p.continuesBits.Load()
 	if bits == nil {
-		bits = new(joints)
-		p.joints.Store(bits)
+		bits = new(slotBits)
+		p.continuesBits.Store(bits)
 	}
 	for i < n {
 		run := min(n-i, 64-i%64)
@@ -99,15 +99,15 @@ func (p *page[T]) join(i, n uint64) {
 }
 
 // joined reports whether the element in slot i is joined to the next one.
-func (p *page[T]) joined(i uint64) bool {
-	bits := p.joints.Load()
+func (p *page[T]) continues(i uint64) bool {
+	bits := p.continuesBits.Load()
 	return bits != nil && bits[i/64].Load()&(1<<(i%64)) != 0
 }
 
 // firstUnjoined returns the first slot from i on whose element is not joined to the
 // next one, or len(p.slots) if all of them are.
-func (p *page[T]) firstUnjoined(i uint64) uint64 {
-	joints, n := p.joints.Load(), uint64(len(p.slots))
+func (p *page[T]) lastOf(i uint64) uint64 {
+	joints, n := p.continuesBits.Load(), uint64(len(p.slots))
 	for joints != nil && i < n {
 		run := uint64(bits.TrailingZeros64(^(joints[i/64].Load() >> (i % 64)))) // within a word
 		if run == 0 {
@@ -142,20 +142,20 @@ func (r *ring[T]) put(v T) {
 func (r *ring[T]) publish() {
 	end := r.end.Load()
 	if r.next-end > 1 {
-		r.publishJoined(end)
+		r.publishTransaction(end)
 		return
 	}
 	r.end.Store(r.next) // R1: after the slot, for readers take no lock
 }
 
-func (r *ring[T]) publishJoined(end uint64) {
+func (r *ring[T]) publishTransaction(end uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range slices.Backward(r.pages) {
 		if p.end() <= end {
 			break
 		}
-		p.join(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first)
+		p.setContinues(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first)
 	}
 	r.end.Store(r.next) // R1
 	r.trimLocked()
@@ -418,9 +418,9 @@ func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	if unread-1 >= w.limit || i >= uint64(len(p.slots)) || ctx.Err() != nil { // as in deliver
 		return
 	}
-	j := p.firstUnjoined(i+min(unread, uint64(n), uint64(len(p.slots))-i)-1) + 1
+	j := p.lastOf(i+min(unread, uint64(n), uint64(len(p.slots))-i)-1) + 1
 	if j > uint64(len(p.slots)) { // the last of them go on, on another page
-		for j--; j > i && p.joined(j-1); j-- {
+		for j--; j > i && p.continues(j-1); j-- {
 		}
 		if j == i {
 			w.takeAcross(to)
@@ -458,11 +458,11 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	}
 	p := r.findLocked(pos)
 	i = pos - p.first
-	j = p.firstUnjoined(i)
+	j = p.lastOf(i)
 	pages = append(pages, p)
 	for j == uint64(len(p.slots)) {
 		p = r.findLocked(p.end())
-		j = p.firstUnjoined(0)
+		j = p.lastOf(0)
 		pages = append(pages, p)
 	}
 	j++

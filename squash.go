@@ -39,9 +39,9 @@ type squash[K, V any] struct {
 	armed  bool        // the reader is to be woken
 	timer  *time.Timer // at due, while the reader sleeps; nil: none
 
-	set       []*squashed[K, V] // what is left of the set that was taken; the reader's
-	setNewest uint64            // newest when it was taken
-	setJoined bool              // whether it was joined
+	set          []*squashed[K, V] // what is left of the set that was taken; the reader's
+	setNewest    uint64            // newest when it was taken
+	setContinues bool              // whether it was joined
 
 	// What Feeds tells; the reader's to change.
 	delivered, skipped, read, left atomic.Uint64
@@ -55,14 +55,14 @@ type squashed[K, V any] struct {
 
 type squashedRows[K, V any] struct {
 	*btree.BTreeG[*squashed[K, V]]
-	joined bool // some of the changes came of one transaction
+	continues bool // some of the changes came of one transaction
 }
 
 // settle is called when all that was published together is in rows: what left none of
 // them joins nothing.
 func (rows *squashedRows[K, V]) settle() {
 	if rows.Len() == 0 {
-		rows.joined = false
+		rows.continues = false
 	}
 }
 
@@ -102,7 +102,7 @@ func (rows squashedRows[K, V]) add(key K, c Change[V]) {
 // a reader sees all of a transaction or nothing.
 func (q *squash[K, V]) begin() (begun bool) {
 	if q.publishing {
-		q.rows.joined = true // what follows is not the first change
+		q.rows.continues = true // what follows is not the first change
 		return false
 	}
 	q.publishing = true
@@ -223,7 +223,7 @@ func (q *squash[K, V]) follow(earlier squashedRows[K, V]) {
 		earlier.add(row.key, row.change)
 		return true
 	})
-	earlier.joined = earlier.joined || q.rows.joined
+	earlier.continues = earlier.continues || q.rows.continues
 	q.rows, q.due = earlier, time.Time{}
 }
 
@@ -284,7 +284,7 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
 		return rows, false
 	}
 	rows, q.rows = q.rows, q.newRows()
-	q.setNewest, q.setJoined = q.newest, rows.joined
+	q.setNewest, q.setContinues = q.newest, rows.continues
 	return rows, true
 }
 
@@ -301,7 +301,7 @@ func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error)
 
 // take appends what is left of the set to a slice, as window.take does it with elements.
 func (q *squash[K, V]) take(ctx context.Context, to *[]Change[V], n int) {
-	for ; (n > 0 || q.setJoined) && q.more() && ctx.Err() == nil; n-- {
+	for ; (n > 0 || q.setContinues) && q.more() && ctx.Err() == nil; n-- {
 		*to = append(*to, q.next())
 	}
 }
