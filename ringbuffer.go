@@ -106,7 +106,7 @@ func (p *page[T]) continues(i uint64) bool {
 
 // firstUnjoined returns the first slot from i on whose element is not joined to the
 // next one, or len(p.slots) if all of them are.
-func (p *page[T]) lastOf(i uint64) uint64 {
+func (p *page[T]) transactionEnd(i uint64) uint64 {
 	joints, n := p.continuesBits.Load(), uint64(len(p.slots))
 	for joints != nil && i < n {
 		run := uint64(bits.TrailingZeros64(^(joints[i/64].Load() >> (i % 64)))) // within a word
@@ -418,7 +418,7 @@ func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	if unread-1 >= w.limit || i >= uint64(len(p.slots)) || ctx.Err() != nil { // as in deliver
 		return
 	}
-	j := p.lastOf(i+min(unread, uint64(n), uint64(len(p.slots))-i)-1) + 1
+	j := p.transactionEnd(i+min(unread, uint64(n), uint64(len(p.slots))-i)-1) + 1
 	if j > uint64(len(p.slots)) { // the last of them go on, on another page
 		for j--; j > i && p.continues(j-1); j-- {
 		}
@@ -458,11 +458,11 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	}
 	p := r.findLocked(pos)
 	i = pos - p.first
-	j = p.lastOf(i)
+	j = p.transactionEnd(i)
 	pages = append(pages, p)
 	for j == uint64(len(p.slots)) {
 		p = r.findLocked(p.end())
-		j = p.lastOf(0)
+		j = p.transactionEnd(0)
 		pages = append(pages, p)
 	}
 	j++
