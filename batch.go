@@ -34,7 +34,7 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 
 func (b *batcher[K, V]) drain(s source[V]) bool {
 	for {
-		b.project()
+		b.filter()
 		switch {
 		case b.feed.ctx.Err() != nil:
 			return true
@@ -53,7 +53,7 @@ func (b *batcher[K, V]) drain(s source[V]) bool {
 
 // project moves what was read to the batch, as the feed is to see it. It stops when
 // the context is done.
-func (b *batcher[K, V]) project() {
+func (b *batcher[K, V]) filter() {
 	f := b.feed
 	b.used = max(b.used, len(b.changes))
 	if f.keep == nil {
@@ -63,7 +63,7 @@ func (b *batcher[K, V]) project() {
 	for b.next < len(b.changes) && f.ctx.Err() == nil {
 		c := b.changes[b.next]
 		b.next++ // before, for the predicate may panic
-		if f.see(&c) {
+		if f.project(&c) {
 			b.changes[b.kept] = c
 			b.kept++
 		}
@@ -74,7 +74,7 @@ func (b *batcher[K, V]) project() {
 }
 
 func (b *batcher[K, V]) add(c Change[V]) (more bool) {
-	if !b.feed.see(&c) {
+	if !b.feed.project(&c) {
 		return true
 	}
 	b.changes = append(b.changes, c)

@@ -214,7 +214,7 @@ func kindOf[V any](old, new *V) Kind {
 
 // seenFrom returns the change of a row that was in a selection before it, or is in
 // it after it, as the selection sees it.
-func (c Change[V]) seenFrom(was, is bool) Change[V] {
+func (c Change[V]) within(was, is bool) Change[V] {
 	switch {
 	case is && !was && c.Kind == Update:
 		c.Kind, c.Old = Insert, nil

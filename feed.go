@@ -306,13 +306,13 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 
 // see makes c what the feed is to see of it, and reports whether that is
 // anything.
-func (f *feed[K, V]) see(c *Change[V]) bool {
+func (f *feed[K, V]) project(c *Change[V]) bool {
 	if f.keep == nil || c.Kind == Ready {
 		return true
 	}
 	was := c.Old != nil && f.keep(c.Old)
 	is := c.New != nil && f.keep(c.New)
-	*c = c.seenFrom(was, is)
+	*c = c.within(was, is)
 	return was || is
 }
 
@@ -489,7 +489,7 @@ func (e *each[K, V]) drain(s source[V]) bool {
 	return s.deliver(e.feed.ctx, func(c Change[V], _ error) bool { return e.add(c) })
 }
 
-func (e *each[K, V]) add(c Change[V]) bool { return !e.feed.see(&c) || e.yield(c, nil) }
+func (e *each[K, V]) add(c Change[V]) bool { return !e.feed.project(&c) || e.yield(c, nil) }
 
 func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, err) }
 func (e *each[K, V]) flush() (flushed, more bool) { return false, true }

@@ -75,7 +75,7 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				wake := make(chan struct{}, 1)
 				var feeds []Stream[Change[game]]
-				for range maxTold + 2 { // a goroutine notifies the last ones
+				for range maxNotify + 2 { // a goroutine notifies the last ones
 					for _, table := range []*Table[int, game]{games, others, third} {
 						feed := table.Changes(ctx, append(opts, Poll(wake))...)
 						require.Empty(t, optionAll(feed))

@@ -20,7 +20,7 @@ const (
 )
 
 // maxTold is how many windows that poll are told by the append itself.
-const maxTold = 8
+const maxNotify = 8
 
 // A ring keeps a sequence of elements for any number of readers, each of which
 // sees a bounded ring buffer of its own. What they see is stored once: elements
@@ -307,7 +307,7 @@ func (r *ring[T]) trimLocked() { // R3
 // not count. If many of them wait, a goroutine tells the rest, so that an append pays
 // for a few, whatever the crowd (BenchmarkPoll).
 func (r *ring[T]) wake(n int) {
-	if left := r.wakeSome(n, maxTold); left > 0 {
+	if left := r.wakeSome(n, maxNotify); left > 0 {
 		go r.wakeSome(left, math.MaxInt)
 	}
 }

@@ -15,7 +15,7 @@ type scope[K, V any] struct {
 	squashes []*squash[K, V]
 	feeds    int32 // that hold it
 
-	was, is bool // while a write is made: its row was in the scope before, is in it after
+	before, after bool // while a write is made: its row was in the scope before, is in it after
 }
 
 // newScope returns the scope of a part of a table. Not all of the table's changes
@@ -71,18 +71,18 @@ func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
 // enter takes note that the row of the write under way was in s before it, or is in
 // it after it. Several values of the row may lead to one scope.
 func (o *outbox[K, V]) enter(s *scope[K, V], is bool) {
-	if !s.was && !s.is {
+	if !s.before && !s.after {
 		o.entered = append(o.entered, s)
 	}
-	s.was, s.is = s.was || !is, s.is || is
+	s.before, s.after = s.before || !is, s.after || is
 }
 
 // addEntered adds c for the scopes that were entered, each as it sees it: a row that
 // comes into a scope is an insert there, and one that leaves it a delete.
 func (o *outbox[K, V]) addEntered(key K, c Change[V]) {
 	for _, s := range o.entered {
-		o.add(s, key, c.seenFrom(s.was, s.is))
-		s.was, s.is = false, false
+		o.add(s, key, c.within(s.before, s.after))
+		s.before, s.after = false, false
 	}
 	o.entered = emptied(o.entered)
 }

@@ -217,7 +217,7 @@ func TestAChangeAsASelectionSeesIt(t *testing.T) {
 		{Change[game]{7, Delete, old, nil}, true, false, Change[game]{7, Delete, old, nil}},
 		{Change[game]{0, Initial, nil, is}, false, true, Change[game]{0, Initial, nil, is}},
 	} {
-		require.True(t, test.want == test.c.seenFrom(test.was, test.is), "%v, %t to %t", test.c, test.was, test.is)
+		require.True(t, test.want == test.c.within(test.was, test.is), "%v, %t to %t", test.c, test.was, test.is)
 	}
 	require.Equal(t, Change[game]{7, Update, old, is}, update)
 }
@@ -294,8 +294,8 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 			test.do(games)
 			games.outbox.requireEmpty(t)
 			for _, s := range games.feeds.all() {
-				require.False(t, s.scope.was)
-				require.False(t, s.scope.is)
+				require.False(t, s.scope.before)
+				require.False(t, s.scope.after)
 				if s.squash != nil {
 					require.False(t, s.squash.publishing)
 					require.True(t, s.squash.mu.TryLock())

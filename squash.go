@@ -25,7 +25,7 @@ type squash[K, V any] struct {
 	equal func(a, b *V) bool
 	delay time.Duration
 	wake  chan<- struct{} // gets a value when an armed reader has something to do; nil: it does not want it
-	woken <-chan struct{} // the other end of wake, unless the user has it
+	ready <-chan struct{} // the other end of wake, unless the user has it
 
 	place      int  // in the scope; guarded by the table's lock
 	publishing bool // a publication has locked mu; guarded by the table's lock
@@ -75,7 +75,7 @@ func newSquash[K, V any](order func(a, b K) int, equal func(a, b *V) bool, seq u
 	q.read.Store(q.setNewest)
 	if !c.polls {
 		woken := make(chan struct{}, 1)
-		q.wake, q.woken = woken, woken
+		q.wake, q.ready = woken, woken
 	}
 	return q
 }
@@ -257,7 +257,7 @@ func (q *squash[K, V]) arm() (armed bool) {
 // wait returns when there is something to do.
 func (q *squash[K, V]) wait() {
 	if q.arm() {
-		<-q.woken
+		<-q.ready
 	}
 }
 
