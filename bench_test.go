@@ -328,7 +328,7 @@ func BenchmarkParked(b *testing.B) {
 					row.Score = t.score
 					return &row, nil
 				})
-				wakeAllOf(&t.whole.ring)
+				wakeAllOf(&t.allScope.ring)
 			}
 			for b.Loop() {
 				ours.write((*scoreboard).set)
@@ -407,7 +407,7 @@ func (c *audience) write(set func(t *scoreboard, key int)) {
 
 // rest returns when all have waited for a while.
 func (c *audience) rest() {
-	for c.whole.ring.parked.Load() != int64(c.size) {
+	for c.allScope.ring.parked.Load() != int64(c.size) {
 		runtime.Gosched()
 	}
 	time.Sleep(100 * time.Microsecond)

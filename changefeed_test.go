@@ -364,8 +364,8 @@ func TestTheLoopBodyMayUseTheTable(t *testing.T) {
 				// Tried first: a lock that is held fails the test and does not hang it.
 				require.True(t, games.mu.TryLock())
 				games.mu.Unlock()
-				require.True(t, games.whole.ring.mu.TryLock())
-				games.whole.ring.mu.Unlock()
+				require.True(t, games.allScope.ring.mu.TryLock())
+				games.allScope.ring.mu.Unlock()
 				require.True(t, games.feeds.mu.TryLock())
 				games.feeds.mu.Unlock()
 			}
@@ -1480,8 +1480,8 @@ func runEvents(t *testing.T, n int, order []feedEvent, rest bool) {
 	}
 	synctest.Wait()
 	require.Empty(t, games.Feeds())
-	require.Zero(t, games.whole.ring.parked.Load())
-	require.Nil(t, games.whole.ring.tail.Load())
+	require.Zero(t, games.allScope.ring.parked.Load())
+	require.Nil(t, games.allScope.ring.tail.Load())
 }
 
 // F4: "nothing of it stays behind", also with a context for which package context
@@ -1528,7 +1528,7 @@ func holdBacklog(tb testing.TB, games *Table[int, game]) feedHeld {
 	_, err = games.Delete(7)
 	require.NoError(tb, err)
 	subs := games.feeds.all()
-	held := feedHeld{weak.Make(subs[len(subs)-1]), weak.Make(games.whole.ring.tail.Load()), weak.Make(c.New)}
+	held := feedHeld{weak.Make(subs[len(subs)-1]), weak.Make(games.allScope.ring.tail.Load()), weak.Make(c.New)}
 	runtime.GC()
 	require.NotNil(tb, held.row.Value()) // or the test would show nothing
 	return held
@@ -1637,7 +1637,7 @@ func TestAStreamThatIsRangedIsNotReleased(t *testing.T) {
 				}
 				close(told)
 			}()
-			for games.whole.ring.parked.Load() == 0 {
+			for games.allScope.ring.parked.Load() == 0 {
 				runtime.Gosched() // until it waits
 			}
 			sentinelCollected(t, games, 1)
@@ -1824,9 +1824,9 @@ func TestWhatIsReadIsNotHeld(t *testing.T) {
 			// A page that is read and the one being filled, at 32 bytes a change and
 			// a row each, and as much again for what the test itself leaves.
 			const page = maxPage * (32 + 160)
-			t.Logf("%d bytes, %d pages", size, len(blobs.whole.ring.pages))
+			t.Logf("%d bytes, %d pages", size, len(blobs.allScope.ring.pages))
 			require.Less(t, size, 4*page)
-			require.LessOrEqual(t, len(blobs.whole.ring.pages), 2)
+			require.LessOrEqual(t, len(blobs.allScope.ring.pages), 2)
 			runtime.KeepAlive(stalled)
 			runtime.KeepAlive(keepUp)
 		})
@@ -1846,7 +1846,7 @@ func TestABacklogIsReleasedAsItIsRead(t *testing.T) {
 	require.Greater(t, freed, n/2*size*8/10)
 	freed -= heldBy(func() { take(feed, n/2) })
 	require.Greater(t, freed, n*size*9/10)
-	require.Len(t, blobs.whole.ring.pages, 1)
+	require.Len(t, blobs.allScope.ring.pages, 1)
 	runtime.KeepAlive(feed)
 }
 
@@ -1912,7 +1912,7 @@ func TestWaitingAllocatesNothing(t *testing.T) {
 	}()
 	allocs := testing.AllocsPerRun(1, func() {
 		for range n {
-			for games.whole.ring.parked.Load() == 0 {
+			for games.allScope.ring.parked.Load() == 0 {
 				runtime.Gosched()
 			}
 			_, _ = games.Update(1, func(g *game) { g.Score++ })

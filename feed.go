@@ -102,7 +102,7 @@ func (s *subscription[K, V]) collected() {
 // runtime has one goroutine for all cleanups.
 func (s *subscription[K, V]) leave() {
 	s.initial.Store(nil)
-	if s.scope == &s.table.whole && s.squash == nil {
+	if s.scope == &s.table.allScope && s.squash == nil {
 		return // it stays, and knows nothing of its subscriptions
 	}
 	mu := &s.table.mu
@@ -123,7 +123,7 @@ func (s *subscription[K, V]) leaveLocked() {
 		s.scope.removeSquash(s.squash)
 	}
 	s.scope.feeds--
-	if s.scope.feeds == 0 && s.scope != &s.table.whole {
+	if s.scope.feeds == 0 && s.scope != &s.table.allScope {
 		s.part.forgetScopeLocked()
 	}
 }
@@ -206,9 +206,9 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 		wake:     c.wake,
 	}
 	followed := s.part
-	if c.after != nil && followed != s.table.everything {
-		followed = s.table.everything // only its ring holds what came before
-		f.keep = both(s.part.has, f.keep)
+	if c.after != nil && followed != s.table.allPart {
+		followed = s.table.allPart // only its ring holds what came before
+		f.keep = and(s.part.has, f.keep)
 	}
 	seq, err := f.subscribe(&c, followed)
 	if err != nil {
@@ -255,17 +255,17 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 	}
 	switch {
 	case c.after != nil:
-		t.whole.ring.begin(t.seq)
-		limit := uint64(c.buffer) + t.whole.ring.retain
+		t.allScope.ring.begin(t.seq)
+		limit := uint64(c.buffer) + t.allScope.ring.retain
 		if c.squashes {
 			limit = math.MaxUint64 // it is read before Changes returns
-		} else if t.whole.ring.retain > 0 {
+		} else if t.allScope.ring.retain > 0 {
 			f.catchUp = c.buffer
 		}
-		t.whole.ring.openAt(&s.window, limit, *c.after)
+		t.allScope.ring.openAt(&s.window, limit, *c.after)
 	case !c.squashes:
-		if s.scope == &t.whole {
-			t.whole.ring.begin(t.seq)
+		if s.scope == &t.allScope {
+			t.allScope.ring.begin(t.seq)
 		}
 		s.window.base = t.seq
 		s.scope.ring.open(&s.window, uint64(c.buffer))
@@ -301,7 +301,7 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 		earlier.continues = earlier.continues || len(changes) > 1
 		earlier.settle()
 	}
-	q.follow(earlier)
+	q.prepend(earlier)
 }
 
 // see makes c what the feed is to see of it, and reports whether that is

@@ -77,7 +77,7 @@ type tableIndex[K, V any] interface {
 // The name is for messages. NewIndex panics if the table is nil, if value is nil, or
 // if the table has an index of that name.
 func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) *Index[S, K, V] {
-	x, err := newIndex(t, name, single(value), Index[S, K, V]{})
+	x, err := newIndex(t, name, oneValue(value), Index[S, K, V]{})
 	if err != nil {
 		panic(err) // only a unique one can fail
 	}
@@ -104,10 +104,10 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 // two rows share one already, NewUniqueIndex returns ErrDuplicateKey, and there is no
 // index.
 func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
-	return newIndex(t, name, single(value), Index[S, K, V]{unique: true})
+	return newIndex(t, name, oneValue(value), Index[S, K, V]{unique: true})
 }
 
-func single[S, V any](value func(row *V) S) func(row *V, to []S) []S {
+func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
 	if value == nil {
 		return nil
 	}
@@ -189,7 +189,7 @@ func (x *Index[S, K, V]) check() (err error) {
 		return nil
 	}
 	for _, v := range x.new {
-		if among(x.old, v) {
+		if contains(x.old, v) {
 			continue // this row has it
 		}
 		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, side: -1}, func(e indexEntry[S, K, V]) bool {
@@ -204,19 +204,19 @@ func (x *Index[S, K, V]) check() (err error) {
 
 func (x *Index[S, K, V]) apply(key K, c *cell[K, V], isNew bool) {
 	for _, v := range x.old {
-		if !among(x.new, v) {
+		if !contains(x.new, v) {
 			x.rows.remove(indexEntry[S, K, V]{value: v, key: key})
 		}
 	}
 	for _, v := range x.new {
-		if isNew || !among(x.old, v) {
+		if isNew || !contains(x.old, v) {
 			x.rows.put(indexEntry[S, K, V]{value: v, key: key, cell: c})
 		}
 	}
 }
 
 // among reports whether a value is among those in order.
-func among[S cmp.Ordered](values []S, v S) bool {
+func contains[S cmp.Ordered](values []S, v S) bool {
 	_, ok := slices.BinarySearchFunc(values, v, cmp.Compare[S])
 	return ok
 }

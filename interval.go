@@ -11,15 +11,15 @@ type interval[B any] struct {
 type extent uint8
 
 const (
-	everything extent = iota
-	onwards           // from, and what comes after it
-	between           // from, and what comes after it and before to
-	point             // from alone
+	unbounded extent = iota
+	onwards          // from, and what comes after it
+	between          // from, and what comes after it and before to
+	point            // from alone
 )
 
 // contains reports whether b is in the interval.
 func (iv *interval[B]) contains(b B, order func(a, b B) int) bool {
-	return iv.extent == everything || order(iv.from, b) <= 0 && !iv.endsBefore(b, order)
+	return iv.extent == unbounded || order(iv.from, b) <= 0 && !iv.endsBefore(b, order)
 }
 
 // endsBefore reports whether b lies behind the interval's last element.
@@ -74,7 +74,7 @@ type intervalNode[B, K, V any] struct {
 }
 
 func (t *intervals[B, K, V]) compare(a, b *interval[B]) int {
-	if a.extent == everything || b.extent == everything {
+	if a.extent == unbounded || b.extent == unbounded {
 		panic("changefeed: an interval tree is for intervals that begin somewhere")
 	}
 	if c := t.order(a.from, b.from); c != 0 {

@@ -880,13 +880,13 @@ func TestRetainHoldsTheNewestAndNothingElse(t *testing.T) {
 	})
 	require.Greater(t, held, n*size)
 	require.Less(t, held, (n+3*maxPage)*size)
-	pages := blobs.whole.ring.pages
+	pages := blobs.allScope.ring.pages
 	// The rest of a page, and one that is not dropped before the next begins.
-	require.Less(t, blobs.whole.ring.end.Load()-n-pages[0].first, uint64(2*maxPage), "not more than a page beyond")
+	require.Less(t, blobs.allScope.ring.end.Load()-n-pages[0].first, uint64(2*maxPage), "not more than a page beyond")
 	pages = nil
 	require.Greater(t, -heldBy(func() { blobs.Retain(n / 2) }), (n/2-2*maxPage)*size)
 	blobs.Retain(0)
-	require.Empty(t, blobs.whole.ring.pages)
+	require.Empty(t, blobs.allScope.ring.pages)
 	require.Nil(t, pages)
 }
 
@@ -984,7 +984,7 @@ func TestFailEndsTheFeed(t *testing.T) {
 			require.Equal(t, first, take(feed, breaks))
 		}
 		require.Empty(t, games.Feeds())
-		require.Empty(t, games.whole.ring.pages)
+		require.Empty(t, games.allScope.ring.pages)
 		require.False(t, held.sub.Value().unhook(), "the hook was in the context")
 		collected(t, "a page is held", func() bool { return held.page.Value() == nil })
 		collected(t, "a row is held", func() bool { return held.row.Value() == nil })
@@ -1745,7 +1745,7 @@ func TestPollingAndWaitingFeedsTogether(t *testing.T) {
 			for _, wake := range wakes {
 				require.Equal(t, 1, optionWoken(wake))
 			}
-			require.Zero(t, games.whole.ring.parked.Load())
+			require.Zero(t, games.allScope.ring.parked.Load())
 		}
 	})
 }

@@ -130,7 +130,7 @@ func TestACollectedStreamNotifiesNobody(t *testing.T) {
 		collected(t, "its squash is left", func() bool {
 			games.mu.RLock()
 			defer games.mu.RUnlock()
-			return len(games.whole.squashes) == 0
+			return len(games.allScope.squashes) == 0
 		})
 		require.Zero(t, optionWoken(wake))
 	}
@@ -169,7 +169,7 @@ func TestAContextWhoseDonePanicsLeavesNothingBehind(t *testing.T) {
 		})
 		require.Empty(t, games.Feeds())
 		require.Nil(t, scopeOfRow(games, 1), "a write would fill its ring")
-		require.Nil(t, games.whole.ring.tail.Load())
-		require.Empty(t, games.whole.squashes)
+		require.Nil(t, games.allScope.ring.tail.Load())
+		require.Empty(t, games.allScope.squashes)
 	}
 }

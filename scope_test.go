@@ -58,7 +58,7 @@ func TestAnIntervalContainsWhatItSays(t *testing.T) {
 		reached[fmt.Sprint(iv.extent, naiveContains(iv, b))]++
 	}
 	for _, b := range scopeBounds {
-		check(interval[float64]{extent: everything}, b)
+		check(interval[float64]{extent: unbounded}, b)
 		for _, from := range scopeBounds {
 			check(interval[float64]{from: from, extent: onwards}, b)
 			check(interval[float64]{from: from, extent: point}, b)
@@ -432,10 +432,10 @@ func leftovers(games *Table[int, game], scores *Index[int, int, game]) (left str
 	if scores.scopes.root != nil {
 		left += "a scope of the index; "
 	}
-	if games.whole.ring.tail.Load() != nil {
+	if games.allScope.ring.tail.Load() != nil {
 		left += "pages of the table's ring; "
 	}
-	if len(games.whole.squashes) > 0 {
+	if len(games.allScope.squashes) > 0 {
 		left += "a squash; "
 	}
 	return left

@@ -75,12 +75,12 @@ func (s Selection[K, V]) Where(keep func(row *V) bool) Selection[K, V] {
 	if keep == nil {
 		panic("changefeed: Where: nil function; pass the predicate of the rows to select")
 	}
-	s.keep = both(s.keep, keep)
+	s.keep = and(s.keep, keep)
 	return s
 }
 
 // both returns a function that reports whether both do; either may be nil, for true.
-func both[V any](a, b func(row *V) bool) func(row *V) bool {
+func and[V any](a, b func(row *V) bool) func(row *V) bool {
 	switch {
 	case a == nil:
 		return b
@@ -174,7 +174,7 @@ func (s Selection[K, V]) Batches(ctx context.Context, max int, opts ...FeedOptio
 }
 
 // all selects the whole table.
-func (t *Table[K, V]) all() Selection[K, V] { return Selection[K, V]{table: t, part: t.everything} }
+func (t *Table[K, V]) all() Selection[K, V] { return Selection[K, V]{table: t, part: t.allPart} }
 
 func (t *Table[K, V]) selection(keys interval[K]) Selection[K, V] {
 	return Selection[K, V]{table: t, part: &keyPart[K, V]{t, keys}}
@@ -193,8 +193,8 @@ func (p *keyPart[K, V]) has(row *V) bool {
 func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 	t := p.table
 	switch p.keys.extent {
-	case everything:
-		return &t.whole
+	case unbounded:
+		return &t.allScope
 	case point:
 		c := t.cellLocked(p.keys.from)
 		if c == nil {
@@ -228,14 +228,14 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	t, keys := p.table, &p.keys
 	if keys.extent == point {
-		return snapshotOfRow(t.key, t.cellLocked(keys.from).content())
+		return snapshotOfRow(t.key, t.cellLocked(keys.from).rowOrNil())
 	}
 	tree := t.rows.frozenLocked(mayClone)
 	if tree == nil {
 		return nil
 	}
 	var first, end *entry[K, V]
-	if keys.extent != everything {
+	if keys.extent != unbounded {
 		first = &entry[K, V]{key: keys.from}
 	}
 	if keys.extent == between {
@@ -248,7 +248,7 @@ func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 		if keys.endsBefore(e.key, t.order) {
 			return nil, true // the end is no part of the interval, but where the walk begins
 		}
-		return e.cell, keys.extent == everything || t.order(keys.from, e.key) <= 0
+		return e.cell, keys.extent == unbounded || t.order(keys.from, e.key) <= 0
 	}
 	return walks(t.key, tree, first, end, forward, backward)
 }

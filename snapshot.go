@@ -33,12 +33,12 @@ type walk[E, K, V any] struct {
 	cellOf func(e E) (c *cell[K, V], inPart bool)      // nil: none to visit
 	key    func(row *V) K
 
-	begun, ended bool
-	last         E             // collected
-	cells        []*cell[K, V] // collected
-	rows         []*V          // that were in them
-	keys         []K           // of the rows
-	next         int           // row to visit
+	started, ended bool
+	last           E             // collected
+	cells          []*cell[K, V] // collected
+	rows           []*V          // that were in them
+	keys           []K           // of the rows
+	next           int           // row to visit
 }
 
 // The first rows come soon, and few rows cost little.
@@ -52,11 +52,11 @@ const (
 func walks[E, K, V any](key func(row *V) K, tree *btree.BTreeG[E], first, last *E, forward, backward func(e E) (c *cell[K, V], inPart bool)) *snapshot[K, V] {
 	up := &walk[E, K, V]{all: tree.Ascend, from: tree.AscendGreaterOrEqual, first: first, cellOf: forward, key: key}
 	down := &walk[E, K, V]{all: tree.Descend, from: tree.DescendLessOrEqual, first: last, cellOf: backward, key: key}
-	return &snapshot[K, V]{up.goOn, down.goOn}
+	return &snapshot[K, V]{up.resume, down.resume}
 }
 
 // goOn visits the rows that were not visited yet.
-func (w *walk[E, K, V]) goOn(visit func(key K, row *V) bool) {
+func (w *walk[E, K, V]) resume(visit func(key K, row *V) bool) {
 	if !w.visitRows(visit) || w.ended {
 		return
 	}
@@ -64,7 +64,7 @@ func (w *walk[E, K, V]) goOn(visit func(key K, row *V) bool) {
 		w.cells = make([]*cell[K, V], 0, minWalk)
 	}
 	w.cells = w.cells[:0] // those left when cellOf panicked come again
-	again, more := w.begun, true
+	again, more := w.started, true
 	collect := func(e E) bool {
 		if again {
 			again = false
@@ -81,12 +81,12 @@ func (w *walk[E, K, V]) goOn(visit func(key K, row *V) bool) {
 			return true
 		}
 		w.lookUp()
-		w.last, w.begun = e, true
+		w.last, w.started = e, true
 		more = w.visitRows(visit)
 		return more
 	}
 	switch {
-	case w.begun:
+	case w.started:
 		w.from(w.last, collect)
 	case w.first != nil:
 		w.from(*w.first, collect)

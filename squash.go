@@ -213,7 +213,7 @@ func (q *squash[K, V]) endLocked() {
 
 // follow puts changes that were made before those added so far before them. They
 // are due.
-func (q *squash[K, V]) follow(earlier squashedRows[K, V]) {
+func (q *squash[K, V]) prepend(earlier squashedRows[K, V]) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ended || earlier.Len() == 0 {

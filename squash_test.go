@@ -735,7 +735,7 @@ func TestAnEndedSquashHoldsNothing(t *testing.T) {
 				collected(t, "a squash or a scope is left", func() bool {
 					games.mu.RLock()
 					defer games.mu.RUnlock()
-					return len(games.whole.squashes) == 0 && games.ranges.root == nil
+					return len(games.allScope.squashes) == 0 && games.ranges.root == nil
 				})
 				_, _ = games.Delete(5)
 				collected(t, "a row is held", func() bool { return row.Value() == nil })
@@ -755,7 +755,7 @@ func TestAnEndedSquashTakesNothing(t *testing.T) {
 	q.close()
 	earlier := q.newRows()
 	earlier.add(1, Change[game]{Seq: 1, New: &game{ID: 1}})
-	q.follow(earlier)
+	q.prepend(earlier)
 	require.Zero(t, q.rows.Len(), "a backlog")
 	squashDo(t, games, "a+")
 	require.Zero(t, q.rows.Len(), "a change")
@@ -768,7 +768,7 @@ func TestSquashNeedsNoRing(t *testing.T) {
 	feed := games.Row(1).Changes(t.Context(), Squash(0))
 	all := games.Changes(t.Context(), Squash(0))
 	feedWrites(t, games, 10)
-	require.Empty(t, games.whole.ring.pages)
+	require.Empty(t, games.allScope.ring.pages)
 	require.Empty(t, scopeOfRow(games, 1).ring.pages)
 	runtime.KeepAlive(feed)
 	runtime.KeepAlive(all)

@@ -54,8 +54,8 @@ type Table[K, V any] struct {
 	order func(a, b K) int
 	seqOf func(c Change[V]) uint64 // once, for all scopes
 
-	lockID     uint64     // the order in which transactions lock tables
-	everything part[K, V] // all of the table
+	lockID  uint64     // the order in which transactions lock tables
+	allPart part[K, V] // all of the table
 
 	mu      sync.RWMutex        // T1; guards what follows
 	rows    sorted[entry[K, V]] // some of them absent ones that are followed
@@ -65,9 +65,9 @@ type Table[K, V any] struct {
 	dropped bool
 	indexes []tableIndex[K, V]
 
-	whole  scope[K, V]        // of all changes; the position after one in its ring is the change's number
-	ranges intervals[K, K, V] // the scopes of ranges of keys
-	outbox outbox[K, V]       // changes that are not published yet
+	allScope scope[K, V]        // of all changes; the position after one in its ring is the change's number
+	ranges   intervals[K, K, V] // the scopes of ranges of keys
+	outbox   outbox[K, V]       // changes that are not published yet
 
 	inTx    bool // a transaction is under way: writes are noted in undo
 	writing bool // one of its writes is being made
@@ -117,7 +117,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		order:  order,
 		lockID: tables.Add(1),
 	}
-	t.everything = &keyPart[K, V]{table: t}
+	t.allPart = &keyPart[K, V]{table: t}
 	t.rows = sorted[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
@@ -199,7 +199,7 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	defer t.mu.Unlock()
 	t.dropped = true
 	t.len = 0
-	t.whole.ring.hold(0)
+	t.allScope.ring.hold(0)
 	t.rows.clear()
 	for _, x := range t.indexes {
 		x.clear()
@@ -261,8 +261,8 @@ func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.dropped {
-		t.whole.ring.begin(t.seq)
-		t.whole.ring.hold(uint64(max(n, 0)))
+		t.allScope.ring.begin(t.seq)
+		t.allScope.ring.hold(uint64(max(n, 0)))
 	}
 }
 
@@ -313,7 +313,7 @@ func (t *Table[K, V]) Get(key K) (V, bool) {
 }
 
 func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
-	stored := t.cellLocked(key).content()
+	stored := t.cellLocked(key).rowOrNil()
 	if stored == nil {
 		return row, false
 	}

@@ -78,7 +78,7 @@ func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
 		s.rows = append(s.rows, e.cell.row)
 		return true
 	})
-	s.seq, s.end, s.feeds = t.seq, t.whole.ring.end.Load(), t.Feeds()
+	s.seq, s.end, s.feeds = t.seq, t.allScope.ring.end.Load(), t.Feeds()
 	return s
 }
 
@@ -96,7 +96,7 @@ func requireState[K, V any](t *testing.T, was tableState[V], table *Table[K, V])
 func stored[K, V any](t *Table[K, V], key K) *V {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.cellLocked(key).content()
+	return t.cellLocked(key).rowOrNil()
 }
 
 // must returns the Change of a write that does not fail.
@@ -697,8 +697,8 @@ func TestAllocations(t *testing.T) {
 		require.Equal(t, test.want, testing.AllocsPerRun(100, test.do), test.name)
 	}
 	require.Equal(t, Update, must[game](t)(games.Update(500, score)).Kind)
-	require.Nil(t, games.whole.ring.tail.Load())
-	require.Zero(t, games.whole.ring.end.Load(), "no event was built")
+	require.Nil(t, games.allScope.ring.tail.Load())
+	require.Zero(t, games.allScope.ring.end.Load(), "no event was built")
 }
 
 // T1, T2 and T4 under all at once: what the writes returned, put in the order of

@@ -259,7 +259,7 @@ func (x TxTable[K, V]) Len() int {
 func (x TxTable[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		x.check()
-		rows := x.table.everything.snapshotLocked(true)
+		rows := x.table.allPart.snapshotLocked(true)
 		rows.forward(x.table.all().yielding(yield))
 	}
 }

@@ -974,6 +974,6 @@ func TestAFeedEndsWhileTheTableIsLocked(t *testing.T) {
 	collected(t, "the scopes", func() bool {
 		games.mu.RLock()
 		defer games.mu.RUnlock()
-		return scopeOfRow(games, 1) == nil && games.ranges.root == nil && len(games.whole.squashes) == 0
+		return scopeOfRow(games, 1) == nil && games.ranges.root == nil && len(games.allScope.squashes) == 0
 	})
 }

@@ -24,7 +24,7 @@ type cell[K, V any] struct {
 }
 
 // content returns the row in the cell, if there is a cell.
-func (c *cell[K, V]) content() *V {
+func (c *cell[K, V]) rowOrNil() *V {
 	if c == nil {
 		return nil
 	}

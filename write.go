@@ -107,7 +107,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakin
 // when commitLocked begins (T4).
 func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	at := t.cellLocked(key)
-	old := at.content()
+	old := at.rowOrNil()
 	row, err := next(old)
 	if err != nil {
 		return Change[V]{}, err
@@ -148,7 +148,7 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	}
 
 	o := &t.outbox
-	o.add(&t.whole, key, *c)
+	o.add(&t.allScope, key, *c)
 	if at != nil && at.scope != nil {
 		o.add(at.scope, key, *c)
 	}
@@ -164,7 +164,7 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 // storeLocked puts row in the place of what is in c, the cell of the key, also in the
 // indexes, which have planned it. Either may be nil, not both.
 func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
-	if c.content() != nil {
+	if c.rowOrNil() != nil {
 		t.len--
 	}
 	if row != nil {
