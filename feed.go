@@ -256,10 +256,10 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 	switch {
 	case c.after != nil:
 		t.allScope.ring.begin(t.seq)
-		limit := uint64(c.buffer) + t.allScope.ring.retain
+		limit := uint64(c.buffer) + t.allScope.ring.retained
 		if c.squashes {
 			limit = math.MaxUint64 // it is read before Changes returns
-		} else if t.allScope.ring.retain > 0 {
+		} else if t.allScope.ring.retained > 0 {
 			f.catchUp = c.buffer
 		}
 		t.allScope.ring.openAt(&s.window, limit, *c.after)
@@ -267,7 +267,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		if s.scope == &t.allScope {
 			t.allScope.ring.begin(t.seq)
 		}
-		s.window.base = t.seq
+		s.window.baseSeq = t.seq
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {

@@ -2050,7 +2050,7 @@ func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
 	told := make(chan string)
 	games.mu.Lock()
 	go func() { told <- feedAll(feed) }()
-	for sub.window.lost.Load() == 0 {
+	for sub.window.skipped.Load() == 0 {
 		runtime.Gosched() // until it has seen the gap, and waits for the lock
 	}
 	cancel()

@@ -65,18 +65,18 @@ type ring[T any] struct {
 	next    uint64                  // position of the next element to put; the writer's
 	seqOf   func(v T) uint64        // the owner's number of an element; nil: its position + 1
 
-	mu       sync.Mutex // guards what follows, and standing of each page
-	pages    []*page[T] // the directory, oldest first; the last is tail
-	retain   uint64     // how many of the newest elements are kept for windows to come
-	heldFrom uint64     // the first position that retain is about
-	queue    queue[T]   // windows that wait
+	mu           sync.Mutex // guards what follows, and standing of each page
+	pages        []*page[T] // the directory, oldest first; the last is tail
+	retained     uint64     // how many of the newest elements are kept for windows to come
+	retainedFrom uint64     // the first position that retain is about
+	queue        queue[T]   // windows that wait
 }
 
 // A page holds the elements at the positions from first up to, not including, end.
 type page[T any] struct {
 	first         uint64
 	slots         []T
-	standing      tally // the windows that stand here; guarded by ring.mu
+	pins          tally // the windows that stand here; guarded by ring.mu
 	continuesBits atomic.Pointer[slotBits]
 }
 
@@ -218,11 +218,11 @@ func (r *ring[T]) begin(pos uint64) {
 
 // hold keeps the newest n of the elements that come from here on for windows that
 // open later, and of those that an earlier call kept.
-func (r *ring[T]) hold(n uint64) {
+func (r *ring[T]) retain(n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heldFrom = r.heldLocked()
-	r.retain = n
+	r.retainedFrom = r.retainedLocked()
+	r.retained = n
 	if n > 0 && r.tail.Load() == nil {
 		r.addPageLocked(r.end.Load())
 		return
@@ -231,9 +231,9 @@ func (r *ring[T]) hold(n uint64) {
 }
 
 // heldLocked returns the first position of the elements that retain asks for.
-func (r *ring[T]) heldLocked() uint64 {
+func (r *ring[T]) retainedLocked() uint64 {
 	end := r.end.Load()
-	return max(end-min(end, r.retain), min(end, r.heldFrom))
+	return max(end-min(end, r.retained), min(end, r.retainedFrom))
 }
 
 // open makes w a window on the elements from here on, of which it buffers at most
@@ -253,13 +253,13 @@ func (r *ring[T]) openAt(w *window[T], limit, pos uint64) {
 		p = r.addPageLocked(end)
 	}
 	w.ring, w.limit, w.start = r, limit, pos
-	w.floor = max(pos, r.heldLocked())
-	w.jumped = pos
+	w.oldestHeld = max(pos, r.retainedLocked())
+	w.resetPos = pos
 	w.pos.Store(pos)
-	if w.floor < p.first {
-		p = r.findLocked(w.floor)
+	if w.oldestHeld < p.first {
+		p = r.findLocked(w.oldestHeld)
 	}
-	w.standLocked(p)
+	w.pinLocked(p)
 }
 
 // findLocked returns the page that holds pos, which must be held.
@@ -275,18 +275,18 @@ func (r *ring[T]) findLocked(pos uint64) *page[T] {
 
 // trimLocked drops the oldest pages that no window may still read.
 func (r *ring[T]) trimLocked() { // R3
-	if r.windows == 0 && r.retain == 0 {
+	if r.windows == 0 && r.retained == 0 {
 		r.pages = nil
 		r.tail.Store(nil)
 		return
 	}
-	end, held := r.end.Load(), r.heldLocked()
+	end, held := r.end.Load(), r.retainedLocked()
 	for len(r.pages) > 1 { // the tail is always needed
 		oldest, next := r.pages[0], r.pages[1]
-		if oldest.end() > held || oldest.standing.largest() > end-oldest.end() {
+		if oldest.end() > held || oldest.pins.largest() > end-oldest.end() {
 			return
 		}
-		next.standing.merge(&oldest.standing)
+		next.pins.merge(&oldest.pins)
 		r.pages[0] = nil // the array behind the directory outlives its first element
 		r.pages = r.pages[1:]
 	}
@@ -352,19 +352,19 @@ func (r *ring[T]) takeParked() *window[T] {
 // of those that came after it was opened and that it has not read. close and usage
 // are for any goroutine, the other methods for one at a time.
 type window[T any] struct {
-	ring   *ring[T]
-	limit  uint64                  // changes under ring.mu
-	start  uint64                  // position when it was opened
-	floor  uint64                  // the first position that was held then
-	pos    atomic.Uint64           // of the next element to read
-	lost   atomic.Uint64           // elements skipped and told; changes under ring.mu
-	page   atomic.Pointer[page[T]] // where it stands; changes under ring.mu; nil: closed
-	wakeup chan struct{}           // gets one value for each time another takes it off the queue; nil until it waits
-	notify chan<- struct{}         // in place of wakeup, for a window that polls
+	ring       *ring[T]
+	limit      uint64                  // changes under ring.mu
+	start      uint64                  // position when it was opened
+	oldestHeld uint64                  // the first position that was held then
+	pos        atomic.Uint64           // of the next element to read
+	skipped    atomic.Uint64           // elements skipped and told; changes under ring.mu
+	page       atomic.Pointer[page[T]] // where it stands; changes under ring.mu; nil: closed
+	wakeup     chan struct{}           // gets one value for each time another takes it off the queue; nil until it waits
+	notify     chan<- struct{}         // in place of wakeup, for a window that polls
 
 	// Where it was put other than by reading, and the number that it has passed
 	// there; change under ring.mu.
-	jumped, base uint64
+	resetPos, baseSeq uint64
 
 	// The place in ring.queue; guarded by ring.mu.
 	queued     bool
@@ -382,7 +382,7 @@ type window[T any] struct {
 // for each element: a method that returns one takes 1.2 times as long.
 func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool {
 	p := w.page.Load()
-	if p == nil || w.pos.Load() < w.floor {
+	if p == nil || w.pos.Load() < w.oldestHeld {
 		return true
 	}
 	end, limit := &w.ring.end, w.limit
@@ -411,7 +411,7 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 // few steps and the copying, so it is for those who take many at a time (BenchmarkFanOut).
 func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	p, pos := w.page.Load(), w.pos.Load()
-	if p == nil || pos < w.floor {
+	if p == nil || pos < w.oldestHeld {
 		return
 	}
 	unread, i := w.ring.end.Load()-pos, pos-p.first
@@ -485,22 +485,22 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 		return 0, false
 	}
 	end := r.end.Load()
-	if oldest := max(w.floor, end-min(end, w.limit)); pos < oldest {
+	if oldest := max(w.oldestHeld, end-min(end, w.limit)); pos < oldest {
 		skipped = oldest - pos
-		w.lost.Add(skipped) // R2: with pos, under mu
+		w.skipped.Add(skipped) // R2: with pos, under mu
 		w.pos.Store(oldest)
-		w.jumped = oldest
+		w.resetPos = oldest
 		if oldest == end { // nothing was held when w was opened, nor came since
 			return skipped, true
 		}
 		pos = oldest
 	} else {
-		w.base, w.jumped = w.passedAt(pos), pos
+		w.baseSeq, w.resetPos = w.passedAt(pos), pos
 	}
 	p := r.findLocked(pos)
 	w.moveLocked(p)
 	if skipped > 0 && r.seqOf != nil {
-		w.base = r.seqOf(p.slots[pos-p.first]) - 1
+		w.baseSeq = r.seqOf(p.slots[pos-p.first]) - 1
 	}
 	return skipped, true
 }
@@ -513,8 +513,8 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 	switch p := w.page.Load(); {
 	case w.ring.seqOf == nil:
 		return pos
-	case pos == w.jumped || p == nil:
-		return w.base
+	case pos == w.resetPos || p == nil:
+		return w.baseSeq
 	default:
 		return w.ring.seqOf(p.slots[pos-1-p.first])
 	}
@@ -531,9 +531,9 @@ func (w *window[T]) skipAll(base uint64) (skipped uint64, open bool) {
 	}
 	end := r.end.Load()
 	skipped = end - w.pos.Load()
-	w.lost.Add(skipped) // R2: with pos, under mu
+	w.skipped.Add(skipped) // R2: with pos, under mu
 	w.pos.Store(end)
-	w.jumped, w.base = end, base
+	w.resetPos, w.baseSeq = end, base
 	w.moveLocked(r.pages[len(r.pages)-1])
 	return skipped, true
 }
@@ -543,7 +543,7 @@ func (w *window[T]) setLimit(limit uint64) {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
 	if p := w.page.Load(); p != nil {
-		standing := w.countedLocked()
+		standing := w.pinsLocked()
 		standing.add(w.limit, -1)
 		standing.add(limit, 1)
 		w.limit = limit
@@ -554,8 +554,8 @@ func (w *window[T]) setLimit(limit uint64) {
 // moveLocked makes p, which is held, the page on which w stands.
 func (w *window[T]) moveLocked(p *page[T]) {
 	if p != w.page.Load() {
-		w.unstandLocked()
-		w.standLocked(p)
+		w.unpinLocked()
+		w.pinLocked(p)
 		w.ring.trimLocked()
 	}
 }
@@ -651,7 +651,7 @@ func (w *window[T]) closeQuietly() (parked bool) {
 	if w.page.Load() == nil {
 		return false
 	}
-	w.unstandLocked()
+	w.unpinLocked()
 	r.windows--
 	r.trimLocked()
 	if w.queued {
@@ -662,25 +662,25 @@ func (w *window[T]) closeQuietly() (parked bool) {
 }
 
 // standLocked makes p the page on which w stands.
-func (w *window[T]) standLocked(p *page[T]) {
+func (w *window[T]) pinLocked(p *page[T]) {
 	w.page.Store(p)
-	p.standing.add(w.limit, 1)
+	p.pins.add(w.limit, 1)
 }
 
 // unstandLocked takes w off its page.
-func (w *window[T]) unstandLocked() {
-	w.countedLocked().add(w.limit, -1)
+func (w *window[T]) unpinLocked() {
+	w.pinsLocked().add(w.limit, -1)
 	w.page.Store(nil)
 }
 
 // countedLocked returns the tally in which w is counted: that of its page, or of the
 // oldest one if that is not held any more.
-func (w *window[T]) countedLocked() *tally {
+func (w *window[T]) pinsLocked() *tally {
 	p := w.page.Load()
 	if oldest := w.ring.pages[0]; p.first < oldest.first {
 		p = oldest
 	}
-	return &p.standing
+	return &p.pins
 }
 
 // A usage tells what became of the elements appended since a window was opened.
@@ -700,9 +700,9 @@ func (w *window[T]) usage() usage {
 	for now := w.pos.Load(); now != pos; now = w.pos.Load() {
 		pos, end = now, w.ring.end.Load()
 	}
-	u := usage{passed: w.passedAt(pos), limit: w.limit, skipped: w.lost.Load()}
+	u := usage{passed: w.passedAt(pos), limit: w.limit, skipped: w.skipped.Load()}
 	u.delivered = pos - w.start - u.skipped
-	u.buffered = min(end-max(pos, w.floor), w.limit)
+	u.buffered = min(end-max(pos, w.oldestHeld), w.limit)
 	u.skipped += end - pos - u.buffered
 	return u
 }

@@ -258,8 +258,8 @@ func requireRing(t *testing.T, r *ring[int], open []*modelWindow) {
 		if p != tail && p.end() <= needed {
 			unneeded += len(p.slots)
 		}
-		if !slices.Equal(standing[i], p.standing) {
-			require.Equal(t, standing[i], p.standing, "windows on page %d of %d", i, len(r.pages))
+		if !slices.Equal(standing[i], p.pins) {
+			require.Equal(t, standing[i], p.pins, "windows on page %d of %d", i, len(r.pages))
 		}
 	}
 	require.LessOrEqual(t, unneeded, len(tail.slots), "R3: to within a page, nothing else is held")
@@ -365,7 +365,7 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 			if r.pages[0].first > held && held > 0 {
 				reached["trim on "+did]++
 			}
-			if len(r.pages[0].standing) >= 5 {
+			if len(r.pages[0].pins) >= 5 {
 				reached["many limits on a page"]++
 			}
 			if len(r.tail.Load().slots) == maxPage {
@@ -1490,7 +1490,7 @@ func TestRingHoldsLittleAfterALargePublication(t *testing.T) {
 	} {
 		var r weakRing
 		windows := make([]window[*weakElement], len(c.limits))
-		r.hold(c.retain)
+		r.retain(c.retain)
 		for i := range windows {
 			r.open(&windows[i], c.limits[i])
 		}
@@ -1534,7 +1534,7 @@ func TestRingHoldsTheNewest(t *testing.T) {
 				}
 				floor = max(floor, end-min(end, retain))
 				r.begin(end)
-				r.hold(n)
+				r.retain(n)
 				retain = n
 			case op == 1 && len(open) < 5:
 				pos := rng.Uint64N(end + 1)
@@ -1579,7 +1579,7 @@ func TestRingHoldsTheNewest(t *testing.T) {
 			oldest := end
 			for _, x := range open {
 				oldest = min(oldest, max(x.window.pos.Load(), end-min(end, x.limit)))
-				require.Equal(t, end-x.pos, x.usage().buffered+x.usage().skipped-x.lost.Load(), "R2")
+				require.Equal(t, end-x.pos, x.usage().buffered+x.usage().skipped-x.skipped.Load(), "R2")
 			}
 			if retain > 0 {
 				oldest = min(oldest, max(floor, end-min(end, retain)))
@@ -1608,10 +1608,10 @@ func TestRingBegins(t *testing.T) {
 	require.Equal(t, 7, v)
 	require.EqualValues(t, 42, w.passed())
 	w.close()
-	r.hold(1)
+	r.retain(1)
 	r.begin(99)
 	require.EqualValues(t, 42, r.end.Load(), "held")
-	r.hold(0)
+	r.retain(0)
 	r.begin(99)
 	require.EqualValues(t, 99, r.end.Load())
 }
@@ -1669,7 +1669,7 @@ func TestRingSetLimit(t *testing.T) {
 			x.setLimit(limits[1])
 			total := tally{}
 			for _, p := range x.pages {
-				for _, c := range p.standing {
+				for _, c := range p.pins {
 					total.add(c.limit, c.windows)
 				}
 			}
@@ -1694,7 +1694,7 @@ func TestRingSetLimit(t *testing.T) {
 	x.ring.open(new(window[uint64]), 9)
 	x.window.close()
 	x.setLimit(5)
-	require.Equal(t, tally{{9, 1}}, x.pages[0].standing, "a closed window is not counted")
+	require.Equal(t, tally{{9, 1}}, x.pages[0].pins, "a closed window is not counted")
 }
 
 // "passed returns the number of the last element that was read, or the last one before
@@ -1711,7 +1711,7 @@ func TestRingPassed(t *testing.T) {
 		x.ring.open(new(window[uint64]), 2000)
 		x.appendMore(3)
 		x.pos = 3
-		x.base = 55
+		x.baseSeq = 55
 		x.ring.open(&x.window, 20)
 		want := uint64(55)
 		if !numbered {

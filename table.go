@@ -199,7 +199,7 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	defer t.mu.Unlock()
 	t.dropped = true
 	t.len = 0
-	t.allScope.ring.hold(0)
+	t.allScope.ring.retain(0)
 	t.rows.clear()
 	for _, x := range t.indexes {
 		x.clear()
@@ -262,7 +262,7 @@ func (t *Table[K, V]) Retain(n int) {
 	defer t.mu.Unlock()
 	if !t.dropped {
 		t.allScope.ring.begin(t.seq)
-		t.allScope.ring.hold(uint64(max(n, 0)))
+		t.allScope.ring.retain(uint64(max(n, 0)))
 	}
 }
 
