@@ -105,6 +105,6 @@ func (b *batcher[K, V]) fail(err error) bool {
 }
 
 // release lets go of what was read, and of the space of many, when there is no batch.
-func (b *batcher[K, V]) release() { b.changes, b.used = emptied(b.changes[:b.used]), 0 }
+func (b *batcher[K, V]) release() { b.changes, b.used = recycle(b.changes[:b.used]), 0 }
 
 func (b *batcher[K, V]) pending() bool { return b.kept > 0 || b.next < len(b.changes) }

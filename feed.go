@@ -27,7 +27,7 @@ type subscription[K, V any] struct {
 
 	// The rows that come before the changes; nil: they have come. The reader sets it,
 	// and end takes it away.
-	initial atomic.Pointer[initial[K, V]]
+	initial atomic.Pointer[initialRows[K, V]]
 }
 
 // A source is where a feed's changes come from: a window on a ring, or a squash. One
@@ -183,7 +183,7 @@ type consumer[V any] interface {
 }
 
 // An initial is the present rows that a feed has not handed out, and Ready.
-type initial[K, V any] struct {
+type initialRows[K, V any] struct {
 	rows *snapshot[K, V]
 	seq  uint64
 }
@@ -271,7 +271,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		s.scope.ring.open(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		s.initial.Store(&initial[K, V]{s.part.snapshotLocked(true), t.seq})
+		s.initial.Store(&initialRows[K, V]{s.part.snapshotLocked(true), t.seq})
 	}
 	t.feeds.add(s)
 	return t.seq, nil
@@ -286,7 +286,7 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 	before := w.passed()
 	var changes []Change[V]
 	for w.passed() < seq {
-		changes = emptied(changes)
+		changes = recycle(changes)
 		w.take(context.Background(), &changes, 1) // with those of its transaction
 		if len(changes) == 0 {
 			if skipped, _ := w.advance(); skipped > 0 {
@@ -405,7 +405,7 @@ func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
 }
 
 // deliverInitial hands over the rows that are left, and Ready.
-func (f *feed[K, V]) deliverInitial(initial *initial[K, V], c consumer[V]) (more bool) {
+func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[V]) (more bool) {
 	more = true
 	initial.rows.forward(func(_ K, row *V) bool {
 		if f.ctx.Err() != nil {
@@ -457,7 +457,7 @@ func (f *feed[K, V]) resync() {
 	}
 	f.notice.Count += skipped
 	f.notice.To = t.seq
-	f.sub.initial.Store(&initial[K, V]{f.sub.part.snapshotLocked(true), t.seq})
+	f.sub.initial.Store(&initialRows[K, V]{f.sub.part.snapshotLocked(true), t.seq})
 }
 
 func (f *feed[K, V]) finish(err error) {

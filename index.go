@@ -33,7 +33,7 @@ type Index[S cmp.Ordered, K, V any] struct {
 	unique bool
 
 	// Guarded by the table's lock.
-	rows     sorted[indexEntry[S, K, V]]
+	rows     tree[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // of the write under way: the row's values before and after it, in order, each once
 }
@@ -64,7 +64,7 @@ type tableIndex[K, V any] interface {
 	apply(key K, c *cell[K, V], isNew bool)
 
 	// enter tells in which scopes the row of the planned write was and is.
-	enter(o *outbox[K, V])
+	touch(o *outbox[K, V])
 
 	clear()
 }
@@ -221,15 +221,15 @@ func contains[S cmp.Ordered](values []S, v S) bool {
 	return ok
 }
 
-func (x *Index[S, K, V]) enter(o *outbox[K, V]) {
+func (x *Index[S, K, V]) touch(o *outbox[K, V]) {
 	if x.scopes.root == nil {
 		return
 	}
 	for _, v := range x.old {
-		x.scopes.find(v, func(s *scope[K, V]) { o.enter(s, false) })
+		x.scopes.find(v, func(s *scope[K, V]) { o.touch(s, false) })
 	}
 	for _, v := range x.new {
-		x.scopes.find(v, func(s *scope[K, V]) { o.enter(s, true) })
+		x.scopes.find(v, func(s *scope[K, V]) { o.touch(s, true) })
 	}
 }
 

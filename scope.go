@@ -26,7 +26,7 @@ func newScope[K, V any](seqOf func(c Change[V]) uint64) *scope[K, V] {
 }
 
 func (s *scope[K, V]) addSquash(q *squash[K, V]) {
-	q.place = len(s.squashes)
+	q.index = len(s.squashes)
 	s.squashes = append(s.squashes, q)
 }
 
@@ -34,7 +34,7 @@ func (s *scope[K, V]) addSquash(q *squash[K, V]) {
 func (s *scope[K, V]) removeSquash(q *squash[K, V]) {
 	end := len(s.squashes) - 1
 	last := s.squashes[end]
-	s.squashes[q.place], last.place = last, q.place
+	s.squashes[q.index], last.index = last, q.index
 	s.squashes[end] = nil
 	s.squashes = s.squashes[:end]
 }
@@ -51,7 +51,7 @@ type event[K, V any] struct {
 type outbox[K, V any] struct {
 	rings   []*ring[Change[V]] // in which something was put
 	events  []event[K, V]
-	entered []*scope[K, V]  // scopes that a write comes upon by an index
+	touched []*scope[K, V]  // scopes that a write comes upon by an index
 	begun   []*squash[K, V] // whose publication has begun
 }
 
@@ -70,27 +70,27 @@ func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
 
 // enter takes note that the row of the write under way was in s before it, or is in
 // it after it. Several values of the row may lead to one scope.
-func (o *outbox[K, V]) enter(s *scope[K, V], is bool) {
+func (o *outbox[K, V]) touch(s *scope[K, V], is bool) {
 	if !s.before && !s.after {
-		o.entered = append(o.entered, s)
+		o.touched = append(o.touched, s)
 	}
 	s.before, s.after = s.before || !is, s.after || is
 }
 
 // addEntered adds c for the scopes that were entered, each as it sees it: a row that
 // comes into a scope is an insert there, and one that leaves it a delete.
-func (o *outbox[K, V]) addEntered(key K, c Change[V]) {
-	for _, s := range o.entered {
+func (o *outbox[K, V]) addTouched(key K, c Change[V]) {
+	for _, s := range o.touched {
 		o.add(s, key, c.within(s.before, s.after))
 		s.before, s.after = false, false
 	}
-	o.entered = emptied(o.entered)
+	o.touched = recycle(o.touched)
 }
 
 // publish shows the feeds what was added, so that none of them sees one of several
 // changes without the others. It returns whom the caller has to wake when it holds no
 // lock.
-func (o *outbox[K, V]) publish() (w waking[V]) {
+func (o *outbox[K, V]) publish() (w wakeList[V]) {
 	for i := range o.events {
 		e := &o.events[i]
 		for _, s := range e.scope.squashes {
@@ -122,19 +122,19 @@ func (o *outbox[K, V]) discard() {
 }
 
 func (o *outbox[K, V]) empty() {
-	o.rings = emptied(o.rings)
+	o.rings = recycle(o.rings)
 	if len(o.events) > 0 {
-		o.events, o.begun = emptied(o.events), emptied(o.begun)
+		o.events, o.begun = recycle(o.events), recycle(o.begun)
 	}
 }
 
 // maxSpare is the number of elements for which space is kept that is not in use.
-const maxSpare = 256
+const maxRecycledCap = 256
 
 // emptied returns s without its elements, for others to come: nothing that they refer
 // to is held, nor the space of many.
-func emptied[E any](s []E) []E {
-	if cap(s) > maxSpare {
+func recycle[E any](s []E) []E {
+	if cap(s) > maxRecycledCap {
 		return nil
 	}
 	clear(s)
@@ -142,14 +142,14 @@ func emptied[E any](s []E) []E {
 }
 
 // A waking is the rings in which somebody waits for what was published.
-type waking[V any] struct {
+type wakeList[V any] struct {
 	first *ring[Change[V]] // most often there is none, or one
 	more  []*ring[Change[V]]
 }
 
 // add takes note of a ring. One in which nobody waits now needs none: who comes to
 // wait later looks at the ring's end first.
-func (w *waking[V]) add(r *ring[Change[V]]) {
+func (w *wakeList[V]) add(r *ring[Change[V]]) {
 	switch {
 	case r.parked.Load() == 0:
 	case w.first == nil:
@@ -161,7 +161,7 @@ func (w *waking[V]) add(r *ring[Change[V]]) {
 
 // wake wakes one in each ring. T6: one, whatever the crowd; without the table's
 // lock, for who wakes wants to read.
-func (w *waking[V]) wake() {
+func (w *wakeList[V]) wake() {
 	if w.first == nil {
 		return
 	}

@@ -228,7 +228,7 @@ func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 	t.Helper()
 	require.Empty(t, o.events)
 	require.Empty(t, o.rings)
-	require.Empty(t, o.entered)
+	require.Empty(t, o.touched)
 	require.Empty(t, o.begun)
 	for _, e := range o.events[:cap(o.events)] {
 		require.True(t, e.scope == nil && e.change == Change[V]{}, "an event is held")
@@ -239,10 +239,10 @@ func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 	for _, q := range o.begun[:cap(o.begun)] {
 		require.True(t, q == nil, "a squash is held")
 	}
-	for _, s := range o.entered[:cap(o.entered)] {
+	for _, s := range o.touched[:cap(o.touched)] {
 		require.True(t, s == nil, "a scope is held")
 	}
-	require.LessOrEqual(t, cap(o.events), maxSpare, "the space of a large transaction is held")
+	require.LessOrEqual(t, cap(o.events), maxRecycledCap, "the space of a large transaction is held")
 }
 
 // When a write or a transaction is over, however it ends, the outbox holds nothing of

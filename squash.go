@@ -27,7 +27,7 @@ type squash[K, V any] struct {
 	wake  chan<- struct{} // gets a value when an armed reader has something to do; nil: it does not want it
 	ready <-chan struct{} // the other end of wake, unless the user has it
 
-	place      int  // in the scope; guarded by the table's lock
+	index      int  // in the scope; guarded by the table's lock
 	publishing bool // a publication has locked mu; guarded by the table's lock
 
 	mu     sync.Mutex // guards what follows
@@ -39,22 +39,22 @@ type squash[K, V any] struct {
 	armed  bool        // the reader is to be woken
 	timer  *time.Timer // at due, while the reader sleeps; nil: none
 
-	set          []*squashed[K, V] // what is left of the set that was taken; the reader's
-	setNewest    uint64            // newest when it was taken
-	setContinues bool              // whether it was joined
+	set          []*squashedRow[K, V] // what is left of the set that was taken; the reader's
+	setNewest    uint64               // newest when it was taken
+	setContinues bool                 // whether it was joined
 
 	// What Feeds tells; the reader's to change.
 	delivered, skipped, read, left atomic.Uint64
 }
 
 // A squashed is what became of a row by several writes. Its change has no Kind.
-type squashed[K, V any] struct {
+type squashedRow[K, V any] struct {
 	key    K
 	change Change[V]
 }
 
 type squashedRows[K, V any] struct {
-	*btree.BTreeG[*squashed[K, V]]
+	*btree.BTreeG[*squashedRow[K, V]]
 	continues bool // some of the changes came of one transaction
 }
 
@@ -81,12 +81,12 @@ func newSquash[K, V any](order func(a, b K) int, equal func(a, b *V) bool, seq u
 }
 
 func (q *squash[K, V]) newRows() squashedRows[K, V] {
-	return squashedRows[K, V]{BTreeG: btree.NewG(degree, func(a, b *squashed[K, V]) bool { return q.order(a.key, b.key) < 0 })}
+	return squashedRows[K, V]{BTreeG: btree.NewG(degree, func(a, b *squashedRow[K, V]) bool { return q.order(a.key, b.key) < 0 })}
 }
 
 // add puts a change behind those of its row.
 func (rows squashedRows[K, V]) add(key K, c Change[V]) {
-	next := &squashed[K, V]{key, c}
+	next := &squashedRow[K, V]{key, c}
 	row, ok := rows.Get(next)
 	switch {
 	case !ok:
@@ -219,7 +219,7 @@ func (q *squash[K, V]) prepend(earlier squashedRows[K, V]) {
 	if q.ended || earlier.Len() == 0 {
 		return
 	}
-	q.rows.Ascend(func(row *squashed[K, V]) bool {
+	q.rows.Ascend(func(row *squashedRow[K, V]) bool {
 		earlier.add(row.key, row.change)
 		return true
 	})
@@ -267,12 +267,12 @@ func (q *squash[K, V]) advance() (skipped uint64, advanced bool) {
 	if !ok {
 		return 0, false
 	}
-	set := make([]*squashed[K, V], 0, rows.Len())
-	rows.Ascend(func(row *squashed[K, V]) bool {
+	set := make([]*squashedRow[K, V], 0, rows.Len())
+	rows.Ascend(func(row *squashedRow[K, V]) bool {
 		set = append(set, row)
 		return true
 	})
-	slices.SortFunc(set, func(a, b *squashed[K, V]) int { return cmp.Compare(a.change.Seq, b.change.Seq) })
+	slices.SortFunc(set, func(a, b *squashedRow[K, V]) int { return cmp.Compare(a.change.Seq, b.change.Seq) })
 	q.set = set
 	return 0, true
 }

@@ -57,11 +57,11 @@ type Table[K, V any] struct {
 	lockID  uint64     // the order in which transactions lock tables
 	allPart part[K, V] // all of the table
 
-	mu      sync.RWMutex        // T1; guards what follows
-	rows    sorted[entry[K, V]] // some of them absent ones that are followed
-	len     int                 // number of rows
-	seq     uint64              // of the last change
-	clones  uint64              // made of rows and of the indexes' trees
+	mu      sync.RWMutex      // T1; guards what follows
+	rows    tree[entry[K, V]] // some of them absent ones that are followed
+	len     int               // number of rows
+	seq     uint64            // of the last change
+	clones  uint64            // made of rows and of the indexes' trees
 	dropped bool
 	indexes []tableIndex[K, V]
 
@@ -118,7 +118,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		lockID: tables.Add(1),
 	}
 	t.allPart = &keyPart[K, V]{table: t}
-	t.rows = sorted[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
+	t.rows = tree[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	return t

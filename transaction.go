@@ -157,7 +157,7 @@ func (t *Table[K, V]) rollbackLocked() {
 
 func (t *Table[K, V]) endTxLocked() {
 	t.inTx = false
-	t.undo = emptied(t.undo)
+	t.undo = recycle(t.undo)
 }
 
 // A TxTable is a table in a transaction: see [Transact]. Its methods are some of the

@@ -32,23 +32,23 @@ func (c *cell[K, V]) rowOrNil() *V {
 }
 
 // A sorted is a B-tree and a clone of it to read from.
-type sorted[E any] struct {
+type tree[E any] struct {
 	tree     *btree.BTreeG[E]
 	snapshot *btree.BTreeG[E] // a clone of tree as it is, or nil
 	clones   *uint64          // the table's
 }
 
-func (s *sorted[E]) put(e E) {
+func (s *tree[E]) put(e E) {
 	s.snapshot = nil
 	s.tree.ReplaceOrInsert(e)
 }
 
-func (s *sorted[E]) remove(e E) {
+func (s *tree[E]) remove(e E) {
 	s.snapshot = nil
 	s.tree.Delete(e)
 }
 
-func (s *sorted[E]) clear() {
+func (s *tree[E]) clear() {
 	s.snapshot = nil
 	s.tree.Clear(false)
 }
@@ -57,7 +57,7 @@ func (s *sorted[E]) clear() {
 // for others until the next write, and never made for a write, which would have to
 // copy nodes each time. Without the right to clone, for which the table's lock must
 // be held for writing, it may return nil.
-func (s *sorted[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
+func (s *tree[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
 	if s.snapshot == nil && mayClone {
 		s.snapshot = s.tree.Clone() // T5: Clone writes to the tree that it reads
 		*s.clones++

@@ -91,7 +91,7 @@ func (t *Table[K, V]) writeError(op string, key K, err error) error {
 	return &keyError{op: op, table: t.name, key: key, err: err}
 }
 
-func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w waking[V], err error) {
+func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeList[V], err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dropped {
@@ -156,8 +156,8 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 		t.ranges.find(key, func(s *scope[K, V]) { o.add(s, key, *c) })
 	}
 	for _, x := range t.indexes {
-		x.enter(o)
-		o.addEntered(key, *c)
+		x.touch(o)
+		o.addTouched(key, *c)
 	}
 }
 
