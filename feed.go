@@ -255,20 +255,20 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 	}
 	switch {
 	case c.after != nil:
-		t.allScope.ring.begin(t.seq)
+		t.allScope.ring.beginTableLocked(t.seq)
 		limit := uint64(c.buffer) + t.allScope.ring.retained
 		if c.squashes {
 			limit = math.MaxUint64 // it is read before Changes returns
 		} else if t.allScope.ring.retained > 0 {
 			f.catchUp = c.buffer
 		}
-		t.allScope.ring.openAt(&s.window, limit, *c.after)
+		t.allScope.ring.openAtTableLocked(&s.window, limit, *c.after)
 	case !c.squashes:
 		if s.scope == &t.allScope {
-			t.allScope.ring.begin(t.seq)
+			t.allScope.ring.beginTableLocked(t.seq)
 		}
 		s.window.baseSeq = t.seq
-		s.scope.ring.open(&s.window, uint64(c.buffer))
+		s.scope.ring.openTableLocked(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
 		s.initial.Store(&initialRows[K, V]{s.part.snapshotLocked(true), t.seq})
@@ -451,7 +451,7 @@ func (f *feed[K, V]) resync() {
 	if t.dropped {
 		return
 	}
-	skipped, open := f.sub.window.skipAll(t.seq)
+	skipped, open := f.sub.window.skipAllTableLocked(t.seq)
 	if !open {
 		return // the context is done
 	}

@@ -119,17 +119,17 @@ func FuzzRing(f *testing.F) {
 			}
 			if op == 7 && !r.closed.Load() { // R1, R3
 				for i := range []int{1, 9, 300}[roll(3)] {
-					r.put(-i)
+					r.putTableLocked(-i)
 				}
-				r.discard()
+				r.discardTableLocked()
 			}
 			if op == 2 && len(windows) < 20 && !r.closed.Load() {
 				w := new(fuzzWindow)
-				r.open(&w.window, []uint64{1, 2, 8, 60, 300, DefaultBuffer}[roll(6)])
+				r.openTableLocked(&w.window, []uint64{1, 2, 8, 60, 300, DefaultBuffer}[roll(6)])
 				windows = append(windows, w)
 			}
 			if op == 3 && roll(16) == 0 {
-				r.close()
+				r.closeTableLocked()
 				wake(1)
 			}
 			if len(windows) == 0 {

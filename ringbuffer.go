@@ -123,7 +123,7 @@ func (p *page[T]) end() uint64 { return p.first + uint64(len(p.slots)) }
 
 // put adds v at the end, where nobody sees it before it is published. If nothing
 // is kept, it does nothing. It never waits for a reader.
-func (r *ring[T]) put(v T) {
+func (r *ring[T]) putTableLocked(v T) {
 	p := r.tail.Load()
 	if p == nil {
 		return
@@ -139,7 +139,7 @@ func (r *ring[T]) put(v T) {
 
 // publish shows readers what was put since the last call. The caller calls wake
 // afterwards, when it holds no lock.
-func (r *ring[T]) publish() {
+func (r *ring[T]) publishTableLocked() {
 	end := r.end.Load()
 	if r.next-end > 1 {
 		r.publishTransaction(end)
@@ -165,7 +165,7 @@ func (r *ring[T]) publishTransaction(end uint64) {
 func (r *ring[T]) unpublished() bool { return r.next != r.end.Load() }
 
 // takeBack forgets what was put and not published.
-func (r *ring[T]) discard() {
+func (r *ring[T]) discardTableLocked() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	end := r.end.Load()
@@ -206,10 +206,10 @@ func (r *ring[T]) addPageLocked(first uint64) *page[T] {
 
 // close ends the ring: readers get what is still buffered, and then nothing more.
 // The caller calls wake afterwards.
-func (r *ring[T]) close() { r.closed.Store(true) }
+func (r *ring[T]) closeTableLocked() { r.closed.Store(true) }
 
 // begin makes pos the position of the next element, unless something is kept.
-func (r *ring[T]) begin(pos uint64) {
+func (r *ring[T]) beginTableLocked(pos uint64) {
 	if r.tail.Load() == nil {
 		r.next = pos
 		r.end.Store(pos)
@@ -218,7 +218,7 @@ func (r *ring[T]) begin(pos uint64) {
 
 // hold keeps the newest n of the elements that come from here on for windows that
 // open later, and of those that an earlier call kept.
-func (r *ring[T]) retain(n uint64) {
+func (r *ring[T]) retainTableLocked(n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.retainedFrom = r.retainedLocked()
@@ -238,12 +238,14 @@ func (r *ring[T]) retainedLocked() uint64 {
 
 // open makes w a window on the elements from here on, of which it buffers at most
 // limit. What w.base is then, w has passed.
-func (r *ring[T]) open(w *window[T], limit uint64) { r.openAt(w, limit, r.end.Load()) }
+func (r *ring[T]) openTableLocked(w *window[T], limit uint64) {
+	r.openAtTableLocked(w, limit, r.end.Load())
+}
 
 // openAt makes w a window on the elements from pos on: on those that hold has kept,
 // after a gap for the others. It stands on a page from the start, so that a ring has
 // a tail for as long as it has a window.
-func (r *ring[T]) openAt(w *window[T], limit, pos uint64) {
+func (r *ring[T]) openAtTableLocked(w *window[T], limit, pos uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.windows++
@@ -522,7 +524,7 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 
 // skipAll makes base the number that w has passed, and leaves out what it has not
 // read, of which it returns the number. It does nothing if w is closed.
-func (w *window[T]) skipAll(base uint64) (skipped uint64, open bool) {
+func (w *window[T]) skipAllTableLocked(base uint64) (skipped uint64, open bool) {
 	r := w.ring
 	r.mu.Lock()
 	defer r.mu.Unlock()

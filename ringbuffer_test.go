@@ -130,9 +130,9 @@ func TestRingOverflowIsExact(t *testing.T) {
 				for _, at := range []uint64{0, 3, 4, 251, 252, 500} {
 					var x ringReader
 					if beside > 0 {
-						x.ring.open(new(window[uint64]), beside)
+						x.ring.openTableLocked(new(window[uint64]), beside)
 					}
-					x.ring.open(&x.window, limit)
+					x.ring.openTableLocked(&x.window, limit)
 					for range at {
 						x.appendMore(1)
 						x.requireNext(t, 1)
@@ -159,9 +159,9 @@ func TestRingOverflowIsExact(t *testing.T) {
 // "ErrTableDropped, after everything that was still buffered."
 func TestRingClosedIsDrainedAfterTheLastElement(t *testing.T) {
 	var x ringReader
-	x.ring.open(&x.window, 20)
+	x.ring.openTableLocked(&x.window, 20)
 	x.appendMore(25)
-	x.ring.close()
+	x.ring.closeTableLocked()
 	x.requireGap(t)
 	for range 20 {
 		require.False(t, x.drained())
@@ -175,8 +175,8 @@ func TestRingClosedIsDrainedAfterTheLastElement(t *testing.T) {
 func TestRingClosedWindowFindsNothing(t *testing.T) {
 	for _, unread := range []uint64{0, 1, 8, 9, 100} {
 		var x ringReader
-		x.ring.open(&x.window, 20)
-		x.ring.open(new(window[uint64]), 20) // elements come on
+		x.ring.openTableLocked(&x.window, 20)
+		x.ring.openTableLocked(new(window[uint64]), 20) // elements come on
 		x.appendMore(unread)
 		x.window.close()
 		x.window.close()
@@ -342,7 +342,7 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 				limit = 1 << rng.IntN(20)
 			}
 			w := new(modelWindow)
-			r.open(&w.window, limit)
+			r.openTableLocked(&w.window, limit)
 			open = append(open, w)
 		case op < 11:
 			did = "close"
@@ -509,7 +509,7 @@ func TestRingHoldsWhatSomeWindowMayRead(t *testing.T) {
 			open := func(limits []uint64) (windows []*window[*weakElement]) {
 				for _, limit := range limits {
 					w := new(window[*weakElement])
-					r.open(w, limit)
+					r.openTableLocked(w, limit)
 					windows = append(windows, w)
 				}
 				return windows
@@ -551,7 +551,7 @@ func TestRingThousandStalledHoldWhatOneHolds(t *testing.T) {
 		var r ring[[4096]byte]
 		all := make([]window[[4096]byte], windows)
 		for i := range all {
-			r.open(&all[i], 100_000)
+			r.openTableLocked(&all[i], 100_000)
 		}
 		for range 4000 {
 			r.append([4096]byte{})
@@ -571,7 +571,7 @@ func TestRingThousandStalledHoldWhatOneHolds(t *testing.T) {
 // wait, or when it is too far behind".
 func TestRingMutexIsForPagesAndWaitingOnly(t *testing.T) {
 	var x ringReader
-	x.ring.open(&x.window, 100)
+	x.ring.openTableLocked(&x.window, 100)
 	x.appendMore(12)
 	x.requireNext(t, 11) // what follows is about the third page
 	x.appendMore(1)
@@ -614,7 +614,7 @@ func testRingWake(t *testing.T) {
 		return n
 	}
 	for i := range windows {
-		r.open(&windows[i], 10)
+		r.openTableLocked(&windows[i], 10)
 	}
 	for i := range windows[:4] {
 		require.True(t, windows[i].arm())
@@ -704,7 +704,7 @@ func (c *crowd) step(a *actor) error {
 			a.then = ""
 		}
 	case "close ring":
-		c.ring.close()
+		c.ring.closeTableLocked()
 		a.wake(1, "")
 
 	// ring.wake, and takeParked in two steps: that it looks again is no matter
@@ -888,7 +888,7 @@ func (cc crowdCase) crowd(schedule ...int) *crowd {
 	}
 	for i := range c.windows {
 		c.windows[i] = new(window[int])
-		c.ring.open(c.windows[i], cmp.Or(cc.limit, 100))
+		c.ring.openTableLocked(c.windows[i], cmp.Or(cc.limit, 100))
 		c.actors = append(c.actors, actor{at: "read", then: "read", window: i, slow: i < cc.slow})
 	}
 	for range cc.start {
@@ -1025,7 +1025,7 @@ func testRingReaders(t *testing.T, seed uint64) {
 			return nil, 0
 		}
 		g = new(ringGuest)
-		r.open(&g.window, limit)
+		r.openTableLocked(&g.window, limit)
 		return g, next
 	}
 	quit := func(g *ringGuest, first int) {
@@ -1113,7 +1113,7 @@ func testRingReaders(t *testing.T, seed uint64) {
 	}
 	mu.Lock()
 	dropped = true
-	r.close()
+	r.closeTableLocked()
 	mu.Unlock()
 	r.wake(1)
 	wg.Wait() // F4
@@ -1142,7 +1142,7 @@ func TestRingWaitsWhileAnElementComes(t *testing.T) {
 			read atomic.Int64
 		)
 		progress := make(chan struct{}, 1)
-		r.open(&w, 1)
+		r.openTableLocked(&w, 1)
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for read.Load() < rounds {
@@ -1179,7 +1179,7 @@ func TestRingWaitsWhileAnElementComes(t *testing.T) {
 func TestRingUsageIsOfOneMoment(t *testing.T) {
 	var r ring[int]
 	var w window[int]
-	r.open(&w, 1)
+	r.openTableLocked(&w, 1)
 	var over atomic.Bool
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -1230,9 +1230,9 @@ func TestRingAllocatesForPagesOnly(t *testing.T) {
 			var r ring[int]
 			var w window[int]
 			for i := range 100 { // windows that stall, each with a limit of its own
-				r.open(new(window[int]), uint64(i)+1)
+				r.openTableLocked(new(window[int]), uint64(i)+1)
 			}
-			r.open(&w, 1)
+			r.openTableLocked(&w, 1)
 			page := func() {
 				for first := r.tail.Load().first; r.tail.Load().first == first; {
 					f(&r, &w)
@@ -1249,14 +1249,14 @@ func TestRingAllocatesForPagesOnly(t *testing.T) {
 
 // append puts one element and publishes it, as a single write does.
 func (r *ring[T]) append(v T) {
-	r.put(v)
-	r.publish()
+	r.putTableLocked(v)
+	r.publishTableLocked()
 }
 
 // putMore puts n elements that are their own positions, without publishing them.
 func (x *ringReader) putMore(n uint64) {
 	for range n {
-		x.put(x.last)
+		x.putTableLocked(x.last)
 		x.last++
 	}
 }
@@ -1268,12 +1268,12 @@ func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
 		for _, n := range []uint64{1, 2, 3, 4, 5, 100, 256, 257, 600} {
 			for _, limit := range []uint64{1, 3, 1000} {
 				var x ringReader
-				x.ring.open(&x.window, limit)
+				x.ring.openTableLocked(&x.window, limit)
 				for range before {
 					x.appendMore(1)
 					x.requireNext(t, 1)
 				}
-				x.publish() // nothing
+				x.publishTableLocked() // nothing
 				was := x.usage()
 				x.putMore(n)
 				x.requireRead(t, ringRead{})
@@ -1282,7 +1282,7 @@ func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
 				require.True(t, x.arm(), "there is nothing to read")
 				x.wake(1)
 				require.Empty(t, x.wakeup)
-				x.publish()
+				x.publishTableLocked()
 				x.wake(1)
 				require.Len(t, x.wakeup, 1)
 				require.Equal(t, min(n, limit), x.usage().buffered)
@@ -1300,12 +1300,12 @@ func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
 	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
 		for _, n := range []uint64{0, 1, 2, 3, 4, 5, 100, 256, 257, 600} {
 			var x ringReader
-			x.ring.open(&x.window, 1000)
+			x.ring.openTableLocked(&x.window, 1000)
 			x.appendMore(before)
 			was, last := x.usage(), x.last
 			x.putMore(n)
 			require.Equal(t, n > 0, x.unpublished())
-			x.discard()
+			x.discardTableLocked()
 			require.False(t, x.unpublished())
 			require.Equal(t, was, x.usage())
 			require.Same(t, x.tail.Load(), x.pages[len(x.pages)-1])
@@ -1321,7 +1321,7 @@ func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
 				require.Nil(t, p, "a page is held")
 			}
 			x.last = last
-			x.publish() // nothing
+			x.publishTableLocked() // nothing
 			require.Equal(t, was, x.usage())
 			x.appendMore(300)
 			x.requireNext(t, before+300)
@@ -1332,9 +1332,9 @@ func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
 
 // The last window may be closed before it is published or taken back.
 func TestRingForgetsWhatNobodyWaitsFor(t *testing.T) {
-	for _, finish := range []func(r *ring[uint64]){(*ring[uint64]).publish, (*ring[uint64]).discard} {
+	for _, finish := range []func(r *ring[uint64]){(*ring[uint64]).publishTableLocked, (*ring[uint64]).discardTableLocked} {
 		var x ringReader
-		x.ring.open(&x.window, 1000)
+		x.ring.openTableLocked(&x.window, 1000)
 		x.appendMore(10)
 		x.putMore(300)
 		x.window.close()
@@ -1343,7 +1343,7 @@ func TestRingForgetsWhatNobodyWaitsFor(t *testing.T) {
 		require.False(t, x.unpublished())
 		require.Empty(t, x.pages)
 		var next window[uint64]
-		x.ring.open(&next, 1000)
+		x.ring.openTableLocked(&next, 1000)
 		x.append(42)
 		v, _, ok := next.readNext()
 		require.True(t, ok)
@@ -1359,7 +1359,7 @@ func TestRingTake(t *testing.T) {
 	for _, limit := range ringLimits {
 		for _, n := range []int{1, 2, 3, 100, 300, math.MaxInt} {
 			var x ringReader
-			x.ring.open(&x.window, limit)
+			x.ring.openTableLocked(&x.window, limit)
 			require.Empty(t, x.taken(t.Context(), n))
 			x.appendMore(600)
 			if limit < 600 {
@@ -1400,8 +1400,8 @@ func TestRingTakesWholePublications(t *testing.T) {
 	for range 20 {
 		var r ring[uint64]
 		windows := make([]window[uint64], 3)
-		r.open(&windows[0], 1_000_000)
-		r.open(&windows[1], 50)
+		r.openTableLocked(&windows[0], 1_000_000)
+		r.openTableLocked(&windows[1], 50)
 		joined := make(map[uint64]bool) // to the next one
 		read := func(w *window[uint64], times int) {
 			for range times {
@@ -1444,15 +1444,15 @@ func TestRingTakesWholePublications(t *testing.T) {
 		for last := uint64(0); last < 1500; {
 			n := 1 + rng.Uint64N(1<<rng.IntN(10))
 			for i := range n {
-				r.put(last)
+				r.putTableLocked(last)
 				joined[last] = i < n-1
 				last++
 			}
-			r.publish()
+			r.publishTableLocked()
 			read(&windows[0], 1+rng.IntN(20))
 			read(&windows[1], rng.IntN(20))
 			if last > 700 && windows[2].ring == nil {
-				r.open(&windows[2], 1_000_000)
+				r.openTableLocked(&windows[2], 1_000_000)
 			}
 		}
 		for i := range windows {
@@ -1473,9 +1473,9 @@ func TestRingHoldsLittleAfterALargePublication(t *testing.T) {
 		for range n {
 			e := new(weakElement)
 			r.elements = append(r.elements, weak.Make(e))
-			r.put(e)
+			r.putTableLocked(e)
 		}
-		r.publish()
+		r.publishTableLocked()
 	}
 	for _, c := range []struct {
 		name   string
@@ -1490,9 +1490,9 @@ func TestRingHoldsLittleAfterALargePublication(t *testing.T) {
 	} {
 		var r weakRing
 		windows := make([]window[*weakElement], len(c.limits))
-		r.retain(c.retain)
+		r.retainTableLocked(c.retain)
 		for i := range windows {
-			r.open(&windows[i], c.limits[i])
+			r.openTableLocked(&windows[i], c.limits[i])
 		}
 		publish(&r)
 		held := 0
@@ -1533,15 +1533,15 @@ func TestRingHoldsTheNewest(t *testing.T) {
 					reached["stop"]++
 				}
 				floor = max(floor, end-min(end, retain))
-				r.begin(end)
-				r.retain(n)
+				r.beginTableLocked(end)
+				r.retainTableLocked(n)
 				retain = n
 			case op == 1 && len(open) < 5:
 				pos := rng.Uint64N(end + 1)
 				limit := ringLimits[rng.IntN(len(ringLimits))]
 				x := &ringReader{pos: pos}
-				r.begin(end)
-				r.openAt(&x.window, limit, pos)
+				r.beginTableLocked(end)
+				r.openAtTableLocked(&x.window, limit, pos)
 				held := max(pos, floor, end-min(end, retain))
 				gap := max(held, end-min(end, limit)) - pos
 				require.Equal(t, usage{passed: pos, limit: limit, skipped: gap, buffered: end - pos - gap}, x.usage())
@@ -1597,10 +1597,10 @@ func TestRingBegins(t *testing.T) {
 	var r ring[int]
 	var w window[int]
 	r.append(0) // which nobody follows
-	r.begin(41)
+	r.beginTableLocked(41)
 	require.EqualValues(t, 41, r.end.Load())
-	r.open(&w, 10)
-	r.begin(99)
+	r.openTableLocked(&w, 10)
+	r.beginTableLocked(99)
 	r.append(7)
 	require.EqualValues(t, 41, w.passed())
 	v, _, ok := w.readNext()
@@ -1608,11 +1608,11 @@ func TestRingBegins(t *testing.T) {
 	require.Equal(t, 7, v)
 	require.EqualValues(t, 42, w.passed())
 	w.close()
-	r.retain(1)
-	r.begin(99)
+	r.retainTableLocked(1)
+	r.beginTableLocked(99)
 	require.EqualValues(t, 42, r.end.Load(), "held")
-	r.retain(0)
-	r.begin(99)
+	r.retainTableLocked(0)
+	r.beginTableLocked(99)
 	require.EqualValues(t, 99, r.end.Load())
 }
 
@@ -1624,13 +1624,13 @@ func TestRingSkipAll(t *testing.T) {
 			for _, limit := range []uint64{1, 5, 10_000} {
 				var x ringReader
 				x.seqOf = func(v uint64) uint64 { return 10 * (v + 1) }
-				x.ring.open(&x.window, limit)
+				x.ring.openTableLocked(&x.window, limit)
 				for range read {
 					x.appendMore(1)
 					x.requireNext(t, 1)
 				}
 				x.appendMore(unread)
-				skipped, open := x.skipAll(12_345)
+				skipped, open := x.skipAllTableLocked(12_345)
 				require.Equal(t, unread, skipped)
 				require.True(t, open)
 				x.pos = x.last
@@ -1638,7 +1638,7 @@ func TestRingSkipAll(t *testing.T) {
 				require.Equal(t, usage{passed: 12_345, limit: limit, delivered: read, skipped: unread}, x.usage())
 				require.Len(t, x.pages, 1, "what is left out is not held")
 				x.requireRead(t, ringRead{})
-				skipped, open = x.skipAll(12_345)
+				skipped, open = x.skipAllTableLocked(12_345)
 				require.Zero(t, skipped)
 				require.True(t, open)
 				x.appendMore(1)
@@ -1648,11 +1648,11 @@ func TestRingSkipAll(t *testing.T) {
 		}
 	}
 	var x ringReader
-	x.ring.open(&x.window, 9)
-	x.ring.open(new(window[uint64]), 9)
+	x.ring.openTableLocked(&x.window, 9)
+	x.ring.openTableLocked(new(window[uint64]), 9)
 	x.appendMore(3)
 	x.window.close()
-	skipped, open := x.skipAll(1)
+	skipped, open := x.skipAllTableLocked(1)
 	require.Zero(t, skipped)
 	require.False(t, open)
 }
@@ -1663,7 +1663,7 @@ func TestRingSetLimit(t *testing.T) {
 	for _, limits := range [][2]uint64{{1000, 3}, {3, 1000}, {7, 7}, {1000, 1}, {1, 2}} {
 		for _, unread := range []uint64{0, 2, 5, 100, 600, 2000} {
 			var x ringReader
-			x.ring.open(&x.window, limits[0])
+			x.ring.openTableLocked(&x.window, limits[0])
 			x.appendMore(unread)
 			lost := unread - min(unread, limits[0])
 			x.setLimit(limits[1])
@@ -1690,8 +1690,8 @@ func TestRingSetLimit(t *testing.T) {
 		}
 	}
 	var x ringReader
-	x.ring.open(&x.window, 9)
-	x.ring.open(new(window[uint64]), 9)
+	x.ring.openTableLocked(&x.window, 9)
+	x.ring.openTableLocked(new(window[uint64]), 9)
 	x.window.close()
 	x.setLimit(5)
 	require.Equal(t, tally{{9, 1}}, x.pages[0].pins, "a closed window is not counted")
@@ -1708,11 +1708,11 @@ func TestRingPassed(t *testing.T) {
 			x.seqOf = func(v uint64) uint64 { return 7*v + 100 }
 			number = func(pos uint64) uint64 { return 7*(pos-1) + 100 }
 		}
-		x.ring.open(new(window[uint64]), 2000)
+		x.ring.openTableLocked(new(window[uint64]), 2000)
 		x.appendMore(3)
 		x.pos = 3
 		x.baseSeq = 55
-		x.ring.open(&x.window, 20)
+		x.ring.openTableLocked(&x.window, 20)
 		want := uint64(55)
 		if !numbered {
 			want = 3
@@ -1752,7 +1752,7 @@ type ringPoll struct {
 func newRingPoll(r *ring[int], room int) *ringPoll {
 	p := &ringPoll{wake: make(chan struct{}, room)}
 	p.notify = p.wake
-	r.open(&p.window, 100)
+	r.openTableLocked(&p.window, 100)
 	return p
 }
 
@@ -1761,7 +1761,7 @@ func newRingPoll(r *ring[int], room int) *ringPoll {
 func TestRingPolls(t *testing.T) {
 	for name, something := range map[string]func(r *ring[int], p *ringPoll){
 		"append":     func(r *ring[int], _ *ringPoll) { r.append(0); r.append(0); r.wake(1) },
-		"close ring": func(r *ring[int], _ *ringPoll) { r.close(); r.wake(1) },
+		"close ring": func(r *ring[int], _ *ringPoll) { r.closeTableLocked(); r.wake(1) },
 		"close":      func(_ *ring[int], p *ringPoll) { p.close(); p.close() },
 	} {
 		for room := range 3 {
@@ -1810,7 +1810,7 @@ func TestRingForgetsNobodyInAMixedQueue(t *testing.T) {
 					windows[i] = &p.window
 				} else {
 					windows[i] = new(window[int])
-					r.open(windows[i], 100)
+					r.openTableLocked(windows[i], 100)
 				}
 				require.True(t, windows[i].arm())
 			}

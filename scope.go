@@ -61,7 +61,7 @@ func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
 		if !r.unpublished() {
 			o.rings = append(o.rings, r)
 		}
-		r.put(c)
+		r.putTableLocked(c)
 	}
 	if len(s.squashes) > 0 {
 		o.events = append(o.events, event[K, V]{s, key, c})
@@ -102,7 +102,7 @@ func (o *outbox[K, V]) publish() (w wakeList[V]) {
 	}
 	for _, r := range o.rings {
 		if r.unpublished() { // else its last window was closed meanwhile
-			r.publish()
+			r.publishTableLocked()
 			w.add(r)
 		}
 	}
@@ -116,7 +116,7 @@ func (o *outbox[K, V]) publish() (w wakeList[V]) {
 // discard takes back what was added.
 func (o *outbox[K, V]) discard() {
 	for _, r := range o.rings {
-		r.discard()
+		r.discardTableLocked()
 	}
 	o.empty()
 }

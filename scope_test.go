@@ -335,7 +335,7 @@ func TestPublishNamesEachRingOnce(t *testing.T) {
 	windows := make([]window[Change[game]], len(scopes))
 	for i := range scopes {
 		scopes[i] = newScope[int](seqOfGame)
-		scopes[i].ring.open(&windows[i], 10)
+		scopes[i].ring.openTableLocked(&windows[i], 10)
 		if i != 1 {
 			require.True(t, windows[i].arm())
 		}

@@ -199,14 +199,14 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	defer t.mu.Unlock()
 	t.dropped = true
 	t.len = 0
-	t.allScope.ring.retain(0)
+	t.allScope.ring.retainTableLocked(0)
 	t.rows.clear()
 	for _, x := range t.indexes {
 		x.clear()
 	}
 	for _, s := range t.feeds.all() {
 		if r := &s.scope.ring; !r.closed.Load() {
-			r.close()
+			r.closeTableLocked()
 			rings = append(rings, r)
 		}
 		if s.squash != nil {
@@ -261,8 +261,8 @@ func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.dropped {
-		t.allScope.ring.begin(t.seq)
-		t.allScope.ring.retain(uint64(max(n, 0)))
+		t.allScope.ring.beginTableLocked(t.seq)
+		t.allScope.ring.retainTableLocked(uint64(max(n, 0)))
 	}
 }
 
