@@ -1,0 +1,110 @@
+package changefeed
+
+import (
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fileUses returns, for each file of the package, the files that declare the names that
+// it uses, with one such name for each.
+func fileUses(t *testing.T) map[string]map[string]string {
+	goList := func(args ...string) iter.Seq[string] {
+		out, err := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...).Output()
+		require.NoError(t, err)
+		return strings.FieldsSeq(string(out))
+	}
+	exports := make(map[string]string)
+	for pair := range goList("-export", "-deps", "-f", "{{.ImportPath}}={{.Export}}", ".") {
+		path, file, _ := strings.Cut(pair, "=")
+		exports[path] = file
+	}
+	lookup := func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) }
+
+	fset := token.NewFileSet()
+	var files []*ast.File
+	for name := range goList("-f", `{{join .GoFiles " "}}`, ".") {
+		file, err := parser.ParseFile(fset, name, nil, 0)
+		require.NoError(t, err)
+		files = append(files, file)
+	}
+	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
+	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", lookup)}
+	pkg, err := conf.Check("changefeed", fset, files, info)
+	require.NoError(t, err)
+
+	uses := make(map[string]map[string]string)
+	for _, file := range files {
+		uses[fset.Position(file.Pos()).Filename] = make(map[string]string)
+	}
+	for id, obj := range info.Uses {
+		if obj.Pkg() != pkg {
+			continue
+		}
+		from, to := fset.Position(id.Pos()).Filename, fset.Position(obj.Pos()).Filename
+		if from != to {
+			uses[from][to] = id.Name
+		}
+	}
+	return uses
+}
+
+// mayUse says which files a file may use names of. A line that is not needed any more
+// fails, too, so that the table shows the package as it is. ARCHITECTURE.md draws it.
+var mayUse = map[string]string{
+	// These know nothing of the others.
+	"doc.go":        "",
+	"errors.go":     "",
+	"query.go":      "",
+	"ringbuffer.go": "",
+	"row.go":        "",
+
+	// What users see of a change, and what they ask for.
+	"changefeed.go": "errors.go row.go",
+	"option.go":     "errors.go",
+
+	// Where rows and changes are kept. They know no table.
+	"tree.go":     "scope.go",
+	"snapshot.go": "tree.go",
+	"squash.go":   "changefeed.go option.go ringbuffer.go tree.go",
+	"scope.go":    "changefeed.go ringbuffer.go squash.go",
+	"interval.go": "changefeed.go scope.go",
+
+	// The table, its parts, and its writes.
+	"table.go":       "changefeed.go feed.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go squash.go tree.go write.go",
+	"write.go":       "changefeed.go errors.go index.go interval.go scope.go table.go tree.go",
+	"transaction.go": "changefeed.go errors.go index.go scope.go selection.go snapshot.go table.go write.go",
+	"selection.go":   "batch.go changefeed.go feed.go interval.go option.go query.go scope.go snapshot.go table.go tree.go write.go",
+	"index.go":       "errors.go interval.go scope.go selection.go snapshot.go table.go tree.go",
+
+	// The loop's side.
+	"feed.go":  "changefeed.go errors.go option.go ringbuffer.go scope.go selection.go snapshot.go squash.go table.go",
+	"batch.go": "changefeed.go feed.go query.go scope.go",
+}
+
+// Each file uses the names of exactly those files that the table allows.
+func TestLayers(t *testing.T) {
+	uses := fileUses(t)
+	require.ElementsMatch(t, slices.Collect(maps.Keys(mayUse)), slices.Collect(maps.Keys(uses)), "files")
+	for file, names := range uses {
+		allowed := strings.Fields(mayUse[file])
+		for other, name := range names {
+			require.Contains(t, allowed, other, "%s uses %s of %s", file, name, other)
+		}
+		for _, other := range allowed {
+			require.Contains(t, names, other, "%s need not be allowed for %s any more", other, file)
+		}
+	}
+}
