@@ -97,21 +97,20 @@ type FeedInfo struct {
 // Feeds tells of each subscription that has not ended, in the order in which they
 // were made. After a drop, one stays listed until its loop has read the final error; when
 // a context is done, for a moment. Each FeedInfo is exact, but they are not all of one
-// moment. Feeds takes time in proportion to their number; a writer does not wait for more
-// than one of them.
+// moment. Feeds takes time in proportion to their number. A writer never waits that long:
+// Feeds gives up its locks after a few subscriptions.
 func (t *Table[K, V]) Feeds() []FeedInfo {
-	subs := t.feeds.all()
-	infos := make([]FeedInfo, len(subs))
-	for i, s := range subs {
+	infos := []FeedInfo{}
+	for s := range t.feeds.oldestFirst() {
 		u := s.usage()
-		infos[i] = FeedInfo{
+		infos = append(infos, FeedInfo{
 			Name:      s.name,
 			Buffered:  int(u.buffered),
 			Capacity:  int(min(u.limit, math.MaxInt)),
 			Delivered: u.delivered,
 			Skipped:   u.skipped,
 			Seq:       u.passed,
-		}
+		})
 	}
 	return infos
 }

@@ -1,15 +1,15 @@
 package changefeed
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"maps"
+	"iter"
 	"math"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/google/btree"
 )
 
 // A subscription is what a table and a context know of a subscriber. It reads a
@@ -28,6 +28,9 @@ type subscription[K, V any] struct {
 	// and end takes it away.
 	initial atomic.Pointer[initial[K, V]]
 }
+
+// before reports whether s was made before another subscription.
+func (s *subscription[K, V]) before(other *subscription[K, V]) bool { return s.number < other.number }
 
 // end ends the subscription, from any goroutine. To end it again does nothing. F4
 func (s *subscription[K, V]) end() {
@@ -443,40 +446,60 @@ func (f *feed[K, V]) finish(err error) {
 	}
 }
 
-// A feedSet is the set of a table's subscriptions. It has a lock of its own, so that
-// no writer waits for who lists them, and a subscription can end while the table's
-// lock is held. The zero value is empty.
+// A feedSet is the set of a table's subscriptions. It has a lock of its own, because a
+// subscription can end while the table's lock is held. A Changes takes that lock under the
+// table's, so nobody holds it for longer than maxListed steps (T6).
 type feedSet[K, V any] struct {
-	mu     sync.Mutex // a leaf; guards what follows
-	set    map[*subscription[K, V]]struct{}
-	number uint64 // of the last one added
+	mu     sync.Mutex                         // a leaf; guards what follows
+	subs   *btree.BTreeG[*subscription[K, V]] // oldest first
+	number uint64                             // of the last one added
 }
+
+// maxListed is how many subscriptions are listed before the mutex is given up.
+const maxListed = 64
 
 func (f *feedSet[K, V]) add(s *subscription[K, V]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.set == nil {
-		f.set = make(map[*subscription[K, V]]struct{})
-	}
 	f.number++
 	s.number = f.number
-	f.set[s] = struct{}{}
+	f.subs.ReplaceOrInsert(s)
 }
 
 // remove reports whether s was in the set.
 func (f *feedSet[K, V]) remove(s *subscription[K, V]) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, ok := f.set[s]
-	delete(f.set, s)
+	_, ok := f.subs.Delete(s)
 	return ok
 }
 
-// all returns the subscriptions, oldest first.
-func (f *feedSet[K, V]) all() []*subscription[K, V] {
+// oldestFirst yields the subscriptions in the order in which they were added. It yields
+// each one that is in the set throughout the range. The mutex is not held while yield
+// runs.
+func (f *feedSet[K, V]) oldestFirst() iter.Seq[*subscription[K, V]] {
+	return func(yield func(*subscription[K, V]) bool) {
+		last := new(subscription[K, V]) // its number comes before the first
+		for list := f.next(last, nil); len(list) > 0; list = f.next(last, list[:0]) {
+			for _, last = range list {
+				if !yield(last) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// next appends the subscriptions that come after one which may have left the set, up to
+// maxListed of them.
+func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, V]) []*subscription[K, V] {
 	f.mu.Lock()
-	subs := slices.Collect(maps.Keys(f.set))
-	f.mu.Unlock()
-	slices.SortFunc(subs, func(a, b *subscription[K, V]) int { return cmp.Compare(a.number, b.number) })
-	return subs
+	defer f.mu.Unlock()
+	f.subs.AscendGreaterOrEqual(after, func(s *subscription[K, V]) bool {
+		if s != after {
+			list = append(list, s)
+		}
+		return len(list) < maxListed
+	})
+	return list
 }

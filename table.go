@@ -149,6 +149,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.rows = sorted[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
+	t.feeds.subs = btree.NewG(degree, (*subscription[K, V]).before)
 	return t
 }
 
@@ -342,13 +343,20 @@ func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
 // out what they still buffered. There are no changes for the rows that it had. To
 // drop a table again does nothing.
 func (t *Table[K, V]) Drop() {
-	for _, r := range t.drop() {
-		r.wake(1)
+	t.drop()
+	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
+		if r := &s.scope.ring; !r.closed.Load() {
+			r.close()
+			r.wake(1)
+		}
+		if s.squash != nil {
+			s.squash.close()
+		}
 	}
 }
 
-// drop returns the rings whose readers are to be woken.
-func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
+// drop makes the table a dropped one.
+func (t *Table[K, V]) drop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropped = true
@@ -358,16 +366,6 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	for _, x := range t.indexes {
 		x.clear()
 	}
-	for _, s := range t.feeds.all() {
-		if r := &s.scope.ring; !r.closed.Load() {
-			r.close()
-			rings = append(rings, r)
-		}
-		if s.squash != nil {
-			s.squash.close()
-		}
-	}
-	return rings
 }
 
 // Changes subscribes to the table and returns the stream of all changes made from
