@@ -1,16 +1,16 @@
 package changefeed
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"maps"
+	"iter"
 	"math"
 	"runtime"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"github.com/google/btree"
 )
 
 // A subscription is what a table and a context know of a subscriber. It reads a
@@ -29,6 +29,9 @@ type subscription[K, V any] struct {
 	// and end takes it away.
 	initial atomic.Pointer[initialRows[K, V]]
 }
+
+// madeBefore reports whether s was made before another subscription.
+func (s *subscription[K, V]) madeBefore(other *subscription[K, V]) bool { return s.id < other.id }
 
 // A source is where a feed's changes come from: a window on a ring, or a squash. One
 // goroutine at a time reads it; close, closeQuietly and usage are for any.
@@ -495,42 +498,62 @@ func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, 
 func (e *each[K, V]) flush() (flushed, more bool) { return false, true }
 func (e *each[K, V]) pending() bool               { return false }
 
-// A feedSet is the set of a table's subscriptions. It has a lock of its own, so that
-// no writer waits for who lists them, and a subscription can end while the table's
-// lock is held. The zero value is empty.
+// A feedSet is the set of a table's subscriptions. It has a lock of its own, because a
+// subscription can end while the table's lock is held. A Changes takes that lock under the
+// table's, so nobody holds it for longer than maxListed steps (T6).
 type feedSet[K, V any] struct {
-	mu     sync.Mutex // a leaf; guards what follows
-	set    map[*subscription[K, V]]struct{}
-	lastID uint64 // of the last one added
+	mu     sync.Mutex                         // a leaf; guards what follows
+	subs   *btree.BTreeG[*subscription[K, V]] // oldest first
+	lastID uint64                             // of the last one added
 }
+
+// maxListed is how many subscriptions are listed before the mutex is given up.
+const maxListed = 64
 
 func (f *feedSet[K, V]) add(s *subscription[K, V]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.set == nil {
-		f.set = make(map[*subscription[K, V]]struct{})
-	}
 	f.lastID++
 	s.id = f.lastID
-	f.set[s] = struct{}{}
+	f.subs.ReplaceOrInsert(s)
 }
 
 // remove reports whether s was in the set.
 func (f *feedSet[K, V]) remove(s *subscription[K, V]) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, ok := f.set[s]
-	delete(f.set, s)
+	_, ok := f.subs.Delete(s)
 	return ok
 }
 
-// all returns the subscriptions, oldest first.
-func (f *feedSet[K, V]) all() []*subscription[K, V] {
+// oldestFirst yields the subscriptions in the order in which they were added. It yields
+// each one that is in the set throughout the range. The mutex is not held while yield
+// runs.
+func (f *feedSet[K, V]) oldestFirst() iter.Seq[*subscription[K, V]] {
+	return func(yield func(*subscription[K, V]) bool) {
+		last := new(subscription[K, V]) // its id comes before the first
+		for list := f.next(last, nil); len(list) > 0; list = f.next(last, list[:0]) {
+			for _, last = range list {
+				if !yield(last) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// next appends the subscriptions that come after one which may have left the set, up to
+// maxListed of them.
+func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, V]) []*subscription[K, V] {
 	f.mu.Lock()
-	subs := slices.Collect(maps.Keys(f.set))
-	f.mu.Unlock()
-	slices.SortFunc(subs, func(a, b *subscription[K, V]) int { return cmp.Compare(a.id, b.id) })
-	return subs
+	defer f.mu.Unlock()
+	f.subs.AscendGreaterOrEqual(after, func(s *subscription[K, V]) bool {
+		if s != after {
+			list = append(list, s)
+		}
+		return len(list) < maxListed
+	})
+	return list
 }
 
 // A FeedInfo tells how a subscriber is doing. Since it subscribed, or began by
@@ -570,21 +593,20 @@ func (i FeedInfo) String() string {
 // Feeds tells of each subscription that has not ended, in the order in which they
 // were made. After a drop, one stays listed until its loop has read the final error; when
 // a context is done, for a moment. Each FeedInfo is exact, but they are not all of one
-// moment. Feeds takes time in proportion to their number; a writer does not wait for more
-// than one of them.
+// moment. Feeds takes time in proportion to their number. A writer never waits that long:
+// Feeds gives up its locks after a few subscriptions.
 func (t *Table[K, V]) Feeds() []FeedInfo {
-	subs := t.feeds.all()
-	infos := make([]FeedInfo, len(subs))
-	for i, s := range subs {
+	infos := []FeedInfo{}
+	for s := range t.feeds.oldestFirst() {
 		u := s.source().usage()
-		infos[i] = FeedInfo{
+		infos = append(infos, FeedInfo{
 			Name:      s.name,
 			Buffered:  int(u.buffered),
 			Capacity:  int(min(u.limit, math.MaxInt)),
 			Delivered: u.delivered,
 			Skipped:   u.skipped,
 			Seq:       u.passed,
-		}
+		})
 	}
 	return infos
 }

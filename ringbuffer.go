@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/google/btree"
 )
 
 // Pages start small, so that a ring which sees few elements costs little (there is
@@ -42,9 +44,11 @@ const maxNotify = 8
 //
 // Pages do not point to each other, or a stalled window would hold all that came
 // after the page it stands on. The ring keeps a directory of them instead. Each
-// page counts the windows that stand on it, by limit, and the oldest one is
-// dropped as soon as none of those may still read it: their next read jumps over
-// it in any case, so they are counted on the next page from then on.
+// page counts the windows that stand on it, by limit. The oldest one is dropped as soon
+// as no window on it, or on one dropped earlier, may still read it: the next read of such
+// a window jumps over it in any case. Windows stay on a dropped page until that read, and
+// the ring counts the dropped pages by the largest limit on each. To drop a page therefore
+// moves no window, however many there are.
 //
 // Elements are put behind the end one by one and published together, so that a reader
 // sees all of them or none, or are taken back. What was published together is joined.
@@ -67,6 +71,7 @@ type ring[T any] struct {
 
 	mu           sync.Mutex // guards what follows, and standing of each page
 	pages        []*page[T] // the directory, oldest first; the last is tail
+	behind       *tally     // the dropped pages that windows pin, by the largest limit on each; nil: none
 	retained     uint64     // how many of the newest elements are kept for windows to come
 	retainedFrom uint64     // the first position that retain is about
 	queue        queue[T]   // windows that wait
@@ -230,7 +235,7 @@ func (r *ring[T]) retainTableLocked(n uint64) {
 	r.trimLocked()
 }
 
-// heldLocked returns the first position of the elements that retain asks for.
+// retainedLocked returns the first position of the elements that retain asks for.
 func (r *ring[T]) retainedLocked() uint64 {
 	end := r.end.Load()
 	return max(end-min(end, r.retained), min(end, r.retainedFrom))
@@ -278,20 +283,45 @@ func (r *ring[T]) findLocked(pos uint64) *page[T] {
 // trimLocked drops the oldest pages that no window may still read.
 func (r *ring[T]) trimLocked() { // R3
 	if r.windows == 0 && r.retained == 0 {
-		r.pages = nil
+		r.pages, r.behind = nil, nil
 		r.tail.Store(nil)
 		return
 	}
 	end, held := r.end.Load(), r.retainedLocked()
 	for len(r.pages) > 1 { // the tail is always needed
-		oldest, next := r.pages[0], r.pages[1]
-		if oldest.end() > held || oldest.pins.largest() > end-oldest.end() {
+		oldest := r.pages[0]
+		limit := oldest.pins.largest()
+		if oldest.end() > held || max(limit, r.behind.largest()) > end-oldest.end() {
 			return
 		}
-		next.pins.merge(&oldest.pins)
+		r.countBehindLocked(limit, 1)
 		r.pages[0] = nil // the array behind the directory outlives its first element
 		r.pages = r.pages[1:]
 	}
+}
+
+// countLocked counts one window more of that limit on p, or one less if n is -1.
+func (r *ring[T]) countLocked(p *page[T], limit uint64, n int) {
+	dropped := p.first < r.pages[0].first
+	if dropped {
+		r.countBehindLocked(p.pins.largest(), -1)
+	}
+	p.pins.add(limit, n)
+	if dropped {
+		r.countBehindLocked(p.pins.largest(), 1)
+	}
+}
+
+// countBehindLocked counts a dropped page by the largest limit on it, unless no window
+// stands on it.
+func (r *ring[T]) countBehindLocked(limit uint64, n int) {
+	if limit == 0 {
+		return
+	}
+	if r.behind == nil {
+		r.behind = new(tally)
+	}
+	r.behind.add(limit, n)
 }
 
 // wake wakes up to n of the windows that wait although there is something for
@@ -545,9 +575,8 @@ func (w *window[T]) setLimit(limit uint64) {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
 	if p := w.page.Load(); p != nil {
-		standing := w.pinsLocked()
-		standing.add(w.limit, -1)
-		standing.add(limit, 1)
+		w.ring.countLocked(p, w.limit, -1)
+		w.ring.countLocked(p, limit, 1)
 		w.limit = limit
 		w.ring.trimLocked()
 	}
@@ -663,26 +692,16 @@ func (w *window[T]) closeQuietly() (parked bool) {
 	return false
 }
 
-// standLocked makes p the page on which w stands.
+// pinLocked makes p the page on which w stands.
 func (w *window[T]) pinLocked(p *page[T]) {
 	w.page.Store(p)
-	p.pins.add(w.limit, 1)
+	w.ring.countLocked(p, w.limit, 1)
 }
 
-// unstandLocked takes w off its page.
+// unpinLocked takes w off its page.
 func (w *window[T]) unpinLocked() {
-	w.pinsLocked().add(w.limit, -1)
+	w.ring.countLocked(w.page.Load(), w.limit, -1)
 	w.page.Store(nil)
-}
-
-// countedLocked returns the tally in which w is counted: that of its page, or of the
-// oldest one if that is not held any more.
-func (w *window[T]) pinsLocked() *tally {
-	p := w.page.Load()
-	if oldest := w.ring.pages[0]; p.first < oldest.first {
-		p = oldest
-	}
-	return &p.pins
 }
 
 // A usage tells what became of the elements appended since a window was opened.
@@ -745,45 +764,58 @@ func (w *window[T]) leaveQueueLocked() {
 	w.ring.parked.Add(-1)
 }
 
-// A tally counts windows by their limits, largest limit first. Few different ones
-// are the rule, so it is a sorted slice.
-type tally []limitCount
+// A tally counts windows by their limits. They have one limit as a rule, which costs no
+// allocation. However many others there are, to count a window takes the logarithm of
+// their number, for the ring's mutex is held meanwhile.
+type tally struct {
+	one  limitCount                // counts no windows at first
+	rest *btree.BTreeG[limitCount] // the others, and those that came to one's limit before one did; nil: none
+}
 
 type limitCount struct {
 	limit   uint64
 	windows int
 }
 
-// largest returns the largest limit counted, or 0.
-func (t tally) largest() uint64 {
-	if len(t) == 0 {
+// largest returns the largest limit counted, or 0; also of a nil tally.
+func (t *tally) largest() (limit uint64) {
+	if t == nil {
 		return 0
 	}
-	return t[0].limit
+	if t.one.windows > 0 {
+		limit = t.one.limit
+	}
+	if t.rest != nil {
+		last, _ := t.rest.Max()
+		limit = max(limit, last.limit)
+	}
+	return limit
 }
 
-// add counts n more windows of that limit.
+// add counts one window more of that limit, or one less if n is -1.
 func (t *tally) add(limit uint64, n int) {
-	i, found := slices.BinarySearchFunc(*t, limit, func(c limitCount, limit uint64) int {
-		return cmp.Compare(limit, c.limit)
-	})
-	if !found {
-		*t = slices.Insert(*t, i, limitCount{limit: limit})
-	}
-	(*t)[i].windows += n
-	if (*t)[i].windows == 0 {
-		*t = slices.Delete(*t, i, i+1)
+	switch one := &t.one; {
+	case one.windows == 0 && n > 0:
+		*one = limitCount{limit, n}
+	case one.windows > 0 && one.limit == limit:
+		one.windows += n
+	default:
+		t.addToRest(limit, n)
 	}
 }
 
-// merge moves all of from to t. It adds the shorter one to the longer, so that
-// many stalled windows are not moved one by one from page to page.
-func (t *tally) merge(from *tally) {
-	if len(*from) > len(*t) {
-		*t, *from = *from, *t
+func (t *tally) addToRest(limit uint64, n int) {
+	if t.rest == nil {
+		t.rest = btree.NewWithFreeListG(degree, func(a, b limitCount) bool { return a.limit < b.limit }, btree.NewFreeListG[limitCount](0))
 	}
-	for _, c := range *from {
-		t.add(c.limit, c.windows)
+	c, _ := t.rest.Get(limitCount{limit: limit})
+	c = limitCount{limit, c.windows + n}
+	if c.windows > 0 {
+		t.rest.ReplaceOrInsert(c)
+		return
 	}
-	*from = nil
+	t.rest.Delete(c)
+	if t.rest.Len() == 0 {
+		t.rest = nil
+	}
 }

@@ -246,11 +246,14 @@ func requireRing(t *testing.T, r *ring[int], open []*modelWindow) {
 	}
 
 	needed := end // the first position that some window may still read
-	standing := make([]tally, len(r.pages))
+	standing := make(map[*page[int]]map[uint64]int)
 	for _, w := range open {
 		needed = min(needed, max(w.pos.Load(), end-min(end, w.limit)))
-		i := slices.Index(r.pages, w.page.Load())
-		standing[max(i, 0)].add(w.limit, 1) // on the oldest page, if its own was dropped
+		p := w.page.Load()
+		if standing[p] == nil {
+			standing[p] = make(map[uint64]int)
+		}
+		standing[p][w.limit]++
 	}
 	require.LessOrEqual(t, r.pages[0].first, needed, "R3: what some window may still read is held")
 	unneeded := 0
@@ -258,11 +261,40 @@ func requireRing(t *testing.T, r *ring[int], open []*modelWindow) {
 		if p != tail && p.end() <= needed {
 			unneeded += len(p.slots)
 		}
-		if !slices.Equal(standing[i], p.pins) {
-			require.Equal(t, standing[i], p.pins, "windows on page %d of %d", i, len(r.pages))
+		if !maps.Equal(standing[p], p.pins.counts()) {
+			require.Equal(t, standing[p], p.pins.counts(), "windows on page %d of %d", i, len(r.pages))
 		}
 	}
 	require.LessOrEqual(t, unneeded, len(tail.slots), "R3: to within a page, nothing else is held")
+
+	behind := make(map[uint64]int)
+	for p, limits := range standing {
+		if p.first < r.pages[0].first {
+			behind[slices.Max(slices.Collect(maps.Keys(limits)))]++
+			require.Equal(t, limits, p.pins.counts(), "windows on a page that was dropped")
+		}
+	}
+	if !maps.Equal(behind, r.behind.counts()) {
+		require.Equal(t, behind, r.behind.counts(), "pages that were dropped")
+	}
+}
+
+// counts returns how many there are of each limit.
+func (t *tally) counts() map[uint64]int {
+	counts := make(map[uint64]int)
+	if t == nil {
+		return counts
+	}
+	if t.one.windows > 0 {
+		counts[t.one.limit] = t.one.windows
+	}
+	if t.rest != nil {
+		t.rest.Ascend(func(c limitCount) bool {
+			counts[c.limit] += c.windows
+			return true
+		})
+	}
+	return counts
 }
 
 // A window is to its reader a ring buffer of its own, whatever other windows there
@@ -365,8 +397,11 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 			if r.pages[0].first > held && held > 0 {
 				reached["trim on "+did]++
 			}
-			if len(r.pages[0].pins) >= 5 {
+			if len(r.tail.Load().pins.counts()) >= 5 {
 				reached["many limits on a page"]++
+			}
+			if len(r.behind.counts()) >= 2 {
+				reached["several dropped pages"]++
 			}
 			if len(r.tail.Load().slots) == maxPage {
 				reached["largest page"]++
@@ -386,54 +421,88 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 	}
 	requireOutcomes(t, reached, "element", "nothing unread", "page-wrap", "jump within a page", "jump to another page",
 		"jump over dropped pages", "trim on append", "trim on read", "trim on close", "append unheard", "no pages",
-		"many limits on a page", "largest page")
+		"many limits on a page", "several dropped pages", "largest page")
 }
 
 func TestRingTallyCountsByLimit(t *testing.T) {
 	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
 	reached := make(map[string]int)
-	require.Zero(t, tally(nil).largest())
-	sorted := func(m map[uint64]int) (want tally) {
-		for _, limit := range slices.Backward(slices.Sorted(maps.Keys(m))) {
-			want = append(want, limitCount{limit, m[limit]})
-		}
-		return want
-	}
 	for range 500 {
-		var tallies [2]tally
-		models := [2]map[uint64]int{{}, {}}
-		for range rng.IntN(40) {
-			i, limit := rng.IntN(2), 1+rng.Uint64N(10)
-			n := 1
-			if models[i][limit] > 0 && rng.IntN(2) == 0 {
+		var counted tally
+		model := make(map[uint64]int)
+		limits := 1 + rng.Uint64N(100)
+		for range rng.IntN(200) {
+			limit, n := 1+rng.Uint64N(limits), 1
+			if rng.IntN(2) == 0 && model[limit] > 0 {
 				n = -1
 			}
-			tallies[i].add(limit, n)
-			if models[i][limit] += n; models[i][limit] == 0 {
-				delete(models[i], limit)
+			counted.add(limit, n)
+			if model[limit] += n; model[limit] == 0 {
+				delete(model, limit)
 				reached["last of a limit"]++
 			}
-			require.True(t, slices.Equal(sorted(models[i]), tallies[i]))
-			if len(models[i]) > 0 {
-				require.Equal(t, slices.Max(slices.Collect(maps.Keys(models[i]))), tallies[i].largest())
+			require.True(t, maps.Equal(model, counted.counts()))
+			var largest uint64
+			for limit := range model {
+				largest = max(largest, limit)
+			}
+			require.Equal(t, largest, counted.largest())
+			switch one := counted.one; {
+			case len(model) == 0:
+				require.Nil(t, counted.rest, "an empty tally holds nothing")
+				reached["empty"]++
+			case one.windows == 0:
+				reached["only in the tree"]++
+			case counted.rest != nil && counted.rest.Has(one):
+				reached["a limit counted in two places"]++
+			case one.limit == largest:
+				reached["the largest is not in the tree"]++
+			default:
+				reached["the largest is in the tree"]++
 			}
 		}
-		if len(tallies[0]) < len(tallies[1]) {
-			reached["merge of the longer"]++
-		} else if len(tallies[1]) > 0 {
-			reached["merge of the shorter"]++
-		}
-		tallies[0].merge(&tallies[1])
-		for limit, n := range models[1] {
-			if models[0][limit] > 0 {
-				reached["merge of one limit"]++
-			}
-			models[0][limit] += n
-		}
-		require.True(t, slices.Equal(sorted(models[0]), tallies[0]))
-		require.Empty(t, tallies[1])
 	}
-	requireOutcomes(t, reached, "last of a limit", "merge of the longer", "merge of the shorter", "merge of one limit")
+	requireOutcomes(t, reached, "last of a limit", "empty", "only in the tree", "a limit counted in two places",
+		"the largest is not in the tree", "the largest is in the tree")
+}
+
+// A writer may have to wait while a window is opened, and itself drops pages. Both take a
+// few steps, though 100,000 windows stall that all have different limits. T6
+func TestRingTakesAFewStepsHoweverManyLimitsThereAre(t *testing.T) {
+	const n = 100_000
+	opening := func(limit func(i int) uint64) (r *ring[int], took time.Duration) {
+		r = new(ring[int])
+		windows := make([]window[int], n)
+		runtime.GC()
+		start := time.Now()
+		for i := range windows {
+			if i == n/2 {
+				for range minPage { // the others stand on the next page
+					r.append(0)
+				}
+			}
+			r.openTableLocked(&windows[i], limit(i))
+		}
+		return r, time.Since(start)
+	}
+	falling, rising, slowest := time.Hour, time.Hour, time.Hour
+	for range 3 { // the best counts: others may use the machine
+		_, took := opening(func(i int) uint64 { return uint64(i) + 1 })
+		rising = min(rising, took)
+		r, took := opening(func(i int) uint64 { return uint64(2*n - i%(n/2)*2 - i/(n/2)) }) // even ones on one page, odd ones on the other
+		falling = min(falling, took)
+		var worst time.Duration
+		for range 3 * n {
+			start := time.Now()
+			r.append(0)
+			worst = max(worst, time.Since(start))
+		}
+		require.Greater(t, r.pages[0].first, uint64(2*minPage), "the pages are dropped")
+		slowest = min(slowest, worst)
+	}
+	t.Logf("opening: %v, in the other order %v; slowest append %v", falling, rising, slowest)
+	require.Less(t, slowest, 8*falling, "quadratic, one append takes 25 times as long as to open all windows")
+	require.Less(t, rising, 8*falling, "quadratic, one order takes 50 times as long as the other")
 }
 
 // A weakRing knows which of its elements can still be reached.
@@ -1667,13 +1736,13 @@ func TestRingSetLimit(t *testing.T) {
 			x.appendMore(unread)
 			lost := unread - min(unread, limits[0])
 			x.setLimit(limits[1])
-			total := tally{}
-			for _, p := range x.pages {
-				for _, c := range p.pins {
-					total.add(c.limit, c.windows)
-				}
+			one := map[uint64]int{limits[1]: 1}
+			require.Equal(t, one, x.page.Load().pins.counts())
+			if x.page.Load().first < x.pages[0].first {
+				require.Equal(t, one, x.behind.counts())
+			} else {
+				require.Empty(t, x.behind.counts())
 			}
-			require.Equal(t, tally{{limits[1], 1}}, total)
 			require.LessOrEqual(t, x.last-x.pages[0].first, limits[1]+2*maxPage)
 			if limits[1] <= limits[0] { // what a smaller limit let go does not come back
 				x.requireGap(t)
@@ -1694,7 +1763,7 @@ func TestRingSetLimit(t *testing.T) {
 	x.ring.openTableLocked(new(window[uint64]), 9)
 	x.window.close()
 	x.setLimit(5)
-	require.Equal(t, tally{{9, 1}}, x.pages[0].pins, "a closed window is not counted")
+	require.Equal(t, map[uint64]int{9: 1}, x.pages[0].pins.counts(), "a closed window is not counted")
 }
 
 // "passed returns the number of the last element that was read, or the last one before

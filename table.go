@@ -121,6 +121,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.rows = tree[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
+	t.feeds.subs = btree.NewG(degree, (*subscription[K, V]).madeBefore)
 	return t
 }
 
@@ -188,13 +189,20 @@ func (t *Table[K, V]) Delete(key K) (Change[V], error) {
 // out what they still buffered. There are no changes for the rows that it had. To
 // drop a table again does nothing.
 func (t *Table[K, V]) Drop() {
-	for _, r := range t.drop() {
-		r.wake(1)
+	t.drop()
+	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
+		if r := &s.scope.ring; !r.closed.Load() {
+			r.closeTableLocked()
+			r.wake(1)
+		}
+		if s.squash != nil {
+			s.squash.finish()
+		}
 	}
 }
 
-// drop returns the rings whose readers are to be woken.
-func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
+// drop makes the table a dropped one.
+func (t *Table[K, V]) drop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropped = true
@@ -204,16 +212,6 @@ func (t *Table[K, V]) drop() (rings []*ring[Change[V]]) {
 	for _, x := range t.indexes {
 		x.clear()
 	}
-	for _, s := range t.feeds.all() {
-		if r := &s.scope.ring; !r.closed.Load() {
-			r.closeTableLocked()
-			rings = append(rings, r)
-		}
-		if s.squash != nil {
-			s.squash.finish()
-		}
-	}
-	return rings
 }
 
 // Changes subscribes to the table and returns the stream of all changes made from
