@@ -129,7 +129,7 @@ func FuzzRing(f *testing.F) {
 				windows = append(windows, w)
 			}
 			if op == 3 && roll(16) == 0 {
-				r.closeTableLocked()
+				r.close()
 				wake(1)
 			}
 			if len(windows) == 0 {

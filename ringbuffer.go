@@ -211,7 +211,7 @@ func (r *ring[T]) addPageLocked(first uint64) *page[T] {
 
 // close ends the ring: readers get what is still buffered, and then nothing more.
 // The caller calls wake afterwards.
-func (r *ring[T]) closeTableLocked() { r.closed.Store(true) }
+func (r *ring[T]) close() { r.closed.Store(true) }
 
 // begin makes pos the position of the next element, unless something is kept.
 func (r *ring[T]) beginTableLocked(pos uint64) {

@@ -161,7 +161,7 @@ func TestRingClosedIsDrainedAfterTheLastElement(t *testing.T) {
 	var x ringReader
 	x.ring.openTableLocked(&x.window, 20)
 	x.appendMore(25)
-	x.ring.closeTableLocked()
+	x.ring.close()
 	x.requireGap(t)
 	for range 20 {
 		require.False(t, x.drained())
@@ -773,7 +773,7 @@ func (c *crowd) step(a *actor) error {
 			a.then = ""
 		}
 	case "close ring":
-		c.ring.closeTableLocked()
+		c.ring.close()
 		a.wake(1, "")
 
 	// ring.wake, and takeParked in two steps: that it looks again is no matter
@@ -1182,7 +1182,7 @@ func testRingReaders(t *testing.T, seed uint64) {
 	}
 	mu.Lock()
 	dropped = true
-	r.closeTableLocked()
+	r.close()
 	mu.Unlock()
 	r.wake(1)
 	wg.Wait() // F4
@@ -1830,7 +1830,7 @@ func newRingPoll(r *ring[int], room int) *ringPoll {
 func TestRingPolls(t *testing.T) {
 	for name, something := range map[string]func(r *ring[int], p *ringPoll){
 		"append":     func(r *ring[int], _ *ringPoll) { r.append(0); r.append(0); r.wake(1) },
-		"close ring": func(r *ring[int], _ *ringPoll) { r.closeTableLocked(); r.wake(1) },
+		"close ring": func(r *ring[int], _ *ringPoll) { r.close(); r.wake(1) },
 		"close":      func(_ *ring[int], p *ringPoll) { p.close(); p.close() },
 	} {
 		for room := range 3 {

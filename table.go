@@ -192,7 +192,7 @@ func (t *Table[K, V]) Drop() {
 	t.drop()
 	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
 		if r := &s.scope.ring; !r.closed.Load() {
-			r.closeTableLocked()
+			r.close()
 			r.wake(1)
 		}
 		if s.squash != nil {
