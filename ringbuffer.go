@@ -806,7 +806,7 @@ func (t *tally) add(limit uint64, n int) {
 
 func (t *tally) addToRest(limit uint64, n int) {
 	if t.rest == nil {
-		t.rest = btree.NewWithFreeListG(degree, func(a, b limitCount) bool { return a.limit < b.limit }, btree.NewFreeListG[limitCount](0))
+		t.rest = btree.NewWithFreeListG(8, func(a, b limitCount) bool { return a.limit < b.limit }, btree.NewFreeListG[limitCount](0))
 	}
 	c, _ := t.rest.Get(limitCount{limit: limit})
 	c = limitCount{limit, c.windows + n}
