@@ -254,15 +254,16 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		s.squash = newSquash(t.order, t.equal, t.seq, c)
 		s.scope.addSquash(s.squash)
 	} else if c.polls {
-		s.window.notify = c.wake
+		s.window.notifyOn(c.wake)
 	}
 	switch {
 	case c.after != nil:
 		t.allScope.ring.beginTableLocked(t.seq)
-		limit := uint64(c.buffer) + t.allScope.ring.retained
+		retained := t.allScope.ring.retainedTableLocked()
+		limit := uint64(c.buffer) + retained
 		if c.squashes {
 			limit = math.MaxUint64 // it is read before Changes returns
-		} else if t.allScope.ring.retained > 0 {
+		} else if retained > 0 {
 			f.catchUp = c.buffer
 		}
 		t.allScope.ring.openAtTableLocked(&s.window, limit, *c.after)
@@ -270,7 +271,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		if s.scope == &t.allScope {
 			t.allScope.ring.beginTableLocked(t.seq)
 		}
-		s.window.baseSeq = t.seq
+		s.window.beginAfter(t.seq)
 		s.scope.ring.openTableLocked(&s.window, uint64(c.buffer))
 	}
 	if c.initial {

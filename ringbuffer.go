@@ -61,15 +61,19 @@ const maxNotify = 8
 //
 // The zero value is an empty ring without readers.
 type ring[T any] struct {
-	end     atomic.Uint64           // of what is published
-	tail    atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
-	parked  atomic.Int64            // length of queue; changes under mu
-	closed  atomic.Bool             // nothing will be appended any more
-	windows int32                   // open ones; guarded by mu
-	next    uint64                  // position of the next element to put; the writer's
-	seqOf   func(v T) uint64        // the owner's number of an element; nil: its position + 1
+	seqOf func(v T) uint64 // the owner's number of an element; nil: its position + 1
 
-	mu           sync.Mutex // guards what follows, and standing of each page
+	// The writer's: changes under the table's lock.
+	next uint64 // position of the next element to put
+
+	// What the writer and readers without a lock share.
+	end    atomic.Uint64           // of what is published
+	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
+	parked atomic.Int64            // length of queue; changes under mu
+	closed atomic.Bool             // nothing will be appended any more
+
+	mu           sync.Mutex // guards what follows, and pins of each page
+	windows      int32      // open ones
 	pages        []*page[T] // the directory, oldest first; the last is tail
 	behind       *tally     // the dropped pages that windows pin, by the largest limit on each; nil: none
 	retained     uint64     // how many of the newest elements are kept for windows to come
@@ -209,9 +213,18 @@ func (r *ring[T]) addPageLocked(first uint64) *page[T] {
 	return p
 }
 
-// close ends the ring: readers get what is still buffered, and then nothing more.
-// The caller calls wake afterwards.
-func (r *ring[T]) close() { r.closed.Store(true) }
+// close ends the ring: readers get what is still buffered, and then nothing more. If it
+// reports that the ring was open, the caller calls wake afterwards.
+func (r *ring[T]) close() (wasOpen bool) { return r.closed.CompareAndSwap(false, true) }
+
+// keeps reports whether elements that are put now are kept for anybody.
+func (r *ring[T]) keeps() bool { return r.tail.Load() != nil }
+
+// hasWaiting reports whether a window waits.
+func (r *ring[T]) hasWaiting() bool { return r.parked.Load() > 0 }
+
+// retainedTableLocked returns how many of the newest elements are retained.
+func (r *ring[T]) retainedTableLocked() uint64 { return r.retained }
 
 // begin makes pos the position of the next element, unless something is kept.
 func (r *ring[T]) beginTableLocked(pos uint64) {
@@ -268,6 +281,12 @@ func (r *ring[T]) openAtTableLocked(w *window[T], limit, pos uint64) {
 	}
 	w.pinLocked(p)
 }
+
+// beginAfter makes seq the number that w, which is about to be opened, has passed.
+func (w *window[T]) beginAfter(seq uint64) { w.baseSeq = seq }
+
+// notifyOn makes w, which is about to be opened, a window that polls, unless wake is nil.
+func (w *window[T]) notifyOn(wake chan<- struct{}) { w.notify = wake }
 
 // findLocked returns the page that holds pos, which must be held.
 func (r *ring[T]) findLocked(pos uint64) *page[T] {
@@ -385,18 +404,20 @@ func (r *ring[T]) takeParked() *window[T] {
 // are for any goroutine, the other methods for one at a time.
 type window[T any] struct {
 	ring       *ring[T]
-	limit      uint64                  // changes under ring.mu
-	start      uint64                  // position when it was opened
-	oldestHeld uint64                  // the first position that was held then
-	pos        atomic.Uint64           // of the next element to read
-	skipped    atomic.Uint64           // elements skipped and told; changes under ring.mu
-	page       atomic.Pointer[page[T]] // where it stands; changes under ring.mu; nil: closed
-	wakeup     chan struct{}           // gets one value for each time another takes it off the queue; nil until it waits
-	notify     chan<- struct{}         // in place of wakeup, for a window that polls
+	start      uint64          // position when it was opened
+	oldestHeld uint64          // the first position that was held then
+	notify     chan<- struct{} // for a window that polls, in place of wakeup
 
-	// Where it was put other than by reading, and the number that it has passed
-	// there; change under ring.mu.
-	resetPos, baseSeq uint64
+	// The reader's: others only look.
+	pos    atomic.Uint64 // of the next element to read; changes without ring.mu while it reads on
+	wakeup chan struct{} // gets one value for each time another takes it off the queue; nil until it waits
+
+	// These change under ring.mu.
+	limit    uint64
+	skipped  atomic.Uint64           // elements skipped that the reader knows of
+	page     atomic.Pointer[page[T]] // where it stands; nil: closed
+	resetPos uint64                  // where it was put other than by reading
+	baseSeq  uint64                  // the number that it had passed there
 
 	// The place in ring.queue; guarded by ring.mu.
 	queued     bool

@@ -57,7 +57,7 @@ type outbox[K, V any] struct {
 
 // add takes note of a change for the feeds of s.
 func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
-	if r := &s.ring; r.tail.Load() != nil {
+	if r := &s.ring; r.keeps() {
 		if !r.unpublished() {
 			o.rings = append(o.rings, r)
 		}
@@ -151,7 +151,7 @@ type wakeList[V any] struct {
 // wait later looks at the ring's end first.
 func (w *wakeList[V]) add(r *ring[Change[V]]) {
 	switch {
-	case r.parked.Load() == 0:
+	case !r.hasWaiting():
 	case w.first == nil:
 		w.first = r
 	default:

@@ -191,8 +191,7 @@ func (t *Table[K, V]) Delete(key K) (Change[V], error) {
 func (t *Table[K, V]) Drop() {
 	t.drop()
 	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
-		if r := &s.scope.ring; !r.closed.Load() {
-			r.close()
+		if r := &s.scope.ring; r.close() {
 			r.wake(1)
 		}
 		if s.squash != nil {
