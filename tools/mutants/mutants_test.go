@@ -183,3 +183,8 @@ func TestHeadKeepsTheBeginning(t *testing.T) {
 		t.Error(len(got))
 	}
 }
+
+func TestTheListFitsTheLibrary(t *testing.T) {
+	c := config{dir: "../..", list: "mutants.txt", names: regexp.MustCompile(""), onlyCheck: true}
+	run(t, c)
+}
