@@ -1,6 +1,9 @@
 package changefeed
 
-import "reflect"
+import (
+	"bytes"
+	"reflect"
+)
 
 // How a table copies and compares its rows is settled once, when it is made, by
 // the type of the rows alone. The rules, which the package documentation gives to
@@ -49,7 +52,7 @@ func chooseEqual[V any]() func(a, b *V) bool {
 		// row different from its unedited copy.
 		return func(a, b *V) bool { return any(*a) == any(*b) }
 	}
-	return func(a, b *V) bool { return reflect.DeepEqual(a, b) }
+	return func(a, b *V) bool { return deepEqual(reflect.ValueOf(a), reflect.ValueOf(b)) }
 }
 
 // hasClone reports whether V makes its own copies.
@@ -209,5 +212,129 @@ func (c *copier) copyOf(v reflect.Value) reflect.Value {
 		dst.Elem().Set(v.Elem())
 		c.detach(dst.Elem())
 		return dst
+	}
+}
+
+// A comparer compares two values as [reflect.DeepEqual] does, with a list in place of
+// recursion, because a row may be deeper than a stack. Values are equal if all pairs of their parts are, so the
+// order in which pairs are compared does not matter, and each is compared once.
+type comparer struct {
+	seen map[comparison]bool
+	todo [][2]reflect.Value // pairs of references, or of what interfaces hold
+}
+
+// A comparison is two references of one type and length.
+type comparison struct {
+	a reference
+	b uintptr
+}
+
+// deepEqual is [reflect.DeepEqual] of the pointers to two rows.
+func deepEqual(a, b reflect.Value) bool {
+	var c comparer
+	equal := a.Pointer() == b.Pointer() || c.equal(a.Elem(), b.Elem())
+	for equal && len(c.todo) > 0 {
+		last := len(c.todo) - 1
+		next := c.todo[last]
+		c.todo = c.todo[:last]
+		equal = c.equalElems(next[0], next[1])
+	}
+	return equal
+}
+
+// equal compares two values of one type, and puts what they refer to on the list.
+func (c *comparer) equal(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Array:
+		for i := range a.Len() {
+			if !c.equal(a.Index(i), b.Index(i)) {
+				return false
+			}
+		}
+		return true
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if !c.equal(a.Field(i), b.Field(i)) {
+				return false
+			}
+		}
+		return true
+	case reflect.Func:
+		return a.IsNil() && b.IsNil()
+	case reflect.Interface:
+		if a.IsNil() || b.IsNil() {
+			return a.IsNil() && b.IsNil()
+		}
+		return c.equalHeld(a.Elem(), b.Elem())
+	case reflect.Map, reflect.Slice, reflect.Pointer:
+		return c.equalReferences(a, b)
+	default:
+		return a.Equal(b)
+	}
+}
+
+// equalHeld compares what two interfaces hold.
+func (c *comparer) equalHeld(a, b reflect.Value) bool {
+	switch {
+	case a.Type() != b.Type():
+		return false
+	case a.Kind() == reflect.Array || a.Kind() == reflect.Struct:
+		c.todo = append(c.todo, [2]reflect.Value{a, b})
+		return true
+	}
+	return c.equal(a, b)
+}
+
+// equalReferences compares two maps, slices or pointers.
+func (c *comparer) equalReferences(a, b reflect.Value) bool {
+	switch {
+	case a.IsNil() || b.IsNil():
+		return a.IsNil() && b.IsNil()
+	case a.Kind() != reflect.Pointer && a.Len() != b.Len():
+		return false
+	case a.Pointer() == b.Pointer():
+		return true
+	}
+	switch a.Type().Elem().Kind() {
+	case reflect.Array, reflect.Struct, reflect.Interface, reflect.Map, reflect.Slice, reflect.Pointer:
+		if p := (comparison{referenceOf(a), b.Pointer()}); !c.seen[p] {
+			if c.seen == nil {
+				c.seen = make(map[comparison]bool)
+			}
+			c.seen[p] = true
+			c.todo = append(c.todo, [2]reflect.Value{a, b})
+		}
+		return true
+	default: // they lead nowhere
+		return c.equalElems(a, b)
+	}
+}
+
+// equalElems compares what is in two maps, slices or interfaces of one length, or what
+// two pointers point to.
+func (c *comparer) equalElems(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Map:
+		for elems := a.MapRange(); elems.Next(); {
+			other := b.MapIndex(elems.Key())
+			if !other.IsValid() || !c.equal(elems.Value(), other) {
+				return false
+			}
+		}
+		return true
+	case reflect.Slice:
+		if a.Type().Elem().Kind() == reflect.Uint8 {
+			return bytes.Equal(a.Bytes(), b.Bytes())
+		}
+		for i := range a.Len() {
+			if !c.equal(a.Index(i), b.Index(i)) {
+				return false
+			}
+		}
+		return true
+	case reflect.Pointer:
+		return c.equal(a.Elem(), b.Elem())
+	default:
+		return c.equal(a, b)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,8 @@ func editing[V any](name string, fresh func() V, edits ...func(*V)) rowTest {
 			is = copied(old)
 			edits[n](is)
 			require.False(t, equal(old, is), "edit %d is a change", n)
+			requireAsDeepEqual(t, old, is)
+			requireAsDeepEqual(t, is, copied(is))
 			l.check(t)
 		}
 		l.check(t)
@@ -176,6 +179,11 @@ type embedded struct {
 	*Exported
 	strs
 	ID int
+}
+
+type cycle struct {
+	*cycle
+	N int
 }
 
 type named struct {
@@ -475,6 +483,40 @@ func TestCopiesShareWhatAnInterfaceHoldsWithoutExportedFields(t *testing.T) {
 	require.ErrorIs(t, is.Cause.(error), fs.ErrNotExist)
 }
 
+// The depth of a row is not limited by that of a stack.
+func TestWritesOfDeepRows(t *testing.T) {
+	stack := debug.SetMaxStack(1 << 20)
+	t.Cleanup(func() { debug.SetMaxStack(stack) })
+
+	type tree []tree
+	type maps map[int]maps
+	type chain struct{ *chain }
+	type held struct{ Any any }
+	for name, grow := range map[string]func(any) any{
+		"slices":            func(row any) any { inner, _ := row.(tree); return tree{inner} },
+		"maps":              func(row any) any { inner, _ := row.(maps); return maps{1: inner} },
+		"embedded pointers": func(row any) any { inner, _ := row.(*chain); return &chain{inner} },
+		"pointers":          func(row any) any { return &row },
+		"structs":           func(row any) any { return held{row} },
+		"arrays":            func(row any) any { return [1]any{row} },
+		"slices of any":     func(row any) any { return []any{row} },
+		"maps of structs":   func(row any) any { return map[int]held{1: {row}} },
+		"structs of maps":   func(row any) any { return held{map[int]any{1: row}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			deep := func() (row any) {
+				for range 20_000 {
+					row = grow(row)
+				}
+				return row
+			}
+			table := oneRow[any]()
+			must[any](t)(table.Insert(deep()))
+			require.True(t, must[any](t)(table.Upsert(deep())).Kind == None)
+		})
+	}
+}
+
 // A withClone copies what its unexported pointer points to.
 type withClone struct {
 	ID int
@@ -527,6 +569,8 @@ func TestRowsWithNaNOrFunctionsAreNeverEqual(t *testing.T) {
 func neverEqual[V any](name string, fresh func() V) rowTest {
 	return rowTest{name, func(t *testing.T) {
 		row, copied, equal := new(fresh()), chooseCopy[V](), chooseEqual[V]()
+		requireAsDeepEqual(t, row, row)
+		requireAsDeepEqual(t, row, copied(row))
 		require.False(t, equal(row, copied(row)), "update nothing")
 		require.False(t, equal(row, new(fresh())), "upsert the same")
 	}}
@@ -576,6 +620,15 @@ func TestEqualRows(t *testing.T) {
 		comparing("interfaces of two types", struct{ A any }{1}, struct{ A any }{int8(1)}, false),
 		comparing("unexported fields", struct{ s []int }{[]int{1}}, struct{ s []int }{[]int{2}}, false),
 		comparing("unexported fields by ==", struct{ s int }{1}, struct{ s int }{2}, false),
+		comparing("unexported maps, slices and channels", hiddenReferents(1), hiddenReferents(1), true),
+		comparing("unexported maps of others", hiddenReferents(1), hiddenReferents(2), false),
+		comparing("what has another length", [][]int{{1}, {2}}, [][]int{{1}, {2, 3}}, false),
+		comparing("maps of other keys", map[int][]int{1: nil}, map[int][]int{2: nil}, false),
+		comparing("nil and a pointer", []*inner{nil}, []*inner{{}}, false),
+		comparing("structs in interfaces", []any{struct{ P *int }{new(1)}}, []any{struct{ P *int }{new(2)}}, false),
+		comparing("one slice with a NaN", [][]float64{nans}, [][]float64{nans}, true),
+		comparing("cycles of two lengths", []*cycle{newCycle(2)}, []*cycle{newCycle(3)}, true),
+		comparing("a cycle and its beginning", []*cycle{newCycle(2)}, []*cycle{{&cycle{nil, 1}, 1}}, false),
 		comparing("blank fields by ==", struct{ _, A int }{A: 1}, struct{ _, A int }{A: 1}, true),
 	} {
 		t.Run(test.name, test.run)
@@ -583,7 +636,38 @@ func TestEqualRows(t *testing.T) {
 }
 
 func comparing[V any](name string, a, b V, equal bool) rowTest {
-	return rowTest{name, func(t *testing.T) { require.Equal(t, equal, chooseEqual[V]()(&a, &b)) }}
+	return rowTest{name, func(t *testing.T) {
+		require.Equal(t, equal, chooseEqual[V]()(&a, &b))
+		requireAsDeepEqual(t, &a, &b)
+		requireAsDeepEqual(t, &b, &a)
+	}}
+}
+
+// requireAsDeepEqual requires that deepEqual says what [reflect.DeepEqual] says.
+func requireAsDeepEqual[V any](t *testing.T, a, b *V) {
+	t.Helper()
+	require.Equal(t, reflect.DeepEqual(a, b), deepEqual(reflect.ValueOf(a), reflect.ValueOf(b)))
+}
+
+var nans = []float64{math.NaN()}
+
+func newCycle(n int) *cycle {
+	first := &cycle{N: 1}
+	first.cycle = first
+	for range n - 1 {
+		first.cycle = &cycle{first.cycle, 1}
+	}
+	return first
+}
+
+func hiddenReferents(n int) any {
+	return struct {
+		m map[any][]int
+		s [][]byte
+		p **int
+		c chan int
+		f func()
+	}{map[any][]int{"k": {n}}, [][]byte{{1}}, new(new(1)), aChan, nil}
 }
 
 // The rows below have methods by which a table copies or compares them. Clone
