@@ -11,20 +11,25 @@ import (
 // An Index finds the rows of a table by a value that depends on the row, and not by
 // the primary key: RethinkDB's secondary index. Its selections are read and followed
 // as the table's are, in the order of value and key. Make one with [NewIndex],
-// [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table.
+// [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table. A zero Index
+// must not be used.
 //
 // The table keeps an index up to date with every write, which costs the write
 // another B-tree operation for each value that comes or goes (BenchmarkIndex). One that
 // stays costs that, too, in the first write to the row after rows were read: by All,
-// Backward, Len, IncludeInitial or Resync. An index shares the table's lock and its
-// history: what a selection of it shows is the table at one sequence number.
+// Backward, Len, IncludeInitial or Resync. In a row with several values, it also costs
+// that when another value comes or goes directly before it.
+//
+// An index shares the table's lock and its history: what a selection of it shows is the
+// table at one sequence number.
 //
 // The function that returns a row's value runs with the table's lock held and
-// without, also for rows written long ago. It must depend on the row alone, must not
-// change it or call the table, and should be quick. If it panics in a write, the
-// panic reaches the caller, and nothing was written. Values are in the order of
+// without, also for rows written long ago. It must depend on the row alone and must not
+// change it. It must call no table at all: neither this one nor another. It should be
+// quick. If it panics in a write, the panic reaches the caller, and nothing was written.
+// It is not called when a transaction is rolled back. Values are in the order of
 // [cmp.Compare]. A function that does not return the same for the same row leaves an
-// index, or a transaction that is taken back, in disorder.
+// index in disorder.
 type Index[S cmp.Ordered, K, V any] struct {
 	table  *Table[K, V]
 	name   string
@@ -36,16 +41,28 @@ type Index[S cmp.Ordered, K, V any] struct {
 	rows     tree[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // of the write under way: the row's values before and after it, in order, each once
+
+	// Of the transaction under way: old and new of each of its writes, one after the
+	// other, and how many they are.
+	undo       []S
+	undoCounts []valueCounts
+
+	// Entries with these cells are not rows. They stand before and after all rows with
+	// their value.
+	before, after cell[K, V]
 }
 
-// An indexEntry is a row under one of its values. One on a side is no row, but stands
-// before or after all rows with its value.
+// An indexEntry is a row under one of its values. It knows the row's previous value.
+// From that alone a walk sees whether the row has an earlier value in an interval. An
+// entry is never changed, because a clone of the tree may share it.
 type indexEntry[S, K, V any] struct {
-	value S
-	key   K
-	cell  *cell[K, V]
-	side  int8
+	value    S
+	key      K
+	cell     *cell[K, V]
+	previous *S // nil: value is the row's first
 }
+
+type valueCounts struct{ old, new int }
 
 // A tableIndex is an [Index] as its table sees it, whatever its values. All is done
 // with the table's lock held.
@@ -53,7 +70,7 @@ type tableIndex[K, V any] interface {
 	indexName() string
 
 	// plan prepares the write that puts new in the place of old; either may be nil. All
-	// that may panic does so here. (T4)
+	// that may panic does so here. (T4) A forget must follow, also after a panic.
 	plan(old, new *V)
 
 	// check returns an error if the planned write would break a unique index.
@@ -65,6 +82,18 @@ type tableIndex[K, V any] interface {
 
 	// enter tells in which scopes the row of the planned write was and is.
 	touch(o *outbox[K, V])
+
+	// forget releases the values of the planned write.
+	forget()
+
+	// keepForUndo keeps the values of the planned write until endTx.
+	keepForUndo()
+
+	// planUndo plans to take back the last write that was kept and not yet taken back. It
+	// calls no function of the user's. A forget must follow.
+	planUndo()
+
+	endTx()
 
 	clear()
 }
@@ -86,6 +115,8 @@ func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(r
 
 // NewMultiIndex is [NewIndex] for rows that have any number of values. A value that
 // the function returns twice counts once; a row without one is not in the index.
+// Reading a Range or From takes time in proportion to the number of values selected, of
+// all rows together.
 func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
 	var all func(row *V, to []S) []S
 	if values != nil {
@@ -126,7 +157,10 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 	x.scopes.order, x.scopes.seqOf = cmp.Compare[S], t.seqOf
 	x.rows.clones = &t.clones
 	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
-		if c := cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.side, b.side)); c != 0 {
+		if c := cmp.Compare(a.value, b.value); c != 0 {
+			return c < 0
+		}
+		if c := x.sideOf(a.cell) - x.sideOf(b.cell); c != 0 {
 			return c < 0
 		}
 		return t.order(a.key, b.key) < 0
@@ -146,17 +180,10 @@ func (x *Index[S, K, V]) build() (err error) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
 	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		row := e.cell.row
-		if row == nil {
-			return true
+		if e.cell.row != nil {
+			err = x.add(e.key, e.cell)
 		}
-		x.plan(nil, row)
-		if err = x.check(); err != nil {
-			err = fmt.Errorf("%w %s", err, quoted(t.key(row)))
-			return false
-		}
-		x.apply(e.key, e.cell, true)
-		return true
+		return err == nil
 	})
 	if err == nil {
 		t.indexes = append(t.indexes, x)
@@ -164,11 +191,57 @@ func (x *Index[S, K, V]) build() (err error) {
 	return err
 }
 
+// add puts a row of the table into the index.
+func (x *Index[S, K, V]) add(key K, c *cell[K, V]) error {
+	defer x.forget()
+	x.plan(nil, c.row)
+	if err := x.check(); err != nil {
+		return fmt.Errorf("%w %s", err, quoted(x.table.key(c.row)))
+	}
+	x.apply(key, c, true)
+	return nil
+}
+
+// sideOf tells where an entry with the cell stands among the rows with its value: before
+// them, among them or after them.
+func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
+	switch c {
+	case &x.before:
+		return -1
+	case &x.after:
+		return 1
+	}
+	return 0
+}
+
 func (x *Index[S, K, V]) indexName() string { return x.name }
 
 func (x *Index[S, K, V]) plan(old, new *V) {
-	x.old = x.valuesOf(old, x.old[:0])
-	x.new = x.valuesOf(new, x.new[:0])
+	x.old = x.valuesOf(old, x.old)
+	x.new = x.valuesOf(new, x.new)
+}
+
+func (x *Index[S, K, V]) forget() { x.old, x.new = recycle(x.old), recycle(x.new) }
+
+func (x *Index[S, K, V]) keepForUndo() {
+	x.undo = append(append(x.undo, x.old...), x.new...)
+	x.undoCounts = append(x.undoCounts, valueCounts{len(x.old), len(x.new)})
+}
+
+func (x *Index[S, K, V]) planUndo() {
+	last := len(x.undoCounts) - 1
+	n := x.undoCounts[last]
+	begin := len(x.undo) - n.old - n.new
+	values := x.undo[begin:]
+	x.old = append(x.old, values[n.old:]...)
+	x.new = append(x.new, values[:n.old]...)
+	clear(values)
+	x.undo, x.undoCounts = x.undo[:begin], x.undoCounts[:last]
+}
+
+func (x *Index[S, K, V]) endTx() {
+	x.forget()
+	x.undo, x.undoCounts = recycle(x.undo), recycle(x.undoCounts)
 }
 
 // valuesOf appends the row's values, in order and each once.
@@ -189,10 +262,10 @@ func (x *Index[S, K, V]) check() (err error) {
 		return nil
 	}
 	for _, v := range x.new {
-		if contains(x.old, v) {
+		if _, has := find(x.old, v); has {
 			continue // this row has it
 		}
-		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, side: -1}, func(e indexEntry[S, K, V]) bool {
+		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: &x.before}, func(e indexEntry[S, K, V]) bool {
 			if cmp.Compare(e.value, v) == 0 {
 				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.row)}
 			}
@@ -204,21 +277,38 @@ func (x *Index[S, K, V]) check() (err error) {
 
 func (x *Index[S, K, V]) apply(key K, c *cell[K, V], isNew bool) {
 	for _, v := range x.old {
-		if !contains(x.new, v) {
+		if _, stays := find(x.new, v); !stays {
 			x.rows.remove(indexEntry[S, K, V]{value: v, key: key})
 		}
 	}
-	for _, v := range x.new {
-		if isNew || !contains(x.old, v) {
-			x.rows.put(indexEntry[S, K, V]{value: v, key: key, cell: c})
+	for i, v := range x.new {
+		at, stays := find(x.old, v)
+		if isNew || !stays || x.multi && !sameLast(x.old[:at], x.new[:i]) {
+			x.rows.put(indexEntry[S, K, V]{v, key, c, lastOf(x.new[:i])})
 		}
 	}
 }
 
-// among reports whether a value is among those in order.
-func contains[S cmp.Ordered](values []S, v S) bool {
-	_, ok := slices.BinarySearchFunc(values, v, cmp.Compare[S])
-	return ok
+// find returns the place of a value among those in order, and whether it is there.
+func find[S cmp.Ordered](values []S, v S) (at int, ok bool) {
+	return slices.BinarySearchFunc(values, v, cmp.Compare[S])
+}
+
+// sameLast reports whether both lists end with the same value, or are empty.
+func sameLast[S cmp.Ordered](a, b []S) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return len(a) == len(b)
+	}
+	return cmp.Compare(a[len(a)-1], b[len(b)-1]) == 0
+}
+
+// lastOf returns the last of the values, or nil if there are none. It returns a copy, so
+// that nothing holds the list.
+func lastOf[S any](values []S) *S {
+	if len(values) == 0 {
+		return nil
+	}
+	return new(values[len(values)-1])
 }
 
 func (x *Index[S, K, V]) touch(o *outbox[K, V]) {
@@ -262,18 +352,9 @@ type indexPart[S cmp.Ordered, K, V any] struct {
 }
 
 func (p *indexPart[S, K, V]) has(row *V) bool {
-	_, ok := p.firstOf(row)
-	return ok
-}
-
-// firstOf returns the first of a row's values that is in the interval.
-func (p *indexPart[S, K, V]) firstOf(row *V) (first S, ok bool) {
-	for _, v := range p.index.values(row, nil) {
-		if p.values.contains(v, cmp.Compare[S]) && (!ok || cmp.Less(v, first)) {
-			first, ok = v, true
-		}
-	}
-	return first, ok
+	return slices.ContainsFunc(p.index.values(row, nil), func(v S) bool {
+		return p.values.contains(v, cmp.Compare[S])
+	})
 }
 
 func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.scope(&p.values) }
@@ -284,22 +365,20 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	if tree == nil {
 		return nil
 	}
-	first := &indexEntry[S, K, V]{value: p.values.from, side: -1}
+	first := &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.before}
 	var last *indexEntry[S, K, V]
 	switch p.values.extent {
 	case between:
-		last = &indexEntry[S, K, V]{value: p.values.to, side: -1}
+		last = &indexEntry[S, K, V]{value: p.values.to, cell: &p.index.before}
 	case point:
-		last = &indexEntry[S, K, V]{value: p.values.from, side: 1}
+		last = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.after}
 	}
 	cellOf := func(e indexEntry[S, K, V]) (*cell[K, V], bool) {
 		if !p.values.contains(e.value, cmp.Compare[S]) {
 			return nil, false
 		}
-		if p.index.multi && p.values.extent != point {
-			if first, _ := p.firstOf(e.cell.row); cmp.Compare(first, e.value) != 0 {
-				return nil, true // it comes, or came, at its first value
-			}
+		if e.previous != nil && p.values.contains(*e.previous, cmp.Compare[S]) {
+			return nil, true // the row comes, or came, at an earlier value
 		}
 		return e.cell, true
 	}

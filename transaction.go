@@ -140,7 +140,8 @@ func (t *Table[K, V]) publishLocked() (wake func()) {
 	return w.wake
 }
 
-// rollbackLocked takes the writes back, the last one first. T4
+// rollbackLocked takes the writes back, the last one first. It calls no function of the
+// user's but compare, so nothing may fail. T4
 func (t *Table[K, V]) rollbackLocked() {
 	defer func() {
 		t.endTxLocked()
@@ -148,9 +149,10 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	for _, r := range slices.Backward(t.undo) {
 		for _, x := range t.indexes {
-			x.plan(r.is, r.was)
+			x.planUndo()
 		}
-		t.storeLocked(r.key, t.cellLocked(r.key), r.was)
+		t.storeLocked(r.key, t.cellLocked(r.key), r.old)
+		t.forgetPlansLocked()
 		t.seq--
 	}
 }
@@ -158,12 +160,16 @@ func (t *Table[K, V]) rollbackLocked() {
 func (t *Table[K, V]) endTxLocked() {
 	t.inTx = false
 	t.undo = recycle(t.undo)
+	for _, x := range t.indexes {
+		x.endTx()
+	}
 }
 
 // A TxTable is a table in a transaction: see [Transact]. Its methods are some of the
 // [Table]'s, and see what the transaction wrote; selections and indexes cannot be read
 // in a transaction. It is for fn, and for one goroutine at a time; to use it after the
 // transaction's end panics, and so does a write in a function that a write calls.
+// A zero TxTable must not be used.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
 	tx    *Tx
@@ -238,7 +244,10 @@ func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to it; write before or after", t.name))
 	}
 	t.writing = true
-	defer func() { t.writing = false }()
+	defer func() {
+		t.writing = false
+		t.forgetPlansLocked()
+	}()
 	return t.writeLocked(key, next)
 }
 

@@ -63,10 +63,11 @@ func deleting[V any](old *V) (*V, error) {
 	return nil, nil
 }
 
-// A replacement is a write that a transaction made, for it to be taken back.
+// A replacement is a write that a transaction made, for it to be rolled back. The indexes
+// keep what they need for that themselves.
 type replacement[K, V any] struct {
-	key     K
-	was, is *V
+	key K
+	old *V
 }
 
 // sameKey returns row, whose key must still be key.
@@ -94,6 +95,7 @@ func (t *Table[K, V]) writeError(op string, key K, err error) error {
 func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeList[V], err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.forgetPlansLocked()
 	if t.dropped {
 		return c, w, ErrTableDropped
 	}
@@ -104,7 +106,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 }
 
 // writeLocked makes a write that is not published. All that may fail or panic is done
-// when commitLocked begins (T4).
+// when commitLocked begins (T4). A forgetPlansLocked must follow, also after a panic.
 func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	at := t.cellLocked(key)
 	old := at.rowOrNil()
@@ -131,6 +133,13 @@ func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	return c, nil
 }
 
+// forgetPlansLocked releases what the indexes planned for a write.
+func (t *Table[K, V]) forgetPlansLocked() {
+	for _, x := range t.indexes {
+		x.forget()
+	}
+}
+
 // cellLocked returns the cell of a key, or nil.
 func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
 	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
@@ -144,7 +153,10 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	t.seq++
 	c.Seq = t.seq
 	if t.inTx {
-		t.undo = append(t.undo, replacement[K, V]{key, c.Old, c.New})
+		t.undo = append(t.undo, replacement[K, V]{key, c.Old})
+		for _, x := range t.indexes {
+			x.keepForUndo()
+		}
 	}
 
 	o := &t.outbox
