@@ -879,7 +879,7 @@ func (c *crowd) state() (s crowdState) {
 	if n := len(c.ring.pages); n > 0 {
 		s.oldest, s.tail = c.ring.pages[0].first, c.ring.pages[n-1].first
 	}
-	s.end, s.closed, s.locked = c.ring.end.Load(), c.ring.closed.Load(), c.locked
+	s.end, s.closed, s.locked = c.ring.end.Load(), c.ring.isClosed(), c.locked
 	return s
 }
 
@@ -925,7 +925,7 @@ func (c *crowd) checkEnd() error {
 			return fmt.Errorf("an actor cannot %s", a.at)
 		case w.pos.Load() != c.ring.end.Load():
 			return fmt.Errorf("F3: window %d waits while there is something to read", a.window)
-		case c.ring.closed.Load() || c.cancelled[a.window]:
+		case c.ring.isClosed() || c.cancelled[a.window]:
 			return fmt.Errorf("F4: window %d waits after the end", a.window)
 		case !w.queued:
 			return fmt.Errorf("window %d waits outside the queue", a.window)
