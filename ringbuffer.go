@@ -12,72 +12,73 @@ import (
 	"github.com/google/btree"
 )
 
-// Pages start small, so that a ring which sees few elements costs little (there is
-// one for each row that is followed), and double up to maxPage. At 256 slots the
-// mutex that a reader takes once a page no longer shows: pages of 64 cost 1.6 times as
-// much with 1,000 readers, pages of 512 gain nothing (BenchmarkFanOut).
+// Pages start small, so that a ring which sees few elements costs little: there is a ring
+// for each row that is followed. They double up to maxPage. At 256 slots, the mutex that a
+// reader takes once a page no longer shows. Pages of 64 take 1.6x as long with 1,000
+// readers, and pages of 512 gain nothing (BenchmarkFanOut).
 const (
 	minPage = 4
 	maxPage = 256
 )
 
-// maxTold is how many windows that poll are told by the append itself.
+// maxNotify is how many polling windows an append notifies itself.
 const maxNotify = 8
 
-// A ring keeps a sequence of elements for any number of readers, each of which
-// sees a bounded ring buffer of its own. What they see is stored once: elements
-// lie in pages, in slots that are not written any more once they are published, and a
-// reader is a [window] on them, that is a position, a limit and a count of what it
-// lost. To append, that is to put and publish, therefore costs the same whatever the
-// number of readers, and readers that stalled at one place hold what one of them holds.
+// A ring stores a sequence of elements for any number of readers, each of which sees a
+// bounded ring buffer of its own. The elements are stored once, in the slots of pages. A
+// slot is not written again after its element is published. A reader is a [window] on the
+// pages: a position, a limit, and a count of skipped elements. Appending, which is to put
+// and publish, therefore costs the same for any number of readers. Readers that stalled at
+// one place retain what one of them retains.
 //
-// Elements are numbered by position, from 0. The end is the position of the next
-// element; a slot is written before the end passes it, and read only below the
-// end, so that reading takes no lock:
+// Elements are numbered by position, from 0. The end is the position of the next element
+// to be published. A slot is written before the end passes it, and read only below the
+// end, so reading takes no lock:
 //
-//	R1  A slot that the ring's end covers is not written any more; only such a slot is
-//	    read.
+//	R1  A slot below the ring's end is not written again. Only such slots are read.
 //	R2  appended = delivered + skipped + buffered, for every window, at any time.
-//	R3  To within a page of maxPage, the ring holds what some window may still read
-//	    or retain asks for, and nothing else, whatever the windows' limits; a stalled
-//	    window pins one page.
+//	R3  To within a page of maxPage, the ring retains the elements that some window may
+//	    still read or that retain asks for, and nothing else, whatever the windows'
+//	    limits. A stalled window pins one page.
 //
-// Pages do not point to each other, or a stalled window would hold all that came
-// after the page it stands on. The ring keeps a directory of them instead. Each
-// page counts the windows that stand on it, by limit. The oldest one is dropped as soon
-// as no window on it, or on one dropped earlier, may still read it: the next read of such
-// a window jumps over it in any case. Windows stay on a dropped page until that read, and
-// the ring counts the dropped pages by the largest limit on each. To drop a page therefore
-// moves no window, however many there are.
+// Pages do not point to each other, because a stalled window would then retain all pages
+// after its own. The ring has a directory of pages instead. Each page counts the windows
+// that pin it, by limit. The oldest page is dropped as soon as no window on it, or on a
+// page that was dropped earlier, may still read it. The next read of such a window jumps
+// over the page in any case. Windows stay on a dropped page until that read, and the ring
+// counts the dropped pages by the largest limit on each. Dropping a page therefore moves
+// no window, however many there are.
 //
-// Elements are put behind the end one by one and published together, so that a reader
-// sees all of them or none, or are taken back. What was published together is joined.
+// Elements are put behind the end one by one and then published together, so that a reader
+// sees all of them or none. They can also be discarded. An element continues if the next
+// one was published together with it.
 //
-// The calls of open, put, publish, takeBack, begin, hold, skipAll and close must not
-// overlap; everything else may be called at any time. mu is a leaf: it is held for a
-// few steps of the ring's own, never while a user's code runs. A reader takes it at a
-// page's end, when it has fallen too far behind, and to wait; put takes it to add a
-// page, publish for several elements, takeBack always, and wake when somebody waits.
+// Methods whose names end in TableLocked must not overlap: their callers hold the lock of
+// the table that owns the ring. All other methods may be called at any time. mu is a leaf:
+// it is held for a few steps, and never while a user's function runs. A reader takes it at
+// the end of a page, when it has fallen too far behind, and to wait. put takes it to add a
+// page, publish takes it for several elements, discard takes it always, and wake takes it
+// if somebody waits.
 //
 // The zero value is an empty ring without readers.
 type ring[T any] struct {
-	seqOf func(v T) uint64 // the owner's number of an element; nil: its position + 1
+	seqOf func(v T) uint64 // returns the sequence number of an element; nil: its position + 1
 
 	// The writer's: changes under the table's lock.
 	next uint64 // position of the next element to put
 
 	// What the writer and readers without a lock share.
-	end    atomic.Uint64           // of what is published
-	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
+	end    atomic.Uint64           // of the published elements
+	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: no element is kept
 	parked atomic.Int64            // length of queue; changes under mu
-	closed atomic.Uint64           // one more than the end, which is final then; 0: elements may still come
+	closed atomic.Uint64           // one more than the final end; 0: elements may still come
 
 	mu           sync.Mutex // guards what follows, and pins of each page
 	windows      int32      // open ones
 	pages        []*page[T] // the directory, oldest first; the last is tail
 	behind       *tally     // the dropped pages that windows pin, by the largest limit on each; nil: none
-	retained     uint64     // how many of the newest elements are kept for windows to come
-	retainedFrom uint64     // the first position that retain is about
+	retained     uint64     // the number of newest elements to keep for later windows
+	retainedFrom uint64     // the first position that may be kept for them
 	queue        queue[T]   // windows that wait
 }
 
@@ -85,15 +86,15 @@ type ring[T any] struct {
 type page[T any] struct {
 	first         uint64
 	slots         []T
-	pins          tally // the windows that stand here; guarded by ring.mu
+	pins          tally // counts the windows here; guarded by ring.mu
 	continuesBits atomic.Pointer[slotBits]
 }
 
-// joints has a bit for each slot of a page: whether the element is joined to the
-// next one.
+// A slotBits has a bit for each slot of a page.
 type slotBits [maxPage / 64]atomic.Uint64
 
-// join joins the elements in the slots from i on, and before n, each to the next.
+// setContinues marks the elements in the slots from i up to, not including, n as ones that
+// continue.
 func (p *page[T]) setContinues(i, n uint64) {
 	bits := p.continuesBits.Load()
 	if bits == nil {
@@ -107,18 +108,18 @@ func (p *page[T]) setContinues(i, n uint64) {
 	}
 }
 
-// joined reports whether the element in slot i is joined to the next one.
+// continues reports whether the element in slot i was published together with the next.
 func (p *page[T]) continues(i uint64) bool {
 	bits := p.continuesBits.Load()
 	return bits != nil && bits[i/64].Load()&(1<<(i%64)) != 0
 }
 
-// firstUnjoined returns the first slot from i on whose element is not joined to the
-// next one, or len(p.slots) if all of them are.
+// transactionEnd returns the first slot from i on whose element does not continue. If all
+// of them continue, it returns len(p.slots).
 func (p *page[T]) transactionEnd(i uint64) uint64 {
-	joints, n := p.continuesBits.Load(), uint64(len(p.slots))
-	for joints != nil && i < n {
-		run := uint64(bits.TrailingZeros64(^(joints[i/64].Load() >> (i % 64)))) // within a word
+	words, n := p.continuesBits.Load(), uint64(len(p.slots))
+	for words != nil && i < n {
+		run := uint64(bits.TrailingZeros64(^(words[i/64].Load() >> (i % 64)))) // within a word
 		if run == 0 {
 			return i
 		}
@@ -130,8 +131,8 @@ func (p *page[T]) transactionEnd(i uint64) uint64 {
 // end returns the position after the page's last slot.
 func (p *page[T]) end() uint64 { return p.first + uint64(len(p.slots)) }
 
-// put adds v at the end, where nobody sees it before it is published. If nothing
-// is kept, it does nothing. It never waits for a reader.
+// putTableLocked adds v behind the end. Readers do not see it before it is published. If
+// nothing is kept, it does nothing. It never waits for a reader.
 func (r *ring[T]) putTableLocked(v T) {
 	p := r.tail.Load()
 	if p == nil {
@@ -146,15 +147,15 @@ func (r *ring[T]) putTableLocked(v T) {
 	r.next++
 }
 
-// publish shows readers what was put since the last call. The caller calls wake
-// afterwards, when it holds no lock.
+// publishTableLocked publishes the elements that were put since the last call. The caller
+// calls wake afterwards, when it holds no lock.
 func (r *ring[T]) publishTableLocked() {
 	end := r.end.Load()
 	if r.next-end > 1 {
 		r.publishTransaction(end)
 		return
 	}
-	r.end.Store(r.next) // R1: after the slot, for readers take no lock
+	r.end.Store(r.next) // R1: after the slot, because readers take no lock
 }
 
 func (r *ring[T]) publishTransaction(end uint64) {
@@ -170,10 +171,10 @@ func (r *ring[T]) publishTransaction(end uint64) {
 	r.trimLocked()
 }
 
-// unpublished reports whether something was put that is not published.
+// unpublished reports whether there are elements that were put and not published.
 func (r *ring[T]) unpublished() bool { return r.next != r.end.Load() }
 
-// takeBack forgets what was put and not published.
+// discardTableLocked discards the elements that were put and not published.
 func (r *ring[T]) discardTableLocked() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,7 +186,7 @@ func (r *ring[T]) discardTableLocked() {
 			r.tail.Store(p)
 			break
 		}
-		r.pages[last] = nil // no window stands on what was never published
+		r.pages[last] = nil // no window is on a page without published elements
 		r.pages = r.pages[:last]
 	}
 	r.next = end
@@ -213,23 +214,24 @@ func (r *ring[T]) addPageLocked(first uint64) *page[T] {
 	return p
 }
 
-// close ends the ring: readers get what is still buffered, and then nothing more. If it
-// reports that the ring was open, the caller calls wake afterwards.
+// close ends the ring. Readers get the elements that are still buffered, and then nothing
+// more. It is called when nothing can be put any more. If it returns true, the ring was
+// open, and the caller calls wake afterwards.
 func (r *ring[T]) close() (wasOpen bool) { return r.closed.CompareAndSwap(0, r.end.Load()+1) }
 
 // isClosed reports whether close was called.
 func (r *ring[T]) isClosed() bool { return r.closed.Load() > 0 }
 
-// keeps reports whether elements that are put now are kept for anybody.
+// keeps reports whether elements are kept: a window is open, or some are retained.
 func (r *ring[T]) keeps() bool { return r.tail.Load() != nil }
 
 // hasWaiting reports whether a window waits.
 func (r *ring[T]) hasWaiting() bool { return r.parked.Load() > 0 }
 
-// retainedTableLocked returns how many of the newest elements are retained.
+// retainedTableLocked returns the number of newest elements to retain.
 func (r *ring[T]) retainedTableLocked() uint64 { return r.retained }
 
-// begin makes pos the position of the next element, unless something is kept.
+// beginTableLocked makes pos the position of the next element, unless elements are kept.
 func (r *ring[T]) beginTableLocked(pos uint64) {
 	if r.tail.Load() == nil {
 		r.next = pos
@@ -237,8 +239,8 @@ func (r *ring[T]) beginTableLocked(pos uint64) {
 	}
 }
 
-// hold keeps the newest n of the elements that come from here on for windows that
-// open later, and of those that an earlier call kept.
+// retainTableLocked keeps the newest n elements for windows that open later: of those that
+// come from now on, and of those that an earlier call kept.
 func (r *ring[T]) retainTableLocked(n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -251,21 +253,21 @@ func (r *ring[T]) retainTableLocked(n uint64) {
 	r.trimLocked()
 }
 
-// retainedLocked returns the first position of the elements that retain asks for.
+// retainedLocked returns the position of the first element that is retained.
 func (r *ring[T]) retainedLocked() uint64 {
 	end := r.end.Load()
 	return max(end-min(end, r.retained), min(end, r.retainedFrom))
 }
 
-// open makes w a window on the elements from here on, of which it buffers at most
-// limit. What w.base is then, w has passed.
+// openTableLocked opens w on the elements that are published from now on. It buffers at
+// most limit of them. See beginAfter for the sequence number that w has passed.
 func (r *ring[T]) openTableLocked(w *window[T], limit uint64) {
 	r.openAtTableLocked(w, limit, r.end.Load())
 }
 
-// openAt makes w a window on the elements from pos on: on those that hold has kept,
-// after a gap for the others. It stands on a page from the start, so that a ring has
-// a tail for as long as it has a window.
+// openAtTableLocked opens w on the elements from pos on. Those that are not retained any
+// more count as skipped. w is on a page from the start, so that a ring has a tail for as
+// long as it has a window.
 func (r *ring[T]) openAtTableLocked(w *window[T], limit, pos uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -285,13 +287,14 @@ func (r *ring[T]) openAtTableLocked(w *window[T], limit, pos uint64) {
 	w.pinLocked(p)
 }
 
-// beginAfter makes seq the number that w, which is about to be opened, has passed.
+// beginAfter sets the sequence number that w has passed when it is opened.
 func (w *window[T]) beginAfter(seq uint64) { w.baseSeq = seq }
 
-// notifyOn makes w, which is about to be opened, a window that polls, unless wake is nil.
+// notifyOn makes w poll, unless wake is nil: wake is notified instead of a waiting reader.
+// It is called before w is opened.
 func (w *window[T]) notifyOn(wake chan<- struct{}) { w.notify = wake }
 
-// findLocked returns the page that holds pos, which must be held.
+// findLocked returns the page of pos, which must be in the directory.
 func (r *ring[T]) findLocked(pos uint64) *page[T] {
 	i, found := slices.BinarySearchFunc(r.pages, pos, func(p *page[T], pos uint64) int {
 		return cmp.Compare(p.first, pos)
@@ -302,27 +305,27 @@ func (r *ring[T]) findLocked(pos uint64) *page[T] {
 	return r.pages[i]
 }
 
-// trimLocked drops the oldest pages that no window may still read.
+// trimLocked drops the oldest pages that no window may still read and retain does not keep.
 func (r *ring[T]) trimLocked() { // R3
 	if r.windows == 0 && r.retained == 0 {
 		r.pages, r.behind = nil, nil
 		r.tail.Store(nil)
 		return
 	}
-	end, held := r.end.Load(), r.retainedLocked()
+	end, retained := r.end.Load(), r.retainedLocked()
 	for len(r.pages) > 1 { // the tail is always needed
 		oldest := r.pages[0]
 		limit := oldest.pins.largest()
-		if oldest.end() > held || max(limit, r.behind.largest()) > end-oldest.end() {
+		if oldest.end() > retained || max(limit, r.behind.largest()) > end-oldest.end() {
 			return
 		}
 		r.countBehindLocked(limit, 1)
-		r.pages[0] = nil // the array behind the directory outlives its first element
+		r.pages[0] = nil // the array of the directory outlives its first element
 		r.pages = r.pages[1:]
 	}
 }
 
-// countLocked counts one window more of that limit on p, or one less if n is -1.
+// countLocked counts one window more with the limit on p, or one less if n is -1.
 func (r *ring[T]) countLocked(p *page[T], limit uint64, n int) {
 	dropped := p.first < r.pages[0].first
 	if dropped {
@@ -334,8 +337,8 @@ func (r *ring[T]) countLocked(p *page[T], limit uint64, n int) {
 	}
 }
 
-// countBehindLocked counts a dropped page by the largest limit on it, unless no window
-// stands on it.
+// countBehindLocked counts a dropped page by the largest limit on it, or one less if n is
+// -1. A limit of 0 means that no window is on the page, which is then not counted.
 func (r *ring[T]) countBehindLocked(limit uint64, n int) {
 	if limit == 0 {
 		return
@@ -346,37 +349,37 @@ func (r *ring[T]) countBehindLocked(limit uint64, n int) {
 	r.behind.add(limit, n)
 }
 
-// wake wakes up to n of the windows that wait although there is something for
-// them to read.
+// wake wakes up to n waiting windows that have something to read.
 //
-// Whoever appends wakes one, and each window that was woken wakes two more before
-// it does anything else, so that an append pays for one, whatever the crowd, and
-// a crowd wakes in the logarithm of its number of turns (BenchmarkParked). None is
-// forgotten: the queue is in order of position, for a window enters it when it has
-// read to the end and the end only grows. So if the first in the queue has nothing
-// to read, none has; and if it has, it is taken off and answers for those behind
-// it.
+// An append wakes one window. Each window that was woken wakes two more before it does
+// anything else. An append therefore pays for one wake-up, however many windows wait, and
+// all of them are awake after a logarithmic number of rounds (BenchmarkParked).
 //
-// A window that polls does not run when it is told, so it answers for none and does
-// not count. If many of them wait, a goroutine tells the rest, so that an append pays
-// for a few, whatever the crowd (BenchmarkPoll).
+// No window is forgotten. The queue is in order of position, because a window enters it
+// when it has read to the end, and the end only grows. If the first window in the queue has
+// nothing to read, no window has. Otherwise the first is taken off the queue, and is
+// responsible for those behind it.
+//
+// A polling window does not run when it is notified. It is therefore not responsible for
+// others and does not count. If many of them wait, a goroutine notifies the rest, so an
+// append pays for a few, however many poll (BenchmarkPoll).
 func (r *ring[T]) wake(n int) {
 	if left := r.wakeSome(n, maxNotify); left > 0 {
 		go r.wakeSome(left, math.MaxInt)
 	}
 }
 
-// wakeSome wakes up to n windows, and tells less than max that poll. If there may be
-// more to tell, it returns how many are left to wake.
+// wakeSome wakes up to n windows, and notifies up to max polling ones. If there may be more
+// to notify, it returns how many are left to wake.
 func (r *ring[T]) wakeSome(n, max int) (left int) {
-	for told := 0; n > 0 && told < max; {
+	for notified := 0; n > 0 && notified < max; {
 		w := r.takeParked()
 		if w == nil {
 			return 0
 		}
 		w.signal()
 		if w.polls() {
-			told++
+			notified++
 		} else {
 			n--
 		}
@@ -384,11 +387,11 @@ func (r *ring[T]) wakeSome(n, max int) (left int) {
 	return n
 }
 
-// takeParked takes the window that has waited longest off the queue, if there is
-// something for it to read. The caller owes it a send.
+// takeParked takes the window that has waited longest off the queue, if it has something to
+// read. The caller must signal it.
 func (r *ring[T]) takeParked() *window[T] {
-	// An append stores the end before it looks here, and a window enters the queue
-	// before it looks at the end: one of the two sees the other.
+	// An append stores the end before it looks here. A window enters the queue before it
+	// looks at the end. So one of the two sees the other.
 	if r.parked.Load() == 0 {
 		return nil
 	}
@@ -402,40 +405,39 @@ func (r *ring[T]) takeParked() *window[T] {
 	return w
 }
 
-// A window is one reader's bounded ring buffer: the newest limit elements at most
-// of those that came after it was opened and that it has not read. close and usage
-// are for any goroutine, the other methods for one at a time.
+// A window is one reader's bounded ring buffer. It holds the unread elements, at most the
+// newest limit of them. close, closeQuietly and usage are for any goroutine. The other
+// methods are for the reader, which is one goroutine at a time.
 type window[T any] struct {
 	ring       *ring[T]
 	start      uint64          // position when it was opened
-	oldestHeld uint64          // the first position that was held then
-	notify     chan<- struct{} // for a window that polls, in place of wakeup
+	oldestHeld uint64          // the first position that could be read then
+	notify     chan<- struct{} // of a polling window; nil: the reader waits for wakeup
 
-	// The reader's: others only look.
-	pos    atomic.Uint64 // of the next element to read; changes without ring.mu while it reads on
-	wakeup chan struct{} // gets one value for each time another takes it off the queue; nil until it waits
+	// The reader's. Others only load them.
+	pos    atomic.Uint64 // of the next element to read
+	wakeup chan struct{} // gets a value each time that somebody else takes it off the queue; nil until it waits
 
 	// These change under ring.mu.
 	limit    uint64
-	skipped  atomic.Uint64           // elements skipped that the reader knows of
-	page     atomic.Pointer[page[T]] // where it stands; nil: closed
-	resetPos uint64                  // where it was put other than by reading
-	baseSeq  uint64                  // the number that it had passed there
+	skipped  atomic.Uint64           // elements that advance has reported as skipped
+	page     atomic.Pointer[page[T]] // where pos is, or was; nil: closed
+	resetPos uint64                  // the last position to which it moved other than by reading
+	baseSeq  uint64                  // the sequence number that it had passed there
 
-	// The place in ring.queue; guarded by ring.mu.
+	// Its links in ring.queue, guarded by ring.mu.
 	queued     bool
 	prev, next *window[T]
 }
 
-// deliver hands the oldest unread elements to yield, with a nil error, without
-// taking a lock. It leaves off where there is something else to see to, which advance
-// does: the next element is not there, lies on another page, or was dropped. It
-// also leaves off when ctx is done, at which it looks before each element, and
-// when yield returns false; only then it returns false.
+// deliver passes the oldest unread elements to yield, with a nil error, without taking a
+// lock. It returns true when the slow path, advance, must take over: there is no next
+// element, it is on another page, or it was dropped. It also returns true when ctx is
+// done, which it checks before each element. It returns false when yield does.
 //
-// An element counts as read when yield is called. This loop is what a reader costs
-// (BenchmarkDrain, BenchmarkFanOut), so what cannot change meanwhile is not loaded
-// for each element: a method that returns one takes 1.2 times as long.
+// An element counts as read when yield is called. This loop is the cost of a reader
+// (BenchmarkDrain, BenchmarkFanOut). Therefore values that cannot change meanwhile are not
+// loaded for each element. A method that returns one element takes 1.2x as long.
 func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool {
 	p := w.page.Load()
 	if p == nil || w.pos.Load() < w.oldestHeld {
@@ -443,10 +445,10 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 	}
 	end, limit := &w.ring.end, w.limit
 	for pos := w.pos.Load(); ; {
-		// One comparison for both: nothing unread wraps around to the largest number.
-		// ctx comes after the end (R1): when it is done, w may be closed, and once no
-		// window is open the ring begins anew on other pages, so that the end no longer
-		// tells what is written on p.
+		// One comparison for two cases: if nothing is unread, the difference wraps around
+		// to the largest number. ctx is checked after the end is loaded (R1). When ctx is
+		// done, w may be closed. Once no window is open, the ring begins again on other
+		// pages, and its end says nothing about the slots of p any more.
 		i := pos - p.first
 		if end.Load()-pos-1 >= limit || i >= uint64(len(p.slots)) || ctx.Err() != nil {
 			break
@@ -460,11 +462,12 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 	return true
 }
 
-// take appends unread elements to the slice, the oldest first, without taking a lock
-// where it can: at most n, and those to which the last of them is joined, so that it
-// never takes a part of what was published together. Like deliver, it stops at the end
-// of a page, and takes nothing if the next element was dropped or ctx is done. It costs a
-// few steps and the copying, so it is for those who take many at a time (BenchmarkFanOut).
+// take appends unread elements to the slice, the oldest first: at most n, and the rest of
+// the last one's transaction. It never takes a part of the elements that were published
+// together. Like deliver, it stops at the end of a page, and takes nothing if the next
+// element was dropped or ctx is done. It takes the ring's mutex only for a transaction that
+// goes on on another page. A call costs a few steps and the copying, so take is for
+// consumers of many elements at a time (BenchmarkFanOut).
 func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	p, pos := w.page.Load(), w.pos.Load()
 	if p == nil || pos < w.oldestHeld {
@@ -475,7 +478,7 @@ func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 		return
 	}
 	j := p.transactionEnd(i+min(unread, uint64(n), uint64(len(p.slots))-i)-1) + 1
-	if j > uint64(len(p.slots)) { // the last of them go on, on another page
+	if j > uint64(len(p.slots)) { // the last transaction goes on on another page
 		for j--; j > i && p.continues(j-1); j-- {
 		}
 		if j == i {
@@ -487,9 +490,10 @@ func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	w.pos.Store(p.first + j)
 }
 
-// takeAcross appends the oldest unread element and those to which it is joined, on
-// whatever pages they are, unless it was dropped. It finds the pages under the lock, so
-// that all of them are there, and copies without: slots are not written again (R1).
+// takeAcross appends the oldest unread element and the rest of its transaction, on
+// whatever pages they are, unless the element was dropped. It finds the pages under the
+// ring's mutex, so that none of them is missing. It copies without the mutex, because the
+// slots are not written again (R1).
 func (w *window[T]) takeAcross(to *[]T) {
 	pages, i, j := w.moveAcross()
 	for k, p := range pages {
@@ -502,8 +506,8 @@ func (w *window[T]) takeAcross(to *[]T) {
 	}
 }
 
-// moveAcross puts w behind the oldest unread element and those to which it is joined.
-// They are in the slots of pages from i of the first to before j of the last.
+// moveAcross moves w past the oldest unread element and the rest of its transaction. They
+// are in the slots of pages, from i of the first page up to, not including, j of the last.
 func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	r := w.ring
 	r.mu.Lock()
@@ -527,9 +531,9 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	return pages, i, j
 }
 
-// advance does what deliver and take leave: it moves w to the page of its next element,
-// or past the elements before it that were dropped, of which it returns the number. If
-// there is nothing to read, it returns 0 and false.
+// advance is the slow path of deliver and take. It moves w to the page of its next
+// element. If elements before that one were dropped, it moves w past them and returns
+// their number. If there is nothing to read, it returns 0 and false.
 func (w *window[T]) advance() (skipped uint64, advanced bool) {
 	r, pos := w.ring, w.pos.Load()
 	if r.end.Load() == pos {
@@ -546,7 +550,7 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 		w.skipped.Add(skipped) // R2: with pos, under mu
 		w.pos.Store(oldest)
 		w.resetPos = oldest
-		if oldest == end { // nothing was held when w was opened, nor came since
+		if oldest == end { // no element was retained when w was opened, and none came since
 			return skipped, true
 		}
 		pos = oldest
@@ -561,8 +565,8 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 	return skipped, true
 }
 
-// passed returns the number of the last element that was read, or the last one
-// before the next if others were skipped, or w.base as it was when w was opened.
+// passed returns the sequence number of the last element that was read. If w was opened or
+// skipped elements since, it returns the number just before the next element.
 func (w *window[T]) passed() uint64 { return w.passedAt(w.pos.Load()) }
 
 func (w *window[T]) passedAt(pos uint64) uint64 {
@@ -576,8 +580,8 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 	}
 }
 
-// skipAll makes base the number that w has passed, and leaves out what it has not
-// read, of which it returns the number. It does nothing if w is closed.
+// skipAllTableLocked skips all unread elements and returns their number. base becomes the
+// sequence number that w has passed. If w is closed, it does nothing and returns false.
 func (w *window[T]) skipAllTableLocked(base uint64) (skipped uint64, open bool) {
 	r := w.ring
 	r.mu.Lock()
@@ -594,7 +598,7 @@ func (w *window[T]) skipAllTableLocked(base uint64) (skipped uint64, open bool) 
 	return skipped, true
 }
 
-// setLimit changes the limit.
+// setLimit changes the limit of w.
 func (w *window[T]) setLimit(limit uint64) {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
@@ -606,7 +610,7 @@ func (w *window[T]) setLimit(limit uint64) {
 	}
 }
 
-// moveLocked makes p, which is held, the page on which w stands.
+// moveLocked moves w to p, which must be in the directory.
 func (w *window[T]) moveLocked(p *page[T]) {
 	if p != w.page.Load() {
 		w.unpinLocked()
@@ -615,13 +619,12 @@ func (w *window[T]) moveLocked(p *page[T]) {
 	}
 }
 
-// drained reports whether the ring is closed and w has read all of it. One load tells
-// both, so that no element can come between the two.
+// drained reports whether the ring is closed and w has read all of it. A single load
+// answers both, so no element can come in between.
 func (w *window[T]) drained() bool { return w.ring.closed.Load() == w.pos.Load()+1 }
 
-// wait returns when there is something to read, or the ring or w is closed; at
-// once if that is so already. No wake-up is lost (F3): the window is in the queue
-// before it looks for the last time.
+// wait returns when there is something to read, or when the ring or w is closed. No wake-up
+// is lost (F3), because arm puts w into the queue before it checks for the last time.
 func (w *window[T]) wait() {
 	if w.arm() {
 		<-w.wakeup
@@ -629,7 +632,7 @@ func (w *window[T]) wait() {
 	}
 }
 
-// arm puts w into the queue, unless there is no need to wait.
+// arm puts w into the queue. It returns false if there is no need to wait.
 func (w *window[T]) arm() (armed bool) {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
@@ -637,8 +640,7 @@ func (w *window[T]) arm() (armed bool) {
 	return w.stayLocked()
 }
 
-// stayLocked reports whether w is to wait in the queue that it is in, and else takes it
-// off again.
+// stayLocked reports whether w, which is in the queue, must wait. If not, it takes w off.
 func (w *window[T]) stayLocked() bool {
 	if !w.readyLocked() {
 		return true
@@ -647,7 +649,7 @@ func (w *window[T]) stayLocked() bool {
 	return false
 }
 
-// disarm takes w, which polls, off the queue if it is still there.
+// disarm takes w off the queue if it is still there. It is for windows that poll.
 func (w *window[T]) disarm() {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
@@ -656,10 +658,10 @@ func (w *window[T]) disarm() {
 	}
 }
 
-// polls reports whether w does not run while it is in the queue, but is told.
+// polls reports whether a user is notified instead of a waiting reader.
 func (w *window[T]) polls() bool { return w.notify != nil }
 
-// signal tells w, which was taken off the queue, that it need not wait.
+// signal wakes the reader of w, which was taken off the queue, or notifies its user.
 func (w *window[T]) signal() {
 	if w.polls() {
 		notify(w.notify)
@@ -668,11 +670,11 @@ func (w *window[T]) signal() {
 	}
 }
 
-// notify sends a value on a user's channel, unless there is no room for it or the user
-// has closed the channel. A writer, another user's loop or a runtime's goroutine calls it,
-// and none of them may pay for that.
+// notify sends a value on a user's channel, unless there is no room for it or the user has
+// closed the channel. The caller may be a writer, another user's loop, or a goroutine in
+// which nobody can recover. None of them must suffer from a closed channel.
 func notify(wake chan<- struct{}) {
-	defer func() { _ = recover() }() // to send on a closed channel is all that can panic here
+	defer func() { _ = recover() }() // only a send on a closed channel can panic here
 	select {
 	case wake <- struct{}{}:
 	default:
@@ -684,19 +686,19 @@ func (w *window[T]) readyLocked() bool {
 	return w.page.Load() == nil || w.ring.end.Load() != w.pos.Load() || w.ring.isClosed()
 }
 
-// close gives up the window: it holds nothing any more, its reads find nothing,
-// and if it waits it is woken. To close it again does nothing.
+// close closes the window and wakes its reader. A closed window retains nothing, and its
+// reads find nothing. Closing it again does nothing.
 func (w *window[T]) close() {
 	if w.closeQuietly() {
 		w.signal()
 	}
 }
 
-// discard does nothing: a window holds no elements of its own.
+// release does nothing, because a window stores no elements of its own.
 func (w *window[T]) release() {}
 
-// closeQuietly is close without the wake-up. It reports whether w was waiting: its
-// reader, if there still is one, is owed a send then.
+// closeQuietly is like close but wakes nobody. It reports whether w was in the queue, in
+// which case its reader, if there is one, must be signaled.
 func (w *window[T]) closeQuietly() (parked bool) {
 	r := w.ring
 	r.mu.Lock()
@@ -714,7 +716,7 @@ func (w *window[T]) closeQuietly() (parked bool) {
 	return false
 }
 
-// pinLocked makes p the page on which w stands.
+// pinLocked puts w on p.
 func (w *window[T]) pinLocked(p *page[T]) {
 	w.page.Store(p)
 	w.ring.countLocked(p, w.limit, 1)
@@ -726,18 +728,19 @@ func (w *window[T]) unpinLocked() {
 	w.page.Store(nil)
 }
 
-// A usage tells what became of the elements appended since a window was opened.
+// A usage says what has become of the elements since a window was opened.
 type usage struct {
-	passed, limit                uint64 // see window
+	passed, limit                uint64 // as in window
 	delivered, skipped, buffered uint64
 }
 
-// usage is exact at one moment during the call. R2
+// usage is exact for one moment during the call. R2
 //
-// A reader moves pos without mu, so the end counts only if pos was the same before
-// and after it was loaded. That comes about soon: at a page's end the reader needs mu.
+// A reader moves pos without mu. The end therefore counts only if pos was the same before
+// and after it was loaded. That happens soon, because the reader needs mu at the end of a
+// page.
 func (w *window[T]) usage() usage {
-	w.ring.mu.Lock() // so that pos and lost are of one moment
+	w.ring.mu.Lock() // so that pos and skipped are of one moment
 	defer w.ring.mu.Unlock()
 	pos, end := w.pos.Load(), w.ring.end.Load()
 	for now := w.pos.Load(); now != pos; now = w.pos.Load() {
@@ -750,9 +753,8 @@ func (w *window[T]) usage() usage {
 	return u
 }
 
-// A queue is a list of the windows that wait, in order of arrival. Its links are
-// in the windows, so that waiting allocates nothing and one that is cancelled
-// leaves at once, from the middle.
+// A queue is a list of waiting windows, in order of arrival. Its links are in the windows,
+// so waiting allocates nothing, and a window can leave from the middle.
 type queue[T any] struct{ front, back *window[T] }
 
 func (w *window[T]) enterQueueLocked() {
@@ -786,12 +788,12 @@ func (w *window[T]) leaveQueueLocked() {
 	w.ring.parked.Add(-1)
 }
 
-// A tally counts windows by their limits. They have one limit as a rule, which costs no
-// allocation. However many others there are, to count a window takes the logarithm of
-// their number, for the ring's mutex is held meanwhile.
+// A tally counts windows by their limits. Usually all windows have one limit, which costs
+// no allocation. Counting a window takes logarithmic time in the number of different limits
+// beside it, because the ring's mutex is held meanwhile.
 type tally struct {
-	one  limitCount                // counts no windows at first
-	rest *btree.BTreeG[limitCount] // the others, and those that came to one's limit before one did; nil: none
+	one  limitCount                // the first limit; it may count no windows
+	rest *btree.BTreeG[limitCount] // the other limits, and one's limit if it was here first; nil: none
 }
 
 type limitCount struct {
@@ -799,7 +801,7 @@ type limitCount struct {
 	windows int
 }
 
-// largest returns the largest limit counted, or 0; also of a nil tally.
+// largest returns the largest limit that is counted, or 0. t may be nil.
 func (t *tally) largest() (limit uint64) {
 	if t == nil {
 		return 0
@@ -814,7 +816,7 @@ func (t *tally) largest() (limit uint64) {
 	return limit
 }
 
-// add counts one window more of that limit, or one less if n is -1.
+// add counts one window more with the limit, or one less if n is -1.
 func (t *tally) add(limit uint64, n int) {
 	switch one := &t.one; {
 	case one.windows == 0 && n > 0:
