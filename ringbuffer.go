@@ -62,21 +62,21 @@ const maxNotify = 8
 //
 // The zero value is an empty ring without readers.
 type ring[T any] struct {
-	seqOf func(v T) uint64 // returns the sequence number of an element; nil: its position + 1
+	seqOf func(v T) uint64 // returns the sequence number of an element (nil: its position + 1)
 
 	// The writer's: changes under the table's lock.
 	next uint64 // position of the next element to put
 
-	// What the writer and readers without a lock share.
+	// Shared by the writer and by readers without a lock.
 	end    atomic.Uint64           // of the published elements
-	tail   atomic.Pointer[page[T]] // the page that is being filled; nil: no element is kept
-	parked atomic.Int64            // length of queue; changes under mu
-	closed atomic.Uint64           // one more than the final end; 0: elements may still come
+	tail   atomic.Pointer[page[T]] // the page that is being filled (nil: no element is kept)
+	parked atomic.Int64            // length of queue, changes under mu
+	closed atomic.Uint64           // one more than the final end (0: elements may still come)
 
 	mu           sync.Mutex // guards what follows, and pins of each page
 	windows      int32      // open ones
-	pages        []*page[T] // the directory, oldest first; the last is tail
-	behind       *tally     // the dropped pages that windows pin, by the largest limit on each; nil: none
+	pages        []*page[T] // the directory, oldest first, up to tail
+	behind       *tally     // the dropped pages that windows pin, by the largest limit on each (nil: none)
 	retained     uint64     // the number of newest elements to keep for later windows
 	retainedFrom uint64     // the first position that may be kept for them
 	queue        queue[T]   // windows that wait
@@ -86,7 +86,7 @@ type ring[T any] struct {
 type page[T any] struct {
 	first         uint64
 	slots         []T
-	pins          tally // counts the windows here; guarded by ring.mu
+	pins          tally // counts the windows here, guarded by ring.mu
 	continuesBits atomic.Pointer[slotBits]
 }
 
@@ -412,7 +412,7 @@ type window[T any] struct {
 	ring       *ring[T]
 	start      uint64          // position when it was opened
 	oldestHeld uint64          // the first position that could be read then
-	notify     chan<- struct{} // of a polling window; nil: the reader waits for wakeup
+	notify     chan<- struct{} // of a polling window (nil: the reader waits for wakeup)
 
 	// The reader's. Others only load them.
 	pos    atomic.Uint64 // of the next element to read
@@ -421,7 +421,7 @@ type window[T any] struct {
 	// These change under ring.mu.
 	limit    uint64
 	skipped  atomic.Uint64           // elements that advance has reported as skipped
-	page     atomic.Pointer[page[T]] // where pos is, or was; nil: closed
+	page     atomic.Pointer[page[T]] // where pos is, or was (nil: closed)
 	resetPos uint64                  // the last position to which it moved other than by reading
 	baseSeq  uint64                  // the sequence number that it had passed there
 
@@ -792,8 +792,8 @@ func (w *window[T]) leaveQueueLocked() {
 // no allocation. Counting a window takes logarithmic time in the number of different limits
 // beside it, because the ring's mutex is held meanwhile.
 type tally struct {
-	one  limitCount                // the first limit; it may count no windows
-	rest *btree.BTreeG[limitCount] // the other limits, and one's limit if it was here first; nil: none
+	one  limitCount                // the first limit, which may count no windows
+	rest *btree.BTreeG[limitCount] // the other limits, and one's limit if it was here first (nil: none)
 }
 
 type limitCount struct {
