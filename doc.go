@@ -62,15 +62,20 @@
 // may edit. It is made by
 //
 //   - V's method Clone() V or Clone() *V, on either receiver, where there is one;
-//   - a plain copy, where V holds no map, slice, pointer or interface, or only behind
-//     unexported fields;
-//   - else a deep copy by reflection, of maps, slices, pointers and interfaces, as
-//     far as exported fields lead. What unexported fields refer to is shared, and so
-//     are channels, functions, the keys of maps, and what an interface holds that has
-//     no exported field. A [time.Time] or an error is fine with that. A row that has
-//     maps or slices of its own in unexported fields wants a Clone, and so does one
-//     that embeds a pointer to an unexported struct, has a pointer into a slice of
-//     its own, or a type whose methods change it in place, such as [math/big.Int].
+//   - a plain copy, if V holds no map, slice, pointer or interface in exported or
+//     promoted fields;
+//   - otherwise a deep copy by reflection.
+//
+// A deep copy copies maps, slices, and the values behind pointers and interfaces, as far
+// as exported and promoted fields lead. It shares values that are known by their address:
+// errors, contexts, a [time.Location], [time.Timer] or [time.Ticker], a target of a
+// pointer that is or contains a lock (a [sync.Locker]), and, in an interface, a pointer to
+// a struct with unexported fields. It also shares channels, functions, the keys of maps,
+// and the references in other unexported fields.
+//
+// Give a row a Clone if edits change something that is shared, if a pointer points into
+// a slice of the row, or if methods of a field's type change it in place, as those of
+// [math/big.Int] do.
 //
 // A write that leaves a row equal to what it was is no change. Rows are equal by
 //
@@ -78,7 +83,7 @@
 //     one;
 //   - ==, where V is strictly comparable (there is no interface inside) and an update
 //     gets a plain copy of it;
-//   - else [reflect.DeepEqual], which compares what pointers point to.
+//   - else as by [reflect.DeepEqual], which compares what pointers point to.
 //
 // Two [time.Time] of one instant are equal by == and DeepEqual only if location and
 // monotonic reading are, too: store t.UTC().Round(0), or give the row an Equal.
@@ -86,7 +91,8 @@
 // DeepEqual does not look into a slice, map or pointer that both rows share). Which
 // of these is used is settled by V alone, when the table is made. A deep copy
 // and a deep comparison cost as reflection does; give a row that is written often
-// a Clone and an Equal.
+// a Clone and an Equal. Neither limits the depth of a row: a linked list of a million
+// nodes does not overflow the stack.
 //
 // # Following
 //

@@ -2,7 +2,11 @@ package changefeed
 
 import (
 	"bytes"
+	"context"
 	"reflect"
+	"slices"
+	"sync"
+	"time"
 )
 
 // How a table copies and compares its rows is settled once, when it is made, by
@@ -29,9 +33,7 @@ func chooseCopy[V any]() func(row *V) *V {
 	}
 	return func(row *V) *V {
 		dst := new(*row)
-		from, to := reflect.ValueOf(row), reflect.ValueOf(dst)
-		c := copier{seen: map[reference]reflect.Value{referenceOf(from): to}}
-		c.detach(to.Elem())
+		deepCopy(reflect.ValueOf(row), reflect.ValueOf(dst))
 		return dst
 	}
 }
@@ -86,8 +88,7 @@ func isStrictlyComparable(t reflect.Type) bool {
 }
 
 // isFlat reports whether an assignment copies all of a value of t that a copier
-// would: there is no map, slice, pointer or interface in it but behind unexported
-// fields.
+// would: only fields that a copier leaves alone hold a map, slice, pointer or interface.
 func isFlat(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice, reflect.Pointer, reflect.Interface:
@@ -104,123 +105,312 @@ func isFlat(t reflect.Type) bool {
 	return true
 }
 
-// isCopied reports whether a copier goes into a struct's field. It cannot set an
-// unexported one, but the exported fields of an embedded struct it can.
+// isCopied reports whether a copier goes into a struct's field. It goes into exported
+// fields, and into embedded structs and pointers to structs, whose fields are promoted.
 func isCopied(f reflect.StructField) bool {
-	return f.IsExported() || f.Anonymous && f.Type.Kind() == reflect.Struct
-}
-
-// A copier makes a plain copy of a value a deep one: it copies the maps, slices and
-// what pointers and interfaces lead to, as far as exported fields go. A map, slice
-// or pointer that stands in two places does so in the copy too, so a value may
-// contain itself. Shared are channels, functions, map keys, what unexported fields
-// refer to, and what an interface holds that only its methods can reach into: many
-// such values, io.EOF among them, are known by their address.
-type copier struct {
-	seen map[reference]reflect.Value // the copies made
-}
-
-// A reference is a map, slice or pointer that was met. An address alone would not
-// do: a struct and its first field have the same.
-type reference struct {
-	address uintptr
-	len     int
-	typ     reflect.Type
-}
-
-func referenceOf(v reflect.Value) reference {
-	ref := reference{address: v.Pointer(), typ: v.Type()}
-	if v.Kind() != reflect.Pointer {
-		ref.len = v.Len()
+	switch t := f.Type; {
+	case f.IsExported() || !f.Anonymous:
+		return f.IsExported()
+	case t.Kind() == reflect.Pointer:
+		return t.Elem().Kind() == reflect.Struct && !isKnownByAddress(t)
+	default:
+		return t.Kind() == reflect.Struct
 	}
-	return ref
 }
 
-// isHandle reports whether t is a pointer to a struct that has no exported field.
-func isHandle(t reflect.Type) bool {
-	if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
-		return false
+// isKnownByAddress reports whether values are known by their address, so that a copy is
+// no substitute. t is a pointer type or the type of a value in an interface. Errors are
+// compared with sentinels. Contexts are canceled, and locks locked, at the original.
+// Package time compares the addresses of locations, and allocates more for a timer than
+// its type shows.
+func isKnownByAddress(t reflect.Type) bool {
+	switch t {
+	case reflect.TypeFor[*time.Location](), reflect.TypeFor[*time.Timer](), reflect.TypeFor[*time.Ticker]():
+		return true
 	}
-	for f := range t.Elem().Fields() {
-		if isCopied(f) {
+	return has[error](t) || has[context.Context](t) ||
+		t.Kind() == reflect.Pointer && holdsLock(t.Elem())
+}
+
+// holdsLock reports whether t or a part of t is a lock, as sync.Mutex, sync.WaitGroup and
+// atomic.Int64 are: go vet reports copies of them. An array of no elements is not a lock.
+// Messages of protobuf have one so that go vet reports their copies, too.
+func holdsLock(t reflect.Type) bool {
+	if has[sync.Locker](reflect.PointerTo(t)) {
+		return true
+	}
+	switch t.Kind() {
+	case reflect.Array:
+		return t.Len() > 0 && holdsLock(t.Elem())
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if holdsLock(f.Type) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isPlainData reports whether t hides nothing: it is not a struct, or all its fields are
+// exported or promoted. The methods of a struct that hides a field may rely on its
+// address, or on the only reference to something, as those of big.Int do. The type of an
+// exported field may hide something. An assignment copies it, as it does in a row.
+func isPlainData(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct {
+		return true
+	}
+	for f := range t.Fields() {
+		switch {
+		case f.IsExported() || f.Name == "_":
+		case !isCopied(f), f.Type.Kind() == reflect.Struct && !isPlainData(f.Type):
 			return false
 		}
 	}
 	return true
 }
 
-// detach puts copies in place of all that v, which it can set, refers to.
-func (c *copier) detach(v reflect.Value) {
-	if isFlat(v.Type()) {
-		return
+// A treatment is how a copier treats the values of a type.
+type treatment struct {
+	flat     bool  // an assignment copies them
+	flatElem bool  // of a map, slice or pointer: an assignment copies its elements
+	shared   bool  // they are known by their address
+	kept     bool  // an interface keeps the value that it holds
+	fields   []int // of a struct: the fields that an assignment does not copy
+}
+
+var treatments sync.Map // of *treatment by reflect.Type
+
+// treatmentOf returns the treatment of a type, which it settles once.
+func treatmentOf(t reflect.Type) *treatment {
+	if known, ok := treatments.Load(t); ok {
+		return known.(*treatment)
 	}
+	how := &treatment{flat: isFlat(t), shared: isKnownByAddress(t)}
+	how.kept = how.flat || how.shared
+	switch t.Kind() {
+	case reflect.Map, reflect.Slice:
+		how.flatElem = isFlat(t.Elem())
+	case reflect.Pointer:
+		how.flatElem = isFlat(t.Elem())
+		how.kept = how.kept || !isPlainData(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if f := t.Field(i); isCopied(f) && !isFlat(f.Type) {
+				how.fields = append(how.fields, i)
+			}
+		}
+	}
+	treatments.Store(t, how)
+	return how
+}
+
+// A copier makes a plain copy of a row a deep one. It copies maps, slices, and the values
+// behind pointers and interfaces, as far as exported and promoted fields lead. The copy
+// shares channels, functions, map keys and the references in other unexported fields. It
+// also shares values that are known by their address and, in an interface, a pointer to
+// anything but plain data. A map, slice or pointer that stands in two places does so in
+// the copy too, so a row may contain itself.
+//
+// A row may be deeper than a stack. The copier therefore keeps a list of the copies that
+// it must still fill. It recurses only into the fields of a struct and the elements of an
+// array, because their types limit the depth.
+type copier struct {
+	seen  map[reference]reflect.Value // the copies made
+	todo  []copying
+	boxes []box // outer before inner
+}
+
+// A copying is a copy whose content is still that of the original. A map's copy is empty,
+// and from is the original.
+type copying struct{ from, to reflect.Value }
+
+// A box is a value to be stored in an interface, or in a map under a key. A stored value
+// cannot be edited, so the boxes are stored last, and the inner before the outer.
+type box struct{ place, key, value reflect.Value }
+
+// A reference is a map, slice or pointer that was met. An address alone would not
+// do: a struct and its first field have the same. The type is an address, too, because
+// that is quicker to hash than a [reflect.Type].
+type reference struct {
+	address, typ uintptr
+	len          int
+}
+
+func referenceOf(v reflect.Value) reference {
+	ref := reference{address: v.Pointer(), typ: reflect.ValueOf(v.Type()).Pointer()}
+	if v.Kind() != reflect.Pointer {
+		ref.len = v.Len()
+	}
+	return ref
+}
+
+// deepCopy makes the plain copy that to points to, of the row that from points to, a
+// deep one.
+func deepCopy(from, to reflect.Value) {
+	c := copier{seen: map[reference]reflect.Value{referenceOf(from): to}}
+	c.copyRow(to.Elem())
+	for len(c.todo) > 0 {
+		last := len(c.todo) - 1
+		next := c.todo[last]
+		c.todo = c.todo[:last]
+		c.fill(next.from, next.to)
+	}
+	for _, b := range slices.Backward(c.boxes) {
+		c.store(b)
+	}
+}
+
+// copyRow is detach of a row. If the row is a pointer, its target is the row itself and is
+// copied even if it is known by its address. Otherwise an edit would change the old row.
+func (c *copier) copyRow(row reflect.Value) {
+	p := row
+	if row.Kind() == reflect.Interface {
+		p = row.Elem()
+	}
+	switch {
+	case p.Kind() != reflect.Pointer || p.IsNil():
+		c.detach(row)
+	case row.Kind() == reflect.Pointer || !treatmentOf(p.Type()).shared:
+		row.Set(c.makeCopy(p))
+	}
+}
+
+// detach replaces the references in v by references to copies. v must be addressable.
+func (c *copier) detach(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Interface:
-		if !v.IsNil() && !isHandle(v.Elem().Type()) {
-			elem := reflect.New(v.Elem().Type()).Elem()
-			elem.Set(v.Elem())
-			c.detach(elem)
-			v.Set(elem)
+		if !v.IsNil() {
+			c.detachHeld(v, v.Elem())
 		}
 	case reflect.Array:
-		for i := range v.Len() {
-			c.detach(v.Index(i))
+		if !treatmentOf(v.Type()).flat {
+			for i := range v.Len() {
+				c.detach(v.Index(i))
+			}
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if isCopied(v.Type().Field(i)) {
-				c.detach(v.Field(i))
-			}
+		for _, i := range treatmentOf(v.Type()).fields {
+			c.detach(v.Field(i))
 		}
-	default: // a map, slice or pointer
-		if !v.IsNil() {
-			v.Set(c.copyOf(v))
+	case reflect.Map, reflect.Slice, reflect.Pointer:
+		if v.IsNil() {
+			return
 		}
+		if !v.CanSet() { // an embedded pointer to an unexported struct
+			v = reflect.NewAt(v.Type(), v.Addr().UnsafePointer()).Elem()
+		}
+		v.Set(c.copyOf(v))
 	}
 }
 
-// copyOf returns a copy of a map, a slice or what a pointer points to.
+// detachHeld is detach of an interface and of the value that it holds.
+func (c *copier) detachHeld(v, held reflect.Value) {
+	switch kind, kept := held.Kind(), treatmentOf(held.Type()).kept; {
+	case kind == reflect.Pointer && kept:
+		c.boxes = append(c.boxes, box{place: v, value: held}) // see store
+	case kept:
+	case kind == reflect.Struct || kind == reflect.Array:
+		copied := reflect.New(held.Type()).Elem()
+		copied.Set(held)
+		c.boxes = append(c.boxes, box{place: v, value: copied})
+		c.todo = append(c.todo, copying{to: copied})
+	case !held.IsNil():
+		v.Set(c.copyOf(held))
+	}
+}
+
+// copyOf returns the copy of a map, a slice or the target of a pointer, or v if the copy
+// shares it.
 func (c *copier) copyOf(v reflect.Value) reflect.Value {
-	ref := referenceOf(v)
-	if dst, ok := c.seen[ref]; ok {
+	if dst, ok := c.seen[referenceOf(v)]; ok {
 		return dst
 	}
+	if v.Kind() == reflect.Pointer && treatmentOf(v.Type()).shared {
+		return v
+	}
+	return c.makeCopy(v)
+}
+
+// makeCopy makes the only copy of a map, a slice or the target of a pointer.
+func (c *copier) makeCopy(v reflect.Value) (dst reflect.Value) {
+	flat := treatmentOf(v.Type()).flatElem
+	ref := referenceOf(v)
 	switch v.Kind() {
 	case reflect.Map:
-		dst := reflect.MakeMapWithSize(v.Type(), v.Len())
-		c.seen[ref] = dst // before its elements: they may refer to it
-		for key, elem := range v.Seq2() {
-			copied := reflect.New(elem.Type()).Elem()
-			copied.Set(elem)
-			c.detach(copied)
-			dst.SetMapIndex(key, copied)
-		}
-		return dst
-	case reflect.Slice:
-		dst := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
-		c.seen[ref] = dst
-		reflect.Copy(dst, v)
-		if !isFlat(v.Type().Elem()) {
-			for i := range dst.Len() {
-				c.detach(dst.Index(i))
+		v = reflect.ValueOf(v.Interface()) // v itself may be where the copy is put
+		dst = reflect.MakeMapWithSize(v.Type(), v.Len())
+		if flat {
+			for elems := v.MapRange(); elems.Next(); {
+				dst.SetMapIndex(elems.Key(), elems.Value())
 			}
 		}
-		return dst
+	case reflect.Slice:
+		dst = reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		reflect.Copy(dst, v)
 	default:
-		dst := reflect.New(v.Type().Elem())
-		c.seen[ref] = dst
+		dst = reflect.New(v.Type().Elem())
+		if dst.Type() != v.Type() { // a named pointer type
+			dst = dst.Convert(v.Type())
+		}
 		dst.Elem().Set(v.Elem())
-		c.detach(dst.Elem())
-		return dst
+	}
+	c.seen[ref] = dst
+	if !flat {
+		c.todo = append(c.todo, copying{v, dst})
+	}
+	return dst
+}
+
+// fill detaches the content of a copy.
+func (c *copier) fill(from, to reflect.Value) {
+	switch to.Kind() {
+	case reflect.Map:
+		elem := reflect.New(to.Type().Elem()).Elem()
+		for elems := from.MapRange(); elems.Next(); {
+			elem.SetIterValue(elems)
+			outer := len(c.boxes)
+			c.boxes = append(c.boxes, box{to, elems.Key(), elem})
+			c.detach(elem)
+			if len(c.boxes) == outer+1 { // it holds no other box
+				c.store(c.boxes[outer])
+				c.boxes = c.boxes[:outer]
+			} else {
+				elem = reflect.New(elem.Type()).Elem()
+			}
+		}
+	case reflect.Slice:
+		for i := range to.Len() {
+			c.detach(to.Index(i))
+		}
+	case reflect.Pointer:
+		c.detach(to.Elem())
+	default: // the value of an interface
+		c.detach(to)
 	}
 }
 
-// A comparer compares two values as [reflect.DeepEqual] does, with a list in place of
-// recursion, because a row may be deeper than a stack. Values are equal if all pairs of their parts are, so the
-// order in which pairs are compared does not matter, and each is compared once.
+// store puts a box where it belongs. A pointer that an interface keeps is shared, unless
+// it also stands where it is copied.
+func (c *copier) store(b box) {
+	switch {
+	case b.key.IsValid():
+		b.place.SetMapIndex(b.key, b.value)
+	case b.value.Kind() != reflect.Pointer:
+		b.place.Set(b.value)
+	default:
+		if dst, ok := c.seen[referenceOf(b.value)]; ok {
+			b.place.Set(dst)
+		}
+	}
+}
+
+// A comparer compares two values as [reflect.DeepEqual] does. It has a list in place of
+// recursion, as a copier has. Values are equal if all pairs of their parts are equal, so
+// the order of the comparisons does not matter. Each pair is compared once.
 type comparer struct {
-	seen map[comparison]bool
-	todo [][2]reflect.Value // pairs of references, or of what interfaces hold
+	seen map[comparison]struct{}
+	todo [][2]reflect.Value // pairs of references, or of the values of interfaces
 }
 
 // A comparison is two references of one type and length.
@@ -242,7 +432,7 @@ func deepEqual(a, b reflect.Value) bool {
 	return equal
 }
 
-// equal compares two values of one type, and puts what they refer to on the list.
+// equal compares two values of one type, and puts their references on the list.
 func (c *comparer) equal(a, b reflect.Value) bool {
 	switch a.Kind() {
 	case reflect.Array:
@@ -273,7 +463,7 @@ func (c *comparer) equal(a, b reflect.Value) bool {
 	}
 }
 
-// equalHeld compares what two interfaces hold.
+// equalHeld compares the values of two interfaces.
 func (c *comparer) equalHeld(a, b reflect.Value) bool {
 	switch {
 	case a.Type() != b.Type():
@@ -297,21 +487,22 @@ func (c *comparer) equalReferences(a, b reflect.Value) bool {
 	}
 	switch a.Type().Elem().Kind() {
 	case reflect.Array, reflect.Struct, reflect.Interface, reflect.Map, reflect.Slice, reflect.Pointer:
-		if p := (comparison{referenceOf(a), b.Pointer()}); !c.seen[p] {
-			if c.seen == nil {
-				c.seen = make(map[comparison]bool)
-			}
-			c.seen[p] = true
+		if c.seen == nil {
+			c.seen = make(map[comparison]struct{})
+		}
+		before := len(c.seen)
+		c.seen[comparison{referenceOf(a), b.Pointer()}] = struct{}{}
+		if len(c.seen) > before {
 			c.todo = append(c.todo, [2]reflect.Value{a, b})
 		}
 		return true
-	default: // they lead nowhere
+	default: // the elements have no references
 		return c.equalElems(a, b)
 	}
 }
 
-// equalElems compares what is in two maps, slices or interfaces of one length, or what
-// two pointers point to.
+// equalElems compares the elements of two maps or slices of one length, the targets of two
+// pointers, or the values of two interfaces.
 func (c *comparer) equalElems(a, b reflect.Value) bool {
 	switch a.Kind() {
 	case reflect.Map:

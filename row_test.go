@@ -2,12 +2,18 @@ package changefeed
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math"
+	"math/big"
 	"reflect"
 	"runtime/debug"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,9 +187,42 @@ type embedded struct {
 	ID int
 }
 
-type cycle struct {
+// pointed is embedded, with what it refers to, by pointers to unexported structs.
+type pointed struct {
+	*base
+	*counted
+	nested
 	*cycle
-	N int
+}
+
+type (
+	counted struct{ n int }
+	nested  struct{ *when }
+	cycle   struct {
+		*cycle
+		N int
+	}
+	guarded struct {
+		sync.Mutex
+		N int
+	}
+	opaque struct { // an object: it hides a field
+		Tags []string
+		n    int
+		Self any
+	}
+)
+
+func newPointed() pointed {
+	r := pointed{&base{newInner()}, &counted{1}, nested{&when{At: new(aTime)}}, &cycle{N: 1}}
+	r.cycle.cycle = r.cycle
+	return r
+}
+
+func newOpaque() *opaque {
+	o := &opaque{Tags: []string{"a"}}
+	o.Self = o
+	return o
 }
 
 type named struct {
@@ -351,6 +390,14 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 				*r.P++
 			},
 			func(r *embedded) { r.Exported.Tags = append(r.Exported.Tags, "x") }),
+		editing("embedded pointers", newPointed,
+			func(r *pointed) { r.Tags[0] = "x" },
+			func(r *pointed) { r.base.Attr["k"]++ },
+			func(r *pointed) { *r.P++ },
+			func(r *pointed) { r.counted.n++ },
+			func(r *pointed) { *r.At = r.At.Add(1) },
+			func(r *pointed) { r.cycle.cycle.cycle.N++ },
+			func(r *pointed) { r.base, r.cycle.cycle = nil, nil }),
 		editing("named", func() named {
 			return named{strs{"a"}, attrs{"a": 1}, new(1), []strs{{"a"}}, strs{"a"}, counter(new(1))}
 		},
@@ -370,6 +417,7 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 			func(r **inner) { *r = nil },
 			func(r **inner) { *r = new(inner) }),
 		editing("pointer to flat", func() *game { return &game{ID: 1} }, func(r **game) { (*r).Score++ }),
+		editing("pointer to a lock", func() *guarded { return &guarded{N: 1} }, func(r **guarded) { (*r).N++ }),
 		editing("pointer to pointer", func() **int { return new(new(1)) }, func(r ***int) { ***r++ }),
 		editing("interface row", func() shape { return &poly{[]int{1}} },
 			func(r *shape) { (*r).(*poly).Sides[0]++ },
@@ -380,6 +428,9 @@ func TestEditsChangeTheNewRowAndNeverAnOldOne(t *testing.T) {
 			func(r *any) { (*r).([]any)[1].([]int)[0]++ },
 			func(r *any) { *r = 1 },
 			func(r *any) { *r = 1.0 }),
+		editing("any row that is an object", func() any { return newOpaque() },
+			func(r *any) { (*r).(*opaque).Tags[0] = "x" },
+			func(r *any) { (*r).(*opaque).Self.(*opaque).n++ }),
 		editing("cycle behind a struct", func() link { return *newLink() },
 			func(r *link) { r.Next.Name = "x" },
 			func(r *link) { r.Next.Next.Next.Name += "y" },
@@ -426,6 +477,19 @@ func TestCopiesKeepWhatIsSharedWithinARow(t *testing.T) {
 	require.Same(t, got, got.All["a"])
 	require.Same(t, got, got.List[0])
 	require.Equal(t, reflect.ValueOf(got.All).Pointer(), reflect.ValueOf(got.All["all"]).Pointer())
+
+	type owned struct {
+		Box   struct{ Owner any } // an object that an interface alone would share
+		Boxes map[string]any
+		Owner *opaque
+	}
+	o := newOpaque()
+	row := &owned{struct{ Owner any }{o}, map[string]any{"o": struct{ Owner any }{o}}, o}
+	own := chooseCopy[owned]()(row)
+	require.NotSame(t, o, own.Owner)
+	require.Same(t, own.Owner, own.Owner.Self)
+	require.Same(t, own.Owner, own.Box.Owner)
+	require.Equal(t, struct{ Owner any }{own.Owner}, own.Boxes["o"])
 }
 
 // An edit that appends does not write behind the end of an old row's slice, where
@@ -437,7 +501,7 @@ func TestCopiesOfSlicesHaveNoRoomOfTheOldOnes(t *testing.T) {
 	require.Equal(t, []string{"a", "b", ""}, old.Tags[:3])
 }
 
-// "What unexported fields refer to is shared", and so are channels, functions and
+// "What other unexported fields refer to" is shared, and so are channels, functions and
 // map keys.
 func TestCopiesShareWhatUnexportedFieldsReferTo(t *testing.T) {
 	type hidden struct {
@@ -448,11 +512,13 @@ func TestCopiesShareWhatUnexportedFieldsReferTo(t *testing.T) {
 		In   struct{ m map[int]int }
 		Keys map[*int]int
 		base *inner
-		*inner
+		strs
+		shape
+		*guarded
 	}
 	old := &hidden{
 		Tags: []string{"a"}, tags: []string{"a"}, p: new(1), Done: aChan, Keys: map[*int]int{new(1): 1},
-		base: new(inner), inner: new(newInner()),
+		base: new(inner), strs: strs{"a"}, shape: &square{}, guarded: new(guarded),
 	}
 	old.In.m = map[int]int{1: 1}
 	is := chooseCopy[hidden]()(old)
@@ -464,26 +530,178 @@ func TestCopiesShareWhatUnexportedFieldsReferTo(t *testing.T) {
 	require.Equal(t, reflect.ValueOf(old.In.m).Pointer(), reflect.ValueOf(is.In.m).Pointer())
 	require.Equal(t, old.Keys, is.Keys, "the keys are the same pointers")
 	require.Same(t, old.base, is.base)
-	require.Same(t, old.inner, is.inner, "an embedded pointer to an unexported type cannot be set")
+	require.Same(t, &old.strs[0], &is.strs[0])
+	require.Same(t, old.shape, is.shape)
+	require.Same(t, old.guarded, is.guarded)
 }
 
-// What an interface holds that only its methods reach into keeps its address, or
-// errors.Is would no longer know the error in an edited row.
-func TestCopiesShareWhatAnInterfaceHoldsWithoutExportedFields(t *testing.T) {
-	type job struct {
-		Err   error
-		Cause any
-	}
+// A request has a context, and so it is one.
+type request struct {
+	context.Context
+	Tags []string
+}
+
+// An errCode is an error that is compared with ==.
+type errCode struct{ P *int }
+
+func (errCode) Error() string { return "code" }
+
+// "It shares what is known by its address: errors, contexts, ..."
+func TestCopiesShareWhatIsKnownByItsAddress(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	timer, ticker := time.NewTimer(time.Hour), time.NewTicker(time.Hour)
+	defer timer.Stop()
+	defer ticker.Stop()
 	path := &fs.PathError{Op: "open", Path: "a", Err: fs.ErrNotExist}
-	old := &job{io.EOF, path}
-	is := chooseCopy[job]()(old)
-	require.Same(t, io.EOF, is.Err)
-	is.Cause.(*fs.PathError).Path = "b"
-	require.Equal(t, "a", path.Path, "its fields are exported: an edit reaches into it")
-	require.ErrorIs(t, is.Cause.(error), fs.ErrNotExist)
+	type hidden struct {
+		N int
+		_ [1]struct{ sync.RWMutex }
+	}
+	type blank struct {
+		_ struct{}
+		P *int
+	}
+	type embedsOpaque struct{ opaque }
+	type unlocked struct {
+		_ [0]sync.Mutex
+		P *int
+	}
+
+	const shared, copied = true, false
+	for _, test := range []rowTest{
+		keeping("sentinel", io.EOF, shared),
+		keeping("error with exported fields", error(path), shared),
+		keeping("error in any", any(path), shared),
+		keeping("pointer to an error", path, shared),
+		keeping("wrapped error", fmt.Errorf("read: %w", io.EOF), shared),
+		keeping("joined errors", errors.Join(io.EOF, path), shared),
+		keeping("error that is a struct", error(errCode{new(1)}), shared),
+		keeping("context", ctx, shared),
+		keeping("context in any", any(context.WithValue(ctx, errCode{}, 1)), shared),
+		keeping("context that is a struct", context.Context(struct{ context.Context }{ctx}), shared),
+		keeping("pointer to a context", &request{Context: ctx}, shared),
+		keeping("time.Local", time.Local, shared),
+		keeping("location in any", any(aTime.Location()), shared),
+		keeping("timer", timer, shared),
+		keeping("ticker in any", any(ticker), shared),
+		keeping("mutex", new(sync.Mutex), shared),
+		keeping("lock in an interface", sync.Locker(new(sync.RWMutex)), shared),
+		keeping("struct with a Lock method", new(guarded), shared),
+		keeping("struct with a lock inside", new(hidden), shared),
+		keeping("locks", new([2]sync.WaitGroup), shared),
+		keeping("atomic", new(atomic.Int64), shared),
+		keeping("atomic in any", any(new(atomic.Bool)), shared),
+		keeping("big.Int in any", any(big.NewInt(1)), shared),
+		keeping("big.Int in an interface", fmt.Stringer(big.NewInt(1)), shared),
+		keeping("object in any", any(newOpaque()), shared),
+		keeping("object with an embedded one in any", any(new(embedsOpaque)), shared),
+
+		keeping("pointer to a big.Int", big.NewInt(1), copied),
+		keeping("pointer to a time", new(aTime), copied),
+		keeping("pointer to an object", &opaque{}, copied),
+		keeping("pointer to an error interface", new(io.EOF), copied),
+		keeping("pointer to a struct without a lock", new(unlocked), copied),
+		keeping("pointer to plain data in any", any(&when{At: new(aTime)}), copied),
+		keeping("pointer to plain data in an interface", shape(&poly{[]int{1}}), copied),
+		keeping("pointer to plain data with embedded pointers in any", any(new(newPointed())), copied),
+		keeping("pointer to plain data with a blank field in any", any(&blank{P: new(1)}), copied),
+		keeping("pointer to a number in any", any(new(1)), copied),
+		keeping("pointer to a slice in any", any(&[]int{1}), copied),
+		keeping("pointer to a pointer in any", any(new(big.NewInt(1))), copied),
+		keeping("struct in any", any(plainCode{new(1)}), copied),
+	} {
+		t.Run(test.name, test.run)
+	}
+}
+
+type plainCode errCode // but not an error
+
+// keeping returns the test of whether a copy has v itself, wherever it stands.
+func keeping[T any](name string, v T, shared bool) rowTest {
+	type row struct {
+		F T
+		L []T
+		M map[string]struct{ F T }
+		A any
+	}
+	return rowTest{name, func(t *testing.T) {
+		old := &row{v, []T{v}, map[string]struct{ F T }{"v": {v}}, []any{v}}
+		is := chooseCopy[row]()(old)
+		for _, got := range []any{is.F, is.L[0], is.M["v"].F} {
+			require.Equal(t, shared, got == any(v))
+		}
+		if reflect.TypeFor[T]().Kind() == reflect.Interface {
+			require.Equal(t, shared, is.A.([]any)[0] == any(v))
+		}
+		requireAsDeepEqual(t, old, is)
+		require.True(t, chooseEqual[row]()(old, is))
+	}}
+}
+
+// What is known by its address still works in a row of which something else was edited,
+// and may be in use while it is edited: see the race detector.
+func TestUpdatesLeaveAloneWhatIsKnownByItsAddress(t *testing.T) {
+	type job struct {
+		N   int
+		Ctx context.Context
+		Loc *time.Location
+		Err error
+		Use *guarded
+	}
+	sentinel := &fs.PathError{Op: "open", Path: "a", Err: fs.ErrNotExist}
+	ctx, cancel := context.WithCancel(t.Context())
+	use := new(guarded)
+	table := oneRow[job]()
+	must[job](t)(table.Insert(job{0, ctx, time.Local, fmt.Errorf("job: %w", sentinel), use}))
+
+	var users sync.WaitGroup
+	users.Go(func() {
+		for range 100 {
+			_, done := context.WithCancel(ctx)
+			done()
+			use.Lock()
+			use.N++
+			use.Unlock()
+		}
+	})
+	for range 100 {
+		must[job](t)(table.Update(1, func(r *job) { r.N++ }))
+	}
+	users.Wait()
+	row := stored(table, 1)
+	require.NoError(t, row.Ctx.Err())
+	cancel()
+	require.ErrorIs(t, row.Ctx.Err(), context.Canceled)
+	require.Same(t, time.Local, row.Loc)
+	require.ErrorIs(t, row.Err, sentinel)
+	require.Equal(t, 100, row.Use.N)
 }
 
 // The depth of a row is not limited by that of a stack.
+func TestUpdateOfALongList(t *testing.T) {
+	type node struct {
+		N    int
+		Next *node
+	}
+	last := func(n *node) *node {
+		for n.Next != nil {
+			n = n.Next
+		}
+		return n
+	}
+	var list node
+	for n := range 1_000_000 {
+		list = node{n, new(list)}
+	}
+	table := oneRow[node]()
+	must[node](t)(table.Insert(list))
+	c := must[node](t)(table.Update(1, func(r *node) { last(r).N = 1 }))
+	require.Equal(t, Update, c.Kind)
+	require.Zero(t, last(c.Old).N)
+	require.Equal(t, 1, last(c.New).N)
+}
+
 func TestWritesOfDeepRows(t *testing.T) {
 	stack := debug.SetMaxStack(1 << 20)
 	t.Cleanup(func() { debug.SetMaxStack(stack) })
@@ -513,6 +731,8 @@ func TestWritesOfDeepRows(t *testing.T) {
 			table := oneRow[any]()
 			must[any](t)(table.Insert(deep()))
 			require.True(t, must[any](t)(table.Upsert(deep())).Kind == None)
+			require.True(t, must[any](t)(table.Update(1, func(*any) {})).Kind == None)
+			require.True(t, must[any](t)(table.Update(1, func(row *any) { *row = grow(*row) })).Kind == Update)
 		})
 	}
 }
