@@ -230,15 +230,15 @@ type copying struct{ from, to reflect.Value }
 type box struct{ place, key, value reflect.Value }
 
 // A reference is a map, slice or pointer that was met. An address alone would not
-// do: a struct and its first field have the same.
+// do: a struct and its first field have the same. The type is an address, too, because
+// that is quicker to hash than a [reflect.Type].
 type reference struct {
-	address uintptr
-	len     int
-	typ     reflect.Type
+	address, typ uintptr
+	len          int
 }
 
 func referenceOf(v reflect.Value) reference {
-	ref := reference{address: v.Pointer(), typ: v.Type()}
+	ref := reference{address: v.Pointer(), typ: reflect.ValueOf(v.Type()).Pointer()}
 	if v.Kind() != reflect.Pointer {
 		ref.len = v.Len()
 	}
@@ -409,7 +409,7 @@ func (c *copier) store(b box) {
 // recursion, as a copier has. Values are equal if all pairs of their parts are equal, so
 // the order of the comparisons does not matter. Each pair is compared once.
 type comparer struct {
-	seen map[comparison]bool
+	seen map[comparison]struct{}
 	todo [][2]reflect.Value // pairs of references, or of the values of interfaces
 }
 
@@ -487,11 +487,12 @@ func (c *comparer) equalReferences(a, b reflect.Value) bool {
 	}
 	switch a.Type().Elem().Kind() {
 	case reflect.Array, reflect.Struct, reflect.Interface, reflect.Map, reflect.Slice, reflect.Pointer:
-		if p := (comparison{referenceOf(a), b.Pointer()}); !c.seen[p] {
-			if c.seen == nil {
-				c.seen = make(map[comparison]bool)
-			}
-			c.seen[p] = true
+		if c.seen == nil {
+			c.seen = make(map[comparison]struct{})
+		}
+		before := len(c.seen)
+		c.seen[comparison{referenceOf(a), b.Pointer()}] = struct{}{}
+		if len(c.seen) > before {
 			c.todo = append(c.todo, [2]reflect.Value{a, b})
 		}
 		return true
