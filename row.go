@@ -132,6 +132,13 @@ func isKnownByAddress(t reflect.Type) bool {
 		t.Kind() == reflect.Pointer && holdsLock(t.Elem())
 }
 
+// isDistinct reports whether t is a pointer type whose values are compared by address.
+// Looking into a context or behind a lock would race with its users, and two contexts of
+// equal content are not the same context. Errors and locations are compared by content.
+func isDistinct(t reflect.Type) bool {
+	return t.Kind() == reflect.Pointer && (has[context.Context](t) || holdsLock(t.Elem()))
+}
+
 // holdsLock reports whether t or a part of t is a lock, as sync.Mutex, sync.WaitGroup and
 // atomic.Int64 are: go vet reports copies of them. An array of no elements is not a lock.
 // Messages of protobuf have one so that go vet reports their copies, too.
@@ -175,6 +182,7 @@ type treatment struct {
 	flat     bool  // an assignment copies them
 	flatElem bool  // of a map, slice or pointer: an assignment copies its elements
 	shared   bool  // they are known by their address
+	distinct bool  // two of them are never equal, whatever they contain
 	kept     bool  // an interface keeps the value that it holds
 	fields   []int // of a struct: the fields that an assignment does not copy
 }
@@ -186,7 +194,7 @@ func treatmentOf(t reflect.Type) *treatment {
 	if known, ok := treatments.Load(t); ok {
 		return known.(*treatment)
 	}
-	how := &treatment{flat: isFlat(t), shared: isKnownByAddress(t)}
+	how := &treatment{flat: isFlat(t), shared: isKnownByAddress(t), distinct: isDistinct(t)}
 	how.kept = how.flat || how.shared
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice:
@@ -419,9 +427,14 @@ type comparison struct {
 	b uintptr
 }
 
-// deepEqual is [reflect.DeepEqual] of the pointers to two rows.
+// deepEqual is [reflect.DeepEqual] of the pointers to two rows, except that it compares
+// contexts and what holds a lock by their addresses. If the rows are pointers themselves,
+// their targets are the rows.
 func deepEqual(a, b reflect.Value) bool {
 	var c comparer
+	if e := a.Elem(); e.Kind() == reflect.Pointer && !e.IsNil() && !b.Elem().IsNil() {
+		a, b = e, b.Elem()
+	}
 	equal := a.Pointer() == b.Pointer() || c.equal(a.Elem(), b.Elem())
 	for equal && len(c.todo) > 0 {
 		last := len(c.todo) - 1
@@ -484,6 +497,8 @@ func (c *comparer) equalReferences(a, b reflect.Value) bool {
 		return false
 	case a.Pointer() == b.Pointer():
 		return true
+	case treatmentOf(a.Type()).distinct:
+		return false
 	}
 	switch a.Type().Elem().Kind() {
 	case reflect.Array, reflect.Struct, reflect.Interface, reflect.Map, reflect.Slice, reflect.Pointer:

@@ -816,6 +816,13 @@ func TestWritesOfRowsThatAreNeverEqualAreChanges(t *testing.T) {
 	}
 }
 
+// cancelable returns a new context. Two of them are equal to reflect.DeepEqual.
+func cancelable(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // == is for types that are strictly comparable and refer to nothing that a copy
 // does not share; reflect.DeepEqual for all others.
 func TestEqualRows(t *testing.T) {
@@ -830,6 +837,9 @@ func TestEqualRows(t *testing.T) {
 		comparing("a time itself has a method", aTime, aTime.UTC(), true),
 		comparing("what unexported pointers point to by ==", secret{1, new(1)}, secret{1, new(1)}, false),
 		comparing("what exported pointers point to", struct{ P *int }{new(1)}, struct{ P *int }{new(1)}, true),
+		comparing("contexts are compared by address", struct{ C context.Context }{cancelable(t)}, struct{ C context.Context }{cancelable(t)}, false),
+		comparing("what holds a lock is compared by address", struct{ G *guarded }{new(guarded)}, struct{ G *guarded }{new(guarded)}, false),
+		comparing("a row that holds a lock is compared by content", new(guarded), new(guarded), true),
 		comparing("channels", struct{ C chan int }{aChan}, struct{ C chan int }{make(chan int)}, false),
 		comparing("nil and an empty slice", struct{ S []int }{}, struct{ S []int }{[]int{}}, false),
 		comparing("nil and an empty map", struct{ M attrs }{}, struct{ M attrs }{attrs{}}, false),
