@@ -8,53 +8,51 @@ import (
 	"github.com/google/btree"
 )
 
-// An Index finds the rows of a table by a value that depends on the row, and not by
-// the primary key: RethinkDB's secondary index. Its selections are read and followed
-// as the table's are, in the order of value and key. Make one with [NewIndex],
-// [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table. A zero Index
-// must not be used.
+// An Index finds the rows of a table by a value that depends on the row, instead of by the
+// primary key. Its selections are read and followed like the table, in the order of value
+// and key. Values are in the order of [cmp.Compare]. Make an index with [NewIndex],
+// [NewMultiIndex] or [NewUniqueIndex]. It lasts as long as its table. A zero Index must not
+// be used.
 //
-// The table keeps an index up to date with every write, which costs the write
-// another B-tree operation for each value that comes or goes (BenchmarkIndex). One that
-// stays costs that, too, in the first write to the row after rows were read: by All,
-// Backward, Len, IncludeInitial or Resync. In a row with several values, it also costs
-// that when another value comes or goes directly before it.
+// The table updates its indexes with every write. A value that comes or goes costs the
+// write a B-tree operation. A value that stays costs one in the first write to the row
+// after All, Backward, Len, IncludeInitial or Resync read rows. In a row with several
+// values, it also costs one when the value directly before it comes or goes.
 //
-// An index shares the table's lock and its history: what a selection of it shows is the
-// table at one sequence number.
+// An index shares the table's lock and its history. A selection of it shows the table at
+// one sequence number.
 //
-// The function that returns a row's value runs with the table's lock held and
-// without, also for rows written long ago. It must depend on the row alone and must not
-// change it. It must call no table at all: neither this one nor another. It should be
-// quick. If it panics in a write, the panic reaches the caller, and nothing was written.
-// It is not called when a transaction is rolled back. Values are in the order of
-// [cmp.Compare]. A function that does not return the same for the same row leaves an
-// index in disorder.
+// The function that returns a row's value runs with and without the table's lock, also for
+// rows written long ago. It must depend on the row alone, must not modify it, and should be
+// quick. It must call no table at all: neither this one nor another. If it panics during a
+// write, the panic reaches the caller, and nothing was written. It is not called when a
+// transaction is rolled back. If it does not always return the same value for a row, the
+// index becomes inconsistent with its table.
 type Index[S cmp.Ordered, K, V any] struct {
 	table  *Table[K, V]
 	name   string
-	values func(row *V, to []S) []S // appends them
+	values func(row *V, to []S) []S // appends the row's values
 	multi  bool
 	unique bool
 
 	// Guarded by the table's lock.
 	rows     tree[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
-	old, new []S // of the write under way: the row's values before and after it, in order, each once
+	old, new []S // the row's values before and after the write under way, in order, each once
 
-	// Of the transaction under way: old and new of each of its writes, one after the
-	// other, and how many they are.
+	// The old and new values of each write of the transaction under way, one after the
+	// other, and their numbers.
 	undo       []S
 	undoCounts []valueCounts
 
-	// Entries with these cells are not rows. They stand before and after all rows with
+	// Entries with these cells are not rows. They come before and after all rows with
 	// their value.
 	before, after cell[K, V]
 }
 
-// An indexEntry is a row under one of its values. It knows the row's previous value.
-// From that alone a walk sees whether the row has an earlier value in an interval. An
-// entry is never changed, because a clone of the tree may share it.
+// An indexEntry is a row under one of its values. It has the row's previous value, from
+// which a walk sees whether the row has an earlier value in an interval. An entry is never
+// changed, because a clone of the tree may share it.
 type indexEntry[S, K, V any] struct {
 	value    S
 	key      K
@@ -64,23 +62,24 @@ type indexEntry[S, K, V any] struct {
 
 type valueCounts struct{ old, new int }
 
-// A tableIndex is an [Index] as its table sees it, whatever its values. All is done
-// with the table's lock held.
+// A tableIndex is an [Index] without the type of its values, as its table uses it. All
+// methods are called with the table's lock held.
 type tableIndex[K, V any] interface {
 	indexName() string
 
-	// plan prepares the write that puts new in the place of old; either may be nil. All
-	// that may panic does so here. (T4) A forget must follow, also after a panic.
+	// plan prepares the write that replaces old by new, of which one may be nil. Only plan
+	// calls functions of the user, which may panic (T4). A forget must follow, also after
+	// a panic.
 	plan(old, new *V)
 
 	// check returns an error if the planned write would break a unique index.
 	check() error
 
-	// apply makes the planned write, which was made to the cell of the key. What the
-	// index has of a cell that is not new, it may keep.
+	// apply makes the planned write, which was made to the cell of the key. The index
+	// keeps entries with the cell unless the cell is new.
 	apply(key K, c *cell[K, V], isNew bool)
 
-	// enter tells in which scopes the row of the planned write was and is.
+	// touch adds to the outbox the scopes that the row of the planned write was or is in.
 	touch(o *outbox[K, V])
 
 	// forget releases the values of the planned write.
@@ -89,22 +88,22 @@ type tableIndex[K, V any] interface {
 	// keepForUndo keeps the values of the planned write until endTx.
 	keepForUndo()
 
-	// planUndo plans to take back the last write that was kept and not yet taken back. It
-	// calls no function of the user's. A forget must follow.
+	// planUndo plans the inverse of the last write that was kept and not undone. It calls
+	// no function of the user. A forget must follow.
 	planUndo()
 
+	// endTx releases the values that keepForUndo kept.
 	endTx()
 
 	clear()
 }
 
-// NewIndex makes an index of a table by the value that the function returns of a
-// row, and puts the rows in it that the table has, in one step: that takes time in
-// proportion to their number, for which other writers and readers wait. The index of
-// a dropped table is empty.
+// NewIndex makes an index of a table by the value that the function returns for a row. It
+// adds the rows that are in the table in one step. That takes linear time, during which
+// other readers and writers wait. The index of a dropped table is empty.
 //
-// The name is for messages. NewIndex panics if the table is nil, if value is nil, or
-// if the table has an index of that name.
+// The name is for messages. NewIndex panics if the table or the function is nil, or if the
+// table has an index of that name.
 func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) *Index[S, K, V] {
 	x, err := newIndex(t, name, oneValue(value), Index[S, K, V]{})
 	if err != nil {
@@ -113,10 +112,9 @@ func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(r
 	return x
 }
 
-// NewMultiIndex is [NewIndex] for rows that have any number of values. A value that
-// the function returns twice counts once; a row without one is not in the index.
-// Reading a Range or From takes time in proportion to the number of values selected, of
-// all rows together.
+// NewMultiIndex is like [NewIndex] for rows with any number of values. A value that the
+// function returns twice counts once. A row without a value is not in the index. Reading a
+// Range or From takes linear time in the number of selected values of all rows together.
 func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
 	var all func(row *V, to []S) []S
 	if values != nil {
@@ -129,11 +127,11 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 	return x
 }
 
-// NewUniqueIndex is [NewIndex] for values that no two rows may share. From then on,
-// a write that would give a row the value of another fails with [ErrDuplicateKey],
-// names the index, and changes nothing. Every row has a value, be it the zero one. If
-// two rows share one already, NewUniqueIndex returns ErrDuplicateKey, and there is no
-// index.
+// NewUniqueIndex is like [NewIndex] for values that no two rows may share. A write that
+// would give a row the value of another row fails with [ErrDuplicateKey] and changes
+// nothing. The error names the index. Every row has a value, even if it is the zero value.
+// If two rows of the table share a value, NewUniqueIndex returns ErrDuplicateKey and makes
+// no index.
 func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
 	return newIndex(t, name, oneValue(value), Index[S, K, V]{unique: true})
 }
@@ -145,7 +143,7 @@ func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
 	return func(row *V, to []S) []S { return append(to, value(row)) }
 }
 
-// newIndex completes x.
+// newIndex completes x and adds it to the table.
 func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, x Index[S, K, V]) (*Index[S, K, V], error) {
 	if t == nil {
 		panic("changefeed: NewIndex: nil table")
@@ -171,7 +169,7 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 	return &x, nil
 }
 
-// build puts the table's rows into the index, and the index into the table.
+// build adds the table's rows to the index, and the index to the table.
 func (x *Index[S, K, V]) build() (err error) {
 	t := x.table
 	t.mu.Lock()
@@ -191,7 +189,7 @@ func (x *Index[S, K, V]) build() (err error) {
 	return err
 }
 
-// add puts a row of the table into the index.
+// add adds a row of the table to the index.
 func (x *Index[S, K, V]) add(key K, c *cell[K, V]) error {
 	defer x.forget()
 	x.plan(nil, c.row)
@@ -202,8 +200,8 @@ func (x *Index[S, K, V]) add(key K, c *cell[K, V]) error {
 	return nil
 }
 
-// sideOf tells where an entry with the cell stands among the rows with its value: before
-// them, among them or after them.
+// sideOf returns -1 for an entry before all rows with its value, 1 for one after them, and
+// 0 for a row.
 func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
 	switch c {
 	case &x.before:
@@ -244,7 +242,7 @@ func (x *Index[S, K, V]) endTx() {
 	x.undo, x.undoCounts = recycle(x.undo), recycle(x.undoCounts)
 }
 
-// valuesOf appends the row's values, in order and each once.
+// valuesOf appends the row's values, in order, each once.
 func (x *Index[S, K, V]) valuesOf(row *V, to []S) []S {
 	if row == nil {
 		return to
@@ -263,7 +261,7 @@ func (x *Index[S, K, V]) check() (err error) {
 	}
 	for _, v := range x.new {
 		if _, has := find(x.old, v); has {
-			continue // this row has it
+			continue // it is this row's own
 		}
 		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: &x.before}, func(e indexEntry[S, K, V]) bool {
 			if cmp.Compare(e.value, v) == 0 {
@@ -289,7 +287,7 @@ func (x *Index[S, K, V]) apply(key K, c *cell[K, V], isNew bool) {
 	}
 }
 
-// find returns the place of a value among those in order, and whether it is there.
+// find returns the place of a value in a sorted list, and whether the list has it.
 func find[S cmp.Ordered](values []S, v S) (at int, ok bool) {
 	return slices.BinarySearchFunc(values, v, cmp.Compare[S])
 }
@@ -325,18 +323,18 @@ func (x *Index[S, K, V]) touch(o *outbox[K, V]) {
 
 func (x *Index[S, K, V]) clear() { x.rows.clear() }
 
-// Equal selects the rows with a value: RethinkDB's getAll.
+// Equal selects the rows with a value.
 func (x *Index[S, K, V]) Equal(value S) Selection[K, V] {
 	return x.selection(interval[S]{from: value, extent: point})
 }
 
-// Range selects the rows with values from from, and before to: RethinkDB's between.
-// If to is not after from, there are none.
+// Range selects the rows with values from from up to, not including, to. If to is not after
+// from, it selects no rows.
 func (x *Index[S, K, V]) Range(from, to S) Selection[K, V] {
 	return x.selection(interval[S]{from: from, to: to, extent: between})
 }
 
-// From selects the rows with values from from on.
+// From selects the rows with the value from and those with greater values.
 func (x *Index[S, K, V]) From(from S) Selection[K, V] {
 	return x.selection(interval[S]{from: from, extent: onwards})
 }
