@@ -48,8 +48,8 @@ func feedWord(c Change[game], err error) string {
 	return err.Error()
 }
 
-// feedTold puts down n pairs of s, or all until s ends, and breaks.
-func feedTold(s Stream[Change[game]], n int) string {
+// feedWords puts down n pairs of s, or all until s ends, and breaks.
+func feedWords(s Stream[Change[game]], n int) string {
 	var words []string
 	for _, p := range take(s, n) {
 		words = append(words, feedWord(p.v, p.err))
@@ -57,8 +57,8 @@ func feedTold(s Stream[Change[game]], n int) string {
 	return strings.Join(words, " ")
 }
 
-// feedAll is feedTold to the end of s.
-func feedAll(s Stream[Change[game]]) string { return feedTold(s, -1) }
+// feedAll is feedWords to the end of s.
+func feedAll(s Stream[Change[game]]) string { return feedWords(s, -1) }
 
 // feedSeqs puts down the changes from one sequence number to another.
 func feedSeqs(from, to int) (words []string) {
@@ -97,8 +97,8 @@ func TestChangesSubscribesWhenItReturns(t *testing.T) {
 	feedWrites(t, games, 2)
 	later := games.Changes(t.Context())
 	feedWrites(t, games, 1)
-	require.Equal(t, "4 5 6", feedTold(feed, 3))
-	require.Equal(t, "6", feedTold(later, 1))
+	require.Equal(t, "4 5 6", feedWords(feed, 3))
+	require.Equal(t, "6", feedWords(later, 1))
 	games.Drop()
 	require.Equal(t, "dropped", feedAll(feed))
 	require.Equal(t, "dropped", feedAll(later))
@@ -187,8 +187,8 @@ func TestBreakPausesAndTheNextRangeGoesOn(t *testing.T) {
 			games := newGames()
 			feed := stage.put(games.Changes(t.Context()), nothingToDo)
 			feedWrites(t, games, 4)
-			require.Equal(t, "1 2", feedTold(feed, 2))
-			require.Equal(t, "3", feedTold(feed, 1))
+			require.Equal(t, "1 2", feedWords(feed, 2))
+			require.Equal(t, "3", feedWords(feed, 1))
 			feedWrites(t, games, 1)
 			games.Drop()
 			require.Equal(t, "4 5 dropped", feedAll(feed))
@@ -218,8 +218,8 @@ func TestAPanicPausesAsBreakDoes(t *testing.T) {
 					}
 				}
 			})
-			require.Equal(t, "3", feedTold(feed, 1))
-			require.Equal(t, "4", feedTold(source, 1))
+			require.Equal(t, "3", feedWords(feed, 1))
+			require.Equal(t, "4", feedWords(source, 1))
 		})
 	}
 }
@@ -237,7 +237,7 @@ func TestGoexitPausesAsBreakDoes(t *testing.T) {
 		}
 	})
 	loop.Wait()
-	require.Equal(t, "2", feedTold(feed, 1))
+	require.Equal(t, "2", feedWords(feed, 1))
 }
 
 const secondRange = "changefeed: a second range over a stream while one runs; call Changes for each goroutine"
@@ -253,9 +253,9 @@ func TestASecondRangePanics(t *testing.T) {
 			var got []string
 			for c, err := range feed {
 				for _, second := range []Stream[Change[game]]{feed, source, source.Filter(func(Change[game]) bool { return true })} {
-					require.PanicsWithValue(t, secondRange, func() { feedTold(second, 1) })
+					require.PanicsWithValue(t, secondRange, func() { feedWords(second, 1) })
 					var other sync.WaitGroup
-					other.Go(func() { require.PanicsWithValue(t, secondRange, func() { feedTold(second, 1) }) })
+					other.Go(func() { require.PanicsWithValue(t, secondRange, func() { feedWords(second, 1) }) })
 					other.Wait()
 				}
 				if got = append(got, feedWord(c, err)); len(got) == 2 {
@@ -263,7 +263,7 @@ func TestASecondRangePanics(t *testing.T) {
 				}
 			}
 			require.Equal(t, []string{"1", "2"}, got)
-			require.Equal(t, "3", feedTold(feed, 1))
+			require.Equal(t, "3", feedWords(feed, 1))
 			require.Equal(t, uint64(3), games.Feeds()[0].Delivered)
 			runtime.KeepAlive(feed)
 		})
@@ -280,16 +280,16 @@ func TestASecondRangePanicsWhileTheFirstWaits(t *testing.T) {
 				var at []string
 				first := follow(feed, func(word string) bool {
 					if word == "dropped" {
-						require.PanicsWithValue(t, secondRange, func() { feedTold(feed, 1) })
+						require.PanicsWithValue(t, secondRange, func() { feedWords(feed, 1) })
 					}
 					at = append(at, word)
 					return true
 				})
 				synctest.Wait()
-				require.PanicsWithValue(t, secondRange, func() { feedTold(feed, 1) })
+				require.PanicsWithValue(t, secondRange, func() { feedWords(feed, 1) })
 				feedWrites(t, games, 1)
 				synctest.Wait()
-				require.PanicsWithValue(t, secondRange, func() { feedTold(feed, 1) })
+				require.PanicsWithValue(t, secondRange, func() { feedWords(feed, 1) })
 				games.Drop()
 				synctest.Wait()
 				require.True(t, first.ended)
@@ -389,7 +389,7 @@ func TestTheLoopBodyMayUseTheTable(t *testing.T) {
 					require.Equal(t, 2, games.Feeds()[0].Buffered)
 					own := games.Changes(t.Context())
 					feedWrites(t, games, 1)
-					require.Equal(t, "8", feedTold(own, 1))
+					require.Equal(t, "8", feedWords(own, 1))
 				case 5:
 					games.Drop()
 				}
@@ -411,7 +411,7 @@ func TestAStreamCanBePulled(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, want, feedWord(c, err))
 	}
-	require.PanicsWithValue(t, secondRange, func() { feedTold(feed, 1) })
+	require.PanicsWithValue(t, secondRange, func() { feedWords(feed, 1) })
 	stop()
 	_, _, ok := next()
 	require.False(t, ok)
@@ -526,7 +526,7 @@ func TestADoneContextEndsTheRangeWithItsCause(t *testing.T) {
 							require.Len(t, got, 4)
 							got = got[3:]
 						case "while it is paused":
-							require.Equal(t, "1", feedTold(feed, 1))
+							require.Equal(t, "1", feedWords(feed, 1))
 							end()
 						}
 						if got == nil {
@@ -566,12 +566,12 @@ func TestADroppedTableEndsTheRangeAfterAllThatWasBuffered(t *testing.T) {
 			games := newGames()
 			feed := games.Changes(ctx, Buffer(test.buffer))
 			feedWrites(t, games, test.writes)
-			feedTold(feed, test.read)
+			feedWords(feed, test.read)
 			games.Drop()
 			games.Drop()
 			require.Equal(t, test.want, feedAll(feed))
 			require.Empty(t, games.Feeds())
-			require.Equal(t, "dropped", feedTold(feed, 1), "after the loop saw it")
+			require.Equal(t, "dropped", feedWords(feed, 1), "after the loop saw it")
 			cancel()
 			require.Equal(t, "dropped", feedAll(feed), "after ctx is done, which is too late")
 
@@ -591,7 +591,7 @@ func TestAFeedIsNotDrainedBeforeItsLastChange(t *testing.T) {
 	feedWrites(t, games, 1)
 	games.Drop()
 	require.False(t, window.drained())
-	require.Equal(t, "1", feedTold(feed, 1))
+	require.Equal(t, "1", feedWords(feed, 1))
 	require.True(t, window.drained())
 	require.Equal(t, "dropped", feedAll(feed))
 }
@@ -604,8 +604,8 @@ func TestBreakOnTheFinalErrorDoesNotLoseIt(t *testing.T) {
 	cancel()
 	games.Drop()
 	for range 3 {
-		require.Equal(t, "dropped", feedTold(dropped, 1))
-		require.Equal(t, "context canceled", feedTold(cancelled, 1))
+		require.Equal(t, "dropped", feedWords(dropped, 1))
+		require.Equal(t, "context canceled", feedWords(cancelled, 1))
 	}
 }
 
@@ -616,7 +616,7 @@ func TestADoneContextWinsOverADroppedTable(t *testing.T) {
 	feed := games.Changes(ctx)
 	feedWrites(t, games, 3)
 	games.Drop()
-	require.Equal(t, "1", feedTold(feed, 1))
+	require.Equal(t, "1", feedWords(feed, 1))
 	cancel()
 	require.Equal(t, "context canceled", feedAll(feed))
 	require.Equal(t, "context canceled", feedAll(feed))
@@ -744,7 +744,7 @@ func TestOverflowIsExact(t *testing.T) {
 					games := newGames()
 					feed := games.Changes(t.Context(), Buffer(n))
 					feedWrites(t, games, before.written)
-					require.Equal(t, strings.Join(feedSeqs(1, before.read), " "), feedTold(feed, before.read))
+					require.Equal(t, strings.Join(feedSeqs(1, before.read), " "), feedWords(feed, before.read))
 					feedWrites(t, games, more)
 
 					end := before.written + more
@@ -753,7 +753,7 @@ func TestOverflowIsExact(t *testing.T) {
 						Buffered: unread - lost, Capacity: n, Delivered: uint64(before.read), Skipped: uint64(lost), Seq: uint64(before.read),
 					}}, games.Feeds())
 					want := overflowed(unread, end, n)
-					require.Equal(t, strings.Join(want, " "), feedTold(feed, len(want)),
+					require.Equal(t, strings.Join(want, " "), feedWords(feed, len(want)),
 						"%d written, %d read, %d written", before.written, before.read, more)
 					require.Equal(t, []FeedInfo{{
 						Capacity: n, Delivered: uint64(end - lost), Skipped: uint64(lost), Seq: uint64(end),
@@ -778,7 +778,7 @@ func TestSubscribingAtAPagesEnd(t *testing.T) {
 			feedWrites(t, games, written)
 			second := games.Changes(t.Context(), Buffer(n))
 			want := overflowed(written, written, n)
-			require.Equal(t, strings.Join(want, " "), feedTold(first, len(want)), "%d written, Buffer(%d)", written, n)
+			require.Equal(t, strings.Join(want, " "), feedWords(first, len(want)), "%d written, Buffer(%d)", written, n)
 			feedWrites(t, games, n+1)
 			games.Drop()
 			want = append(overflowed(n+1, written+n+1, n), "dropped")
@@ -874,7 +874,7 @@ func TestNoticesPassThroughEveryStage(t *testing.T) {
 			require.Zero(t, calls)
 			require.Zero(t, notice.v)
 			require.Same(t, in[0].(*SkippedError), notice.err)
-			require.Equal(t, "4", feedTold(feed, 1))
+			require.Equal(t, "4", feedWords(feed, 1))
 			games.Drop()
 			pairs := take(feed, -1)
 			require.Len(t, pairs, 2)
@@ -888,7 +888,7 @@ func TestAFilterThatKeepsNothingTellsOfEveryGap(t *testing.T) {
 	games := newGames()
 	feed := games.Changes(t.Context(), Buffer(2)).Filter(func(c Change[game]) bool { return false })
 	feedWrites(t, games, 5)
-	require.Equal(t, "skip3(1-3)", feedTold(feed, 1))
+	require.Equal(t, "skip3(1-3)", feedWords(feed, 1))
 	feedWrites(t, games, 5)
 	games.Drop()
 	require.Equal(t, "skip5(4-8) dropped", feedAll(feed))
@@ -900,7 +900,7 @@ func TestLimitDoesNotCountNotices(t *testing.T) {
 	source := games.Changes(t.Context(), Buffer(2))
 	feed := source.Limit(3)
 	feedWrites(t, games, 5)
-	require.Equal(t, "skip3(1-3) 4", feedTold(feed, 2))
+	require.Equal(t, "skip3(1-3) 4", feedWords(feed, 2))
 	feedWrites(t, games, 5)
 	require.Equal(t, "skip4(5-8) 9 10", feedAll(feed))
 	require.Empty(t, feedAll(feed))
@@ -971,15 +971,15 @@ func TestFeedsTellsWhoFollowsAndHowFarBehind(t *testing.T) {
 		}, games.Feeds())
 
 		feedWrites(t, games, 6) // 11 to 16
-		require.Equal(t, "11 12", feedTold(second, 2))
+		require.Equal(t, "11 12", feedWords(second, 2))
 		require.Equal(t, []FeedInfo{
 			{"first", 4, 4, 0, 2, 10}, // the gap counts, but is not told
 			{"", 4, 100_000, 2, 0, 12},
 			{"third", 1, 1, 0, 5, 10},
 		}, games.Feeds())
 
-		require.Equal(t, "skip2(11-12)", feedTold(first, 1))
-		require.Equal(t, "skip5(11-15) 16", feedTold(third, 2))
+		require.Equal(t, "skip2(11-12)", feedWords(first, 1))
+		require.Equal(t, "skip5(11-15) 16", feedWords(third, 2))
 		require.Equal(t, []FeedInfo{
 			{"first", 4, 4, 0, 2, 12},
 			{"", 4, 100_000, 2, 0, 12},
@@ -996,7 +996,7 @@ func TestFeedsTellsWhoFollowsAndHowFarBehind(t *testing.T) {
 			}, games.Feeds())
 			break
 		}
-		require.Equal(t, "skip1(13-13) 14", feedTold(first, 2))
+		require.Equal(t, "skip1(13-13) 14", feedWords(first, 2))
 		require.Equal(t, FeedInfo{"first", 3, 4, 1, 3, 14}, games.Feeds()[0])
 		runtime.KeepAlive(first)
 
@@ -1174,7 +1174,7 @@ func TestLimitDoesNotWaitForAnother(t *testing.T) {
 		require.Empty(t, none.told)
 
 		feedWrites(t, games, 1)
-		require.Equal(t, "4", feedTold(source, 1), "the source can be ranged on")
+		require.Equal(t, "4", feedWords(source, 1), "the source can be ranged on")
 	})
 }
 
@@ -1492,7 +1492,7 @@ func TestNoGoroutineStaysBehindADrainedFeed(t *testing.T) {
 		games := newGames()
 		paused, waiting := games.Changes(ctx), follow(games.Changes(ctx), nil)
 		feedWrites(t, games, 2)
-		require.Equal(t, "1", feedTold(paused, 1))
+		require.Equal(t, "1", feedWords(paused, 1))
 		games.Drop()
 		require.Equal(t, "2 dropped", feedAll(paused))
 		synctest.Wait()
@@ -1552,7 +1552,7 @@ func TestAForgottenStreamIsReleased(t *testing.T) {
 			use  func(feed Stream[Change[game]])
 		}{
 			{"never ranged", func(Stream[Change[game]]) {}},
-			{"broken off", func(feed Stream[Change[game]]) { feedTold(feed, 1) }},
+			{"broken off", func(feed Stream[Change[game]]) { feedWords(feed, 1) }},
 			{"panicked", func(feed Stream[Change[game]]) {
 				require.Panics(t, func() {
 					for range feed {
@@ -1570,7 +1570,7 @@ func TestAForgottenStreamIsReleased(t *testing.T) {
 				for _, stage := range feedStages {
 					feed = stage.put(feed, nothingToDo)
 				}
-				feedTold(feed, 1)
+				feedWords(feed, 1)
 			}},
 			{"dropped and not drained", nil},
 		} {
@@ -1675,9 +1675,9 @@ func TestAStageKeepsItsSourceAlive(t *testing.T) {
 			feed := stage.put(games.Changes(context.Background()), nothingToDo)
 			feedWrites(t, games, 2)
 			sentinelCollected(t, games, 1)
-			require.Equal(t, "1", feedTold(feed, 1))
+			require.Equal(t, "1", feedWords(feed, 1))
 			sentinelCollected(t, games, 1)
-			require.Equal(t, "2", feedTold(feed, 1))
+			require.Equal(t, "2", feedWords(feed, 1))
 		})
 	}
 }
@@ -1695,7 +1695,7 @@ func TestAnEndedFeedHoldsNothing(t *testing.T) {
 			feedAll(feed)
 		}},
 		{"cancelled in the middle", func(_ *Table[int, game], feed Stream[Change[game]], cancel func()) {
-			feedTold(feed, 1)
+			feedWords(feed, 1)
 			cancel()
 		}},
 		{"dropped and drained", func(games *Table[int, game], feed Stream[Change[game]], _ func()) {
@@ -1959,7 +1959,7 @@ func TestFastAndSlowSubscribersTogether(t *testing.T) {
 			stalled := games.Changes(t.Context(), Buffer(buffer))
 			stalls, written := make(chan struct{}), make(chan struct{})
 			loops.Go(func() {
-				feedTold(stalled, 10)
+				feedWords(stalled, 10)
 				from := int(games.Feeds()[4].Seq) // it may have been overtaken before
 				close(stalls)
 				<-written

@@ -62,7 +62,7 @@ type fuzzWindow struct {
 	window[int]
 	unread               []int
 	dropped              uint64 // from unread, not told yet
-	delivered, told      uint64
+	delivered, reported      uint64
 	parked, woken, ended bool
 }
 
@@ -189,7 +189,7 @@ func fuzzRead(t *testing.T, w *fuzzWindow) {
 		w.unread = w.unread[1:]
 		w.delivered++
 	}
-	w.told += skipped
+	w.reported += skipped
 	w.dropped = 0
 }
 
@@ -222,9 +222,9 @@ func fuzzUsage(t *testing.T, r *ring[int], windows []*fuzzWindow) {
 		}
 		require.Equal(t, usage{
 			limit:     w.limit,
-			passed:    w.start + w.delivered + w.told,
+			passed:    w.start + w.delivered + w.reported,
 			delivered: w.delivered,
-			skipped:   w.told + w.dropped,
+			skipped:   w.reported + w.dropped,
 			buffered:  uint64(len(w.unread)),
 		}, w.usage())
 		oldest, tail := r.pages[0], r.tail.Load()
@@ -293,7 +293,7 @@ func fuzzParts(f *testing.F, weights partWeights, kinds []string) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		data = data[:min(len(data), 1024)]
 		synctest.Test(t, func(t *testing.T) {
-			r := newPartRun(t, weights, fuzzDice(&data), make(map[string]int))
+			r := newSelectionRun(t, weights, fuzzDice(&data), make(map[string]int))
 			r.kinds = kinds
 			for len(data) > 0 {
 				r.step()

@@ -39,8 +39,8 @@ func optionWord(c Change[game], err error) string {
 	return string("?+=-"[c.Kind]) + strconv.FormatUint(c.Seq, 10)
 }
 
-// optionTold puts down n pairs of s, or all until s ends, and breaks.
-func optionTold(s Stream[Change[game]], n int) string {
+// optionWords puts down n pairs of s, or all until s ends, and breaks.
+func optionWords(s Stream[Change[game]], n int) string {
 	var words []string
 	for _, p := range take(s, n) {
 		words = append(words, optionWord(p.v, p.err))
@@ -48,9 +48,9 @@ func optionTold(s Stream[Change[game]], n int) string {
 	return strings.Join(words, " ")
 }
 
-func optionAll(s Stream[Change[game]]) string { return optionTold(s, -1) }
+func optionAll(s Stream[Change[game]]) string { return optionWords(s, -1) }
 
-// optionBatches is optionTold for a stream of batches, each of which is in brackets.
+// optionBatches is optionWords for a stream of batches, each of which is in brackets.
 func optionBatches(s Stream[[]Change[game]], n int) string {
 	if n == 0 {
 		return ""
@@ -199,7 +199,7 @@ func (s optionSelection) content(games optionGames) map[int]game {
 
 // optionSeen is a change as a selection sees it that some rows are in; ok is false if
 // it is none of it.
-func optionSeen(c Change[game], in func(row *game) bool) (seen Change[game], ok bool) {
+func optionProject(c Change[game], in func(row *game) bool) (seen Change[game], ok bool) {
 	if c.Old != nil && !in(c.Old) {
 		c.Old = nil
 	}
@@ -222,7 +222,7 @@ func optionSeen(c Change[game], in func(row *game) bool) (seen Change[game], ok 
 // seen puts down the changes as the selection sees them.
 func (s optionSelection) seen(changes []Change[game]) (words []string) {
 	for _, c := range changes {
-		if c, ok := optionSeen(c, func(row *game) bool { return s.scope(row) && s.keep(row) }); ok {
+		if c, ok := optionProject(c, func(row *game) bool { return s.scope(row) && s.keep(row) }); ok {
 			words = append(words, optionWord(c, nil))
 		}
 	}
@@ -407,7 +407,7 @@ func TestOverflowWhileInitialRowsAreRead(t *testing.T) {
 		games := newGames()
 		optionRows(t, games, 1, 2, 3)
 		feed := games.Changes(t.Context(), IncludeInitial(), Buffer(2))
-		got := optionTold(feed, at)
+		got := optionWords(feed, at)
 		feedWrites(t, games, 5)
 		games.Drop()
 		got = strings.TrimSpace(got + " " + optionAll(feed))
@@ -479,15 +479,15 @@ func TestTheSnapshotIsReleased(t *testing.T) {
 		held bool
 	}{
 		{"not ranged", func(Stream[Change[game]], func()) {}, true},
-		{"before Ready", func(feed Stream[Change[game]], _ func()) { optionTold(feed, 2) }, true},
-		{"after Ready", func(feed Stream[Change[game]], _ func()) { optionTold(feed, 4) }, false}, // the notice: else its page would hold the delete
+		{"before Ready", func(feed Stream[Change[game]], _ func()) { optionWords(feed, 2) }, true},
+		{"after Ready", func(feed Stream[Change[game]], _ func()) { optionWords(feed, 4) }, false}, // the notice: else its page would hold the delete
 		{"cancelled, not ranged", func(_ Stream[Change[game]], cancel func()) { cancel() }, false},
 		{"cancelled among the rows", func(feed Stream[Change[game]], cancel func()) {
-			optionTold(feed, 1)
+			optionWords(feed, 1)
 			cancel()
 		}, false},
 		{"cancelled and ranged", func(feed Stream[Change[game]], cancel func()) {
-			optionTold(feed, 1)
+			optionWords(feed, 1)
 			cancel()
 			optionAll(feed)
 		}, false},
@@ -521,7 +521,7 @@ func TestAForgottenSnapshotIsReleased(t *testing.T) {
 	deleted := optionSnapshot(t, games)
 	feed := games.Changes(t.Context(), IncludeInitial(), Buffer(1))
 	row := deleted()
-	require.Empty(t, optionTold(feed, 0))
+	require.Empty(t, optionWords(feed, 0))
 	runtime.KeepAlive(feed)
 	feed = nil
 	collected(t, "Feeds() is not empty", func() bool { return len(games.Feeds()) == 0 })
@@ -707,7 +707,7 @@ func TestAfterIsBufferedUntilItHasCaughtUp(t *testing.T) {
 				feed := games.Changes(t.Context(), options...)
 				require.GreaterOrEqual(t, games.Feeds()[0].Capacity, 10)
 				feedWrites(t, games, 2) // 12
-				require.Equal(t, strings.Join(feedSeqs(3, 2+read), " "), feedTold(feed, read))
+				require.Equal(t, strings.Join(feedSeqs(3, 2+read), " "), feedWords(feed, read))
 				if polls {
 					require.Equal(t, strings.Join(feedSeqs(3+read, 12), " "), feedAll(feed))
 				} else {
@@ -1043,7 +1043,7 @@ func TestResyncGoesOnWithChanges(t *testing.T) {
 	optionRows(t, games, 1, 2)
 	feed := games.Changes(t.Context(), Buffer(2), OnOverflow(Resync))
 	feedWrites(t, games, 5)
-	require.Equal(t, "skip5(3-7) row1", optionTold(feed, 2))
+	require.Equal(t, "skip5(3-7) row1", optionWords(feed, 2))
 	require.Equal(t, []FeedInfo{{Capacity: 2, Skipped: 5, Seq: 7}}, games.Feeds())
 	feedWrites(t, games, 2)
 	require.Equal(t, []FeedInfo{{Buffered: 2, Capacity: 2, Skipped: 5, Seq: 7}}, games.Feeds())
@@ -1058,13 +1058,13 @@ func TestTheSnapshotOfAResyncIsReleased(t *testing.T) {
 	deleted := optionSnapshot(t, games)
 	feed := games.Changes(t.Context(), Buffer(1), OnOverflow(Resync))
 	feedWrites(t, games, 2)
-	require.Equal(t, "skip2(3-4) row1", optionTold(feed, 2))
+	require.Equal(t, "skip2(3-4) row1", optionWords(feed, 2))
 	row := deleted()
 	feedWrites(t, games, 2*maxPage)
 	runtime.GC()
 	require.NotNil(t, row.Value())
-	require.Equal(t, "row7 ready4", optionTold(feed, 2))
-	require.True(t, strings.HasPrefix(optionTold(feed, 1), "skip")) // and it leaves the page with the delete
+	require.Equal(t, "row7 ready4", optionWords(feed, 2))
+	require.True(t, strings.HasPrefix(optionWords(feed, 1), "skip")) // and it leaves the page with the delete
 	collected(t, "the row is held", func() bool { return row.Value() == nil })
 	runtime.KeepAlive(feed)
 	runtime.KeepAlive(games)
@@ -1464,9 +1464,9 @@ func TestAPanicInAPredicateTellsWhoPolls(t *testing.T) {
 		}).Batches(t.Context(), 10, Poll(wake))
 		optionRows(t, games, 1, 2, 3)
 		require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
-		require.Equal(t, 1, optionWoken(wake))
+		require.Equal(t, 1, notifications(wake))
 		require.NotEmpty(t, optionBatches(feed, -1))
-		require.Zero(t, optionWoken(wake))
+		require.Zero(t, notifications(wake))
 	}
 }
 
@@ -1557,8 +1557,8 @@ func TestBatchesAndADoneContext(t *testing.T) {
 	}
 }
 
-// optionWoken returns how many values are in a channel, and takes them out.
-func optionWoken(wake chan struct{}) (n int) {
+// notifications returns how many values are in a channel, and takes them out.
+func notifications(wake chan struct{}) (n int) {
 	for len(wake) > 0 {
 		<-wake
 		n++
@@ -1589,37 +1589,37 @@ func TestPoll(t *testing.T) {
 					_, err := games.Upsert(row)
 					require.NoError(t, err)
 				}
-				require.Zero(t, optionWoken(wake), "nobody ranged: nobody waits")
+				require.Zero(t, notifications(wake), "nobody ranged: nobody waits")
 				require.Empty(t, optionAll(feed))
 				require.Empty(t, optionAll(feed), "again")
 				write(ours)
 				synctest.Wait()
-				require.Equal(t, 1, optionWoken(wake))
+				require.Equal(t, 1, notifications(wake))
 				must[game](t)(games.Delete(2))
 				write(ours)
-				require.Zero(t, optionWoken(wake), "once")
-				require.Equal(t, "+1", optionTold(feed, 1))
-				require.Equal(t, 1, optionWoken(wake), "it broke off, and there is more")
+				require.Zero(t, notifications(wake), "once")
+				require.Equal(t, "+1", optionWords(feed, 1))
+				require.Equal(t, 1, notifications(wake), "it broke off, and there is more")
 				must[game](t)(games.Delete(2))
-				require.Zero(t, optionWoken(wake), "once")
+				require.Zero(t, notifications(wake), "once")
 				require.Equal(t, "-2 +3 -4", optionAll(feed))
-				require.Empty(t, optionWoken(wake))
+				require.Empty(t, notifications(wake))
 				write(game{ID: 2, Player: "Ann", Score: ours.Score}) // 5
-				require.Equal(t, 1, optionWoken(wake))
+				require.Equal(t, 1, notifications(wake))
 				require.Equal(t, "+5", optionAll(feed))
 
 				cancel(errFeedCause)
 				synctest.Wait()
-				require.Equal(t, 1, optionWoken(wake), "for the final error")
+				require.Equal(t, 1, notifications(wake), "for the final error")
 				require.Equal(t, "the cause", optionAll(feed))
 				require.Equal(t, "the cause", optionAll(feed))
 				require.Equal(t, "+1 -2 +3 -4 +5", optionAll(dropped))
 				games.Drop()
-				require.Equal(t, 1, optionWoken(wake), "for the drop")
+				require.Equal(t, 1, notifications(wake), "for the drop")
 				require.Equal(t, "dropped", optionAll(dropped))
 				require.Equal(t, "dropped", optionAll(dropped))
 				require.Equal(t, "+1 -2 +3 -4 +5 dropped", optionAll(silent))
-				require.Zero(t, optionWoken(wake))
+				require.Zero(t, notifications(wake))
 				require.Empty(t, games.Feeds())
 			})
 		})
@@ -1640,12 +1640,12 @@ func TestPollIsNotWokenByOthersRows(t *testing.T) {
 		require.Empty(t, optionAll(feed))
 	}
 	optionRows(t, games.Table, 0)
-	require.Equal(t, 1, optionWoken(wake), "the predicate's")
+	require.Equal(t, 1, notifications(wake), "the predicate's")
 	require.Empty(t, optionAll(where))
 	optionRows(t, games.Table, 7)
-	require.Equal(t, 2, optionWoken(wake), "From and the predicate")
+	require.Equal(t, 2, notifications(wake), "From and the predicate")
 	must[game](t)(games.Insert(game{ID: 1, Player: "Ann"}))
-	require.Equal(t, 3, optionWoken(wake), "all but those")
+	require.Equal(t, 3, notifications(wake), "all but those")
 	require.Equal(t, "+2 +3", optionAll(feeds[2]))
 }
 
@@ -1661,12 +1661,12 @@ func TestPollNeverBlocksTheWriter(t *testing.T) {
 		feeds = append(feeds, feed)
 	}
 	feedWrites(t, games, 2)
-	require.Equal(t, 1, optionWoken(shared))
+	require.Equal(t, 1, notifications(shared))
 	for _, feed := range feeds {
 		require.Equal(t, "1 2", feedAll(feed))
 	}
 	feedWrites(t, games, 1)
-	require.Equal(t, 1, optionWoken(shared))
+	require.Equal(t, 1, notifications(shared))
 	games.Drop()
 	for _, feed := range feeds {
 		require.Equal(t, "3 dropped", feedAll(feed))
@@ -1695,14 +1695,14 @@ func TestPollWithOtherOptions(t *testing.T) {
 			optionRows(t, games, 1, 2, 3)
 			feed := games.Changes(t.Context(), append(test.opts, Poll(wake))...)
 			require.Equal(t, test.told[0], optionAll(feed))
-			require.Zero(t, optionWoken(wake))
+			require.Zero(t, notifications(wake))
 			feedWrites(t, games, 3)
-			require.Equal(t, 1, optionWoken(wake))
+			require.Equal(t, 1, notifications(wake))
 			require.Equal(t, test.told[1], optionAll(feed))
 			require.Equal(t, test.told[2], optionAll(feed))
 			games.Drop()
 			if len(games.Feeds()) > 0 { // it has not failed
-				require.Equal(t, 1, optionWoken(wake))
+				require.Equal(t, 1, notifications(wake))
 			}
 			runtime.KeepAlive(feed)
 		})
@@ -1737,13 +1737,13 @@ func TestPollingAndWaitingFeedsTogether(t *testing.T) {
 				require.Equal(t, "1", loop.String(), "polling: %06b", polling)
 			}
 			for i, wake := range wakes {
-				require.Equal(t, 1, optionWoken(wake), "polling: %06b", polling)
+				require.Equal(t, 1, notifications(wake), "polling: %06b", polling)
 				require.Equal(t, "1", feedAll(polls[i]))
 			}
 			cancel()
 			synctest.Wait()
 			for _, wake := range wakes {
-				require.Equal(t, 1, optionWoken(wake))
+				require.Equal(t, 1, notifications(wake))
 			}
 			require.Zero(t, games.allScope.ring.parked.Load())
 		}
@@ -1765,13 +1765,13 @@ func TestThousandsOfPollingFeeds(t *testing.T) {
 			_, err := games.Upsert(game{ID: key, Score: round + 1})
 			require.NoError(t, err)
 		}
-		require.Equal(t, 1, optionWoken(wake))
+		require.Equal(t, 1, notifications(wake))
 		for i, feed := range feeds {
 			require.Equal(t, strconv.Itoa(round*1000+i%1000+1), feedAll(feed))
 		}
 	}
 	games.Drop()
-	require.Equal(t, 1, optionWoken(wake))
+	require.Equal(t, 1, notifications(wake))
 }
 
 // A forgotten feed that polls is released although the ring waits for it.
@@ -2069,5 +2069,5 @@ func TestAHugeBufferBesideRetain(t *testing.T) {
 	feedWrites(t, games, 3)
 	feed := games.Changes(t.Context(), After(0), Buffer(math.MaxInt))
 	require.Equal(t, FeedInfo{Buffered: 3, Capacity: math.MaxInt}, games.Feeds()[0])
-	require.Equal(t, "1 2 3", feedTold(feed, 3))
+	require.Equal(t, "1 2 3", feedWords(feed, 3))
 }

@@ -54,11 +54,11 @@ func TestALoopLeftAtTheLastBatchIsNotifiedOfTheEnd(t *testing.T) {
 					}
 				}()
 				<-done
-				require.Equal(t, 1, optionWoken(wake), "the final error is to come")
+				require.Equal(t, 1, notifications(wake), "the final error is to come")
 				require.Len(t, games.Feeds(), 1, "the loop has not read the final error")
 				require.Equal(t, test.final, optionBatches(feed, -1))
 				require.Empty(t, games.Feeds())
-				require.Zero(t, optionWoken(wake))
+				require.Zero(t, notifications(wake))
 			})
 		}
 	}
@@ -97,7 +97,7 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, "1 2", waiting.String())
 				for i, feed := range feeds {
-					require.NotEmpty(t, optionTold(feed, 1), i)
+					require.NotEmpty(t, optionWords(feed, 1), i)
 				}
 				cancel()
 				synctest.Wait()
@@ -121,7 +121,7 @@ func TestACollectedStreamNotifiesNobody(t *testing.T) {
 			require.Empty(t, optionAll(feed))
 			if opts != nil {
 				feedWrites(t, games, 1) // for an hour, a timer runs
-				optionWoken(wake)
+				notifications(wake)
 				require.NotEmpty(t, games.Feeds())
 			}
 			runtime.KeepAlive(feed)
@@ -132,7 +132,7 @@ func TestACollectedStreamNotifiesNobody(t *testing.T) {
 			defer games.mu.RUnlock()
 			return len(games.allScope.squashes) == 0
 		})
-		require.Zero(t, optionWoken(wake))
+		require.Zero(t, notifications(wake))
 	}
 }
 

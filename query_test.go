@@ -230,7 +230,7 @@ func TestLimitReadsNoFurther(t *testing.T) {
 	feedWrites(t, games, 5)
 	require.Equal(t, "1 2", feedAll(feed.Limit(2)))
 	require.Equal(t, uint64(2), games.Feeds()[0].Delivered)
-	require.Equal(t, "3 4 5", feedTold(feed, 3))
+	require.Equal(t, "3 4 5", feedWords(feed, 3))
 }
 
 // The final error of a feed comes through every stage, each time.

@@ -318,7 +318,7 @@ func TestAnEndedScopeIsReleased(t *testing.T) {
 	feed := players.Equal("Bob").Changes(ctx)
 	held := weak.Make(games.feeds.all()[0].scope)
 	must[game](t)(games.Insert(game{ID: 1, Player: "Bob"}))
-	require.Equal(t, "1", feedTold(feed, 1))
+	require.Equal(t, "1", feedWords(feed, 1))
 	runtime.GC()
 	require.NotNil(t, held.Value(), "or the test would show nothing")
 	cancel()

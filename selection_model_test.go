@@ -105,7 +105,7 @@ func (s *partSelection) of(rows map[int]*partRow) (selected []*partRow) {
 }
 
 // partSeen is a change as a selection sees it, or one of Kind None if it does not.
-func partSeen(c Change[partRow], selects func(row *partRow) bool) Change[partRow] {
+func project(c Change[partRow], selects func(row *partRow) bool) Change[partRow] {
 	was := c.Old != nil && selects(c.Old)
 	is := c.New != nil && selects(c.New)
 	switch {
@@ -161,12 +161,12 @@ type partFeed struct {
 	keep  func(row *partRow) bool // and those of them that are handed out
 
 	log    []partEntry // all that the feed reads
-	heard  int         // how much of the history is in log
+	recorded  int         // how much of the history is in log
 	at     int         // how much of log it has passed
-	floor  int         // what comes before was not held when it began
+	oldestHeld  int         // what comes before was not held when it began
 	limit  int
 	passed uint64 // sequence number
-	told   uint64
+	reported   uint64
 	count  uint64            // delivered
 	start  []Change[partRow] // Initial and Ready to come
 	lost   *SkippedError     // to come before a squashed backlog
@@ -179,7 +179,7 @@ type partFeed struct {
 	gap    []partEntry // what the last notice told of
 	cause  error       // of its context, once that is done
 	final  error
-	asleep bool // to be woken
+	armed bool // to be woken
 	tokens int  // in wake
 
 	view map[int]*partRow // what it handed out, folded over the rows at its beginning
@@ -190,34 +190,34 @@ type partEntry struct {
 	act int
 }
 
-// hear puts what was written into the log.
-func (f *partFeed) hear() {
+// record puts what was written into the log.
+func (f *partFeed) record() {
 	if f.final != nil {
 		return
 	}
 	t := f.sel.table
-	for ; f.heard < len(t.history); f.heard++ {
-		c := partSeen(t.history[f.heard], f.reads)
+	for ; f.recorded < len(t.history); f.recorded++ {
+		c := project(t.history[f.recorded], f.reads)
 		if c.Kind == None {
 			continue
 		}
 		if f.wait > 0 && len(f.changed()) == 0 {
 			f.due = time.Now().Add(f.wait)
 		}
-		f.log = append(f.log, partEntry{c, t.acts[f.heard]})
+		f.log = append(f.log, partEntry{c, t.acts[f.recorded]})
 	}
-	f.stir()
+	f.notifyIfReady()
 }
 
-// stir wakes the feed if there is something to do.
-func (f *partFeed) stir() {
+// notifyIfReady notifies the feed if there is something to do.
+func (f *partFeed) notifyIfReady() {
 	something := f.at < len(f.log)
 	if f.squash {
 		changed := len(f.changed())
 		something = changed > 0 && !time.Now().Before(f.due) || f.sel.table.dropped && changed == 0
 	}
-	if f.asleep && (something || f.cause != nil || f.sel.table.dropped && !f.squash) {
-		f.asleep = false
+	if f.armed && (something || f.cause != nil || f.sel.table.dropped && !f.squash) {
+		f.armed = false
 		f.tokens = 1
 	}
 }
@@ -261,14 +261,14 @@ func (f *partFeed) step() (c Change[partRow], err error, ok bool) { //nolint:rev
 		return c, nil, true
 	case f.squash:
 		return f.stepSquash()
-	case f.at < f.floor || unread > f.limit:
+	case f.at < f.oldestHeld || unread > f.limit:
 		return c, f.skip(), true
 	case unread > 0:
 		e := f.log[f.at]
 		f.at++
 		f.count++
 		f.passed, f.act = e.Seq, e.act
-		return partSeen(e.Change, f.keep), nil, true
+		return project(e.Change, f.keep), nil, true
 	case f.sel.table.dropped:
 		f.final = ErrTableDropped
 	default:
@@ -280,7 +280,7 @@ func (f *partFeed) step() (c Change[partRow], err error, ok bool) { //nolint:rev
 // skip passes what the buffer did not hold. "Count counts changes of what the feed
 // reads. From is one more than the Seq last passed, To one less than the next held."
 func (f *partFeed) skip() *SkippedError {
-	next := max(f.floor, len(f.log)-f.limit)
+	next := max(f.oldestHeld, len(f.log)-f.limit)
 	t := f.sel.table
 	notice := &SkippedError{From: f.passed + 1, Table: t.Name(), Feed: f.name}
 	switch {
@@ -295,7 +295,7 @@ func (f *partFeed) skip() *SkippedError {
 	}
 	f.gap = f.log[f.at:next]
 	notice.Count = uint64(len(f.gap))
-	f.told += notice.Count
+	f.reported += notice.Count
 	f.at, f.passed = next, notice.To
 	if f.overflow == Fail {
 		f.final = notice
@@ -333,7 +333,7 @@ func (f *partFeed) stepSquash() (c Change[partRow], err error, ok bool) { //noli
 		return Change[partRow]{}, nil, true
 	}
 	f.count++
-	return partSeen(c, f.keep), nil, true
+	return project(c, f.keep), nil, true
 }
 
 // joined reports whether changes of one transaction are in the set to come. Those after
@@ -362,8 +362,8 @@ func (f *partFeed) next() (c Change[partRow], err error, ok bool) { //nolint:rev
 	return c, err, ok
 }
 
-// then returns what next would return, of a feed that may wait for it.
-func (f *partFeed) then(waits bool) (c Change[partRow], err error, ok bool) { //nolint:revive // see step
+// peek returns what next would return, of a feed that may wait for it.
+func (f *partFeed) peek(waits bool) (c Change[partRow], err error, ok bool) { //nolint:revive // see step
 	ahead := *f
 	if waits {
 		ahead.due = time.Time{}
@@ -371,8 +371,8 @@ func (f *partFeed) then(waits bool) (c Change[partRow], err error, ok bool) { //
 	return ahead.next()
 }
 
-// hides passes what is not handed out before the next element that is, or the error.
-func (f *partFeed) hides() {
+// skipHidden passes what is not handed out before the next element that is, or the error.
+func (f *partFeed) skipHidden() {
 	for {
 		ahead := *f
 		if c, err, ok := ahead.step(); !ok || err != nil || c.Kind != None {
@@ -382,26 +382,26 @@ func (f *partFeed) hides() {
 	}
 }
 
-// splits reports whether what the feed passed last belongs together with what it
+// continues reports whether what the feed passed last belongs together with what it
 // would pass next.
-func (f *partFeed) splits() bool {
+func (f *partFeed) continues() bool {
 	if f.squash {
 		return f.act != 0 && len(f.set) > 0
 	}
-	overflows := f.at < f.floor || len(f.log)-f.at > f.limit
+	overflows := f.at < f.oldestHeld || len(f.log)-f.at > f.limit
 	return f.act != 0 && f.at < len(f.log) && f.log[f.at].act == f.act && !overflows
 }
 
 // info is what Feeds tells. Delivered + Skipped + Buffered is what was appended (R2),
 // but not of a squash, of which buffered is the number of rows.
 func (f *partFeed) info() FeedInfo {
-	info := FeedInfo{Name: f.name, Delivered: f.count, Skipped: f.told}
+	info := FeedInfo{Name: f.name, Delivered: f.count, Skipped: f.reported}
 	if f.squash {
 		info.Buffered = len(f.set) + len(f.changed())
 		return info
 	}
 	info.Capacity, info.Seq = f.limit, f.passed
-	info.Buffered = min(len(f.log)-max(f.at, f.floor), f.limit)
+	info.Buffered = min(len(f.log)-max(f.at, f.oldestHeld), f.limit)
 	info.Skipped += uint64(len(f.log) - f.at - info.Buffered)
 	return info
 }
@@ -425,7 +425,7 @@ type partWrite struct {
 }
 
 // A partRun does the same to two tables and to their models, and compares.
-type partRun struct {
+type selectionRun struct {
 	require.TestingT
 	roll    func(n int) int
 	reached map[string]int
@@ -443,8 +443,8 @@ type partRun struct {
 // partWeights say how often a run does what.
 type partWeights struct{ write, transact, read, follow, other int }
 
-func newPartRun(t *testing.T, weights partWeights, roll func(n int) int, reached map[string]int) *partRun {
-	r := &partRun{TestingT: t, weights: weights, kinds: partKinds(), roll: roll, reached: reached, now: time.Now()}
+func newSelectionRun(t *testing.T, weights partWeights, roll func(n int) int, reached map[string]int) *selectionRun {
+	r := &selectionRun{TestingT: t, weights: weights, kinds: partKinds(), roll: roll, reached: reached, now: time.Now()}
 	for i := range r.tables {
 		t := &partTable{
 			Table: NewTable(fmt.Sprint("table ", i), func(row *partRow) int { return row.ID }),
@@ -469,10 +469,10 @@ func newPartRun(t *testing.T, weights partWeights, roll func(n int) int, reached
 	return r
 }
 
-func (r *partRun) randomTable() *partTable { return r.tables[r.roll(2)] }
+func (r *selectionRun) randomTable() *partTable { return r.tables[r.roll(2)] }
 
 // step does one random thing.
-func (r *partRun) step() {
+func (r *selectionRun) step() {
 	w := &r.weights
 	op := r.roll(w.write + w.transact + w.read + w.follow + w.other)
 	is := func(weight int) bool {
@@ -506,7 +506,7 @@ func (r *partRun) step() {
 	r.compare()
 }
 
-func (r *partRun) other() {
+func (r *selectionRun) other() {
 	t := r.randomTable()
 	switch r.roll(16) {
 	case 0, 1, 2:
@@ -531,17 +531,17 @@ func (r *partRun) other() {
 }
 
 // tick takes note that time has gone by.
-func (r *partRun) tick() {
+func (r *selectionRun) tick() {
 	synctest.Wait() // for timers
 	r.now = time.Now()
 	for _, f := range r.feeds {
-		f.stir()
+		f.notifyIfReady()
 	}
 }
 
 // randomRow returns a row that may be in any selection, and one time in 24 one that
 // an index cannot take.
-func (r *partRun) randomRow() partRow {
+func (r *selectionRun) randomRow() partRow {
 	row := partRow{ID: r.roll(10), Team: r.roll(4), Seat: r.roll(12), Score: r.roll(4), Tags: uint8(r.roll(32))}
 	if r.roll(24) == 0 {
 		row.Team = badTeam
@@ -563,7 +563,7 @@ var partEdits = []func(row *partRow, by partRow){
 	func(row *partRow, by partRow) { *row = by; panic(errOops) },
 }
 
-func (r *partRun) randomWrite(name string, row partRow) partWrite {
+func (r *selectionRun) randomWrite(name string, row partRow) partWrite {
 	w := partWrite{name: name, key: row.ID}
 	switch name {
 	case "Insert":
@@ -671,7 +671,7 @@ func (t *partTable) want(w partWrite) (c Change[partRow], err error) {
 var errPartSeat = fmt.Errorf("seat: %w", ErrDuplicateKey)
 
 // write makes a write on both sides.
-func (r *partRun) write(t *partTable, w rowWriter[partRow], op partWrite) {
+func (r *selectionRun) write(t *partTable, w rowWriter[partRow], op partWrite) {
 	want, wantErr := attempt(func() (Change[partRow], error) { return t.want(op) })
 	got, err := attempt(func() (Change[partRow], error) { return op.do(w) })
 	if wantErr != nil {
@@ -702,7 +702,7 @@ func (r *partRun) write(t *partTable, w rowWriter[partRow], op partWrite) {
 	}
 }
 
-func (r *partRun) writeAlone(t *partTable) {
+func (r *selectionRun) writeAlone(t *partTable) {
 	r.act++
 	before := len(t.history)
 	r.write(t, t, r.randomWrite(partWriteNames[r.roll(len(partWriteNames))], r.randomRow()))
@@ -714,20 +714,20 @@ func (r *partRun) writeAlone(t *partTable) {
 }
 
 // commit publishes what was written since.
-func (r *partRun) commit(t *partTable, since int) {
+func (r *selectionRun) commit(t *partTable, since int) {
 	for _, c := range t.history[since:] {
 		t.held = append(t.held, c.Seq)
 	}
 	t.held = t.held[max(0, len(t.held)-t.retain):]
 	for _, f := range r.feeds {
 		if f.sel.table == t {
-			f.hear()
+			f.record()
 		}
 	}
 }
 
 // transact makes writes in a transaction, which fails half of the time. T1, T4
-func (r *partRun) transact() {
+func (r *selectionRun) transact() {
 	r.act++
 	given := [][]int{{0}, {1}, {0, 1}, {1, 0}, {1, 0, 1}}[r.roll(5)]
 	var tables []AnyTable
@@ -797,7 +797,7 @@ func (r *partRun) transact() {
 var errPartFate = errors.New("the transaction is to fail")
 
 // compareInside compares what a transaction sees.
-func (r *partRun) compareInside(t *partTable, in TxTable[int, partRow]) {
+func (r *selectionRun) compareInside(t *partTable, in TxTable[int, partRow]) {
 	require.Equal(r, len(t.rows), in.Len())
 	key := r.roll(10)
 	row, ok := in.Get(key)
@@ -815,7 +815,7 @@ func (r *partRun) compareInside(t *partTable, in TxTable[int, partRow]) {
 }
 
 // randomSelection returns one of any kind, which may well be empty.
-func (r *partRun) randomSelection(t *partTable) *partSelection {
+func (r *selectionRun) randomSelection(t *partTable) *partSelection {
 	s := &partSelection{table: t, kind: r.kinds[r.roll(len(r.kinds))], keep: func(*partRow) bool { return true }, value: func(*partRow) int { return 0 }}
 	kind, where := strings.CutSuffix(s.kind, ".Where")
 	from, to := r.roll(12), r.roll(13)
@@ -870,7 +870,7 @@ func (r *partRun) randomSelection(t *partTable) *partSelection {
 }
 
 // compareRows compares n random selections of a table, and the table.
-func (r *partRun) compareRows(t *partTable, n int) {
+func (r *selectionRun) compareRows(t *partTable, n int) {
 	compare := func(s *partSelection) {
 		var want []partRow
 		if !t.dropped {
@@ -914,7 +914,7 @@ func (r *partRun) compareRows(t *partTable, n int) {
 }
 
 // compare compares all that costs little.
-func (r *partRun) compare() {
+func (r *selectionRun) compare() {
 	for _, t := range r.tables {
 		rows := len(t.rows)
 		if t.dropped {
@@ -952,7 +952,7 @@ func (r *partRun) compare() {
 }
 
 // randomOptions returns options of which one time in 8 some cannot be.
-func (r *partRun) randomOptions(t *partTable) (o partOptions) {
+func (r *selectionRun) randomOptions(t *partTable) (o partOptions) {
 	seq := uint64(len(t.history))
 	o.buffer = []int{1, 2, 5, 64, DefaultBuffer, DefaultBuffer}[r.roll(6)]
 	begin := r.roll(8)
@@ -988,7 +988,7 @@ func (r *partRun) randomOptions(t *partTable) (o partOptions) {
 }
 
 // follow subscribes to a random selection with random options.
-func (r *partRun) follow() {
+func (r *selectionRun) follow() {
 	if len(r.feeds) >= 14 { // room for a new one
 		for _, f := range r.feeds[:4] {
 			r.cancelFeed(f)
@@ -1093,10 +1093,10 @@ func (f *partFeed) begin(cancelled bool) {
 	}
 	switch {
 	case f.initial:
-		f.heard = len(t.history)
+		f.recorded = len(t.history)
 		f.start = f.initialRows()
 	case f.after == nil:
-		f.heard = len(t.history)
+		f.recorded = len(t.history)
 		f.fill(t.rows)
 	default:
 		f.beginAfter(*f.after)
@@ -1116,49 +1116,49 @@ func (f *partFeed) beginAfter(seq uint64) {
 	f.reads = func(*partRow) bool { return true }
 	f.keep = func(row *partRow) bool { return f.sel.in(row) && f.sel.keep(row) }
 	f.fill(t.rowsAt(seq))
-	f.heard = int(seq)
+	f.recorded = int(seq)
 	f.passed = seq
 	first := uint64(len(t.history)) // the last one that is not held
 	if len(t.held) > 0 {
 		first = t.held[0] - 1
 	}
-	f.hear()
-	if f.floor = int(max(first, seq) - seq); !f.squash {
+	f.record()
+	if f.oldestHeld = int(max(first, seq) - seq); !f.squash {
 		return
 	}
 	f.due = time.Time{}
-	if f.floor > 0 {
+	if f.oldestHeld > 0 {
 		f.lost = &SkippedError{first - seq, seq + 1, first, t.Name(), f.name}
-		f.told = f.lost.Count
-		f.log = f.log[f.floor:]
+		f.reported = f.lost.Count
+		f.log = f.log[f.oldestHeld:]
 	}
 }
 
 // cancelFeed ends a feed's context, and waits until the table has heard of it.
-func (r *partRun) cancelFeed(f *partFeed) {
+func (r *selectionRun) cancelFeed(f *partFeed) {
 	f.cancel(errModelCancelled)
 	synctest.Wait()
 	if f.final == nil && f.cause == nil {
 		f.cause = errModelCancelled
-		f.stir()
+		f.notifyIfReady()
 	}
 }
 
-func (r *partRun) drop(t *partTable) {
+func (r *selectionRun) drop(t *partTable) {
 	t.Drop()
 	t.dropped = true
 	for _, f := range r.feeds {
 		if f.sel.table == t && f.final == nil && f.cause == nil {
-			f.stir()
+			f.notifyIfReady()
 		}
 	}
 }
 
 // read reads up to n times, as far as there is something, with now and then a write
 // or a cancellation in the loop's body.
-func (r *partRun) read(f *partFeed, n int) {
+func (r *selectionRun) read(f *partFeed, n int) {
 	for again := true; again; {
-		if _, _, ok := f.then(true); !ok && !f.polls {
+		if _, _, ok := f.peek(true); !ok && !f.polls {
 			return // a range would wait
 		}
 		again = r.readOnce(f, &n)
@@ -1167,14 +1167,14 @@ func (r *partRun) read(f *partFeed, n int) {
 
 // readOnce ranges over the feed. It is to be called again if the feed knows more than
 // it has handed out, so that the model would not know when it came to know it.
-func (r *partRun) readOnce(f *partFeed, n *int) (again bool) {
+func (r *selectionRun) readOnce(f *partFeed, n *int) (again bool) {
 	if f.wake != nil { // whatever there is, the range sees to it
 		select {
 		case <-f.wake:
 			r.reached["woken"]++
 		default:
 		}
-		f.tokens, f.asleep = 0, false
+		f.tokens, f.armed = 0, false
 	}
 	fails := r.roll(8) == 0
 	defer func() {
@@ -1194,13 +1194,13 @@ func (r *partRun) readOnce(f *partFeed, n *int) (again bool) {
 		if ended = f.final != nil; ended {
 			continue // the range ends by itself
 		}
-		_, errNext, _ := f.then(false)
+		_, errNext, _ := f.peek(false)
 		knows := f.batch > 0 && err == nil && errNext != nil
 		if !knows {
 			r.loopBody(f)
 		}
 		*n--
-		if _, _, ok := f.then(true); *n <= 0 || !ok && !f.polls || knows && r.roll(2) == 0 {
+		if _, _, ok := f.peek(true); *n <= 0 || !ok && !f.polls || knows && r.roll(2) == 0 {
 			again, broken = knows, true
 			if knows {
 				r.reached["broken off between a batch and an error"]++
@@ -1219,7 +1219,7 @@ func (r *partRun) readOnce(f *partFeed, n *int) (again bool) {
 	return again
 }
 
-func (r *partRun) loopBody(f *partFeed) {
+func (r *selectionRun) loopBody(f *partFeed) {
 	if r.inside {
 		return
 	}
@@ -1246,31 +1246,31 @@ func (f *partFeed) leaves(knows bool) {
 	case f.wake == nil || f.final != nil:
 	case f.squash && len(f.set) > 0: // equal rows may be all that is left
 		f.tokens = len(f.wake)
-		f.asleep = f.tokens == 0
+		f.armed = f.tokens == 0
 	case knows || f.lost != nil || len(f.start) > 0:
 		f.tokens = 1
 	default:
-		f.asleep = true
-		f.stir()
+		f.armed = true
+		f.notifyIfReady()
 	}
 }
 
 // expectNothing takes note that a range over a feed that polls has ended: there is
 // nothing to read. It also has caught up then.
-func (r *partRun) expectNothing(f *partFeed) {
+func (r *selectionRun) expectNothing(f *partFeed) {
 	require.True(r, f.polls, "%s ended without an error", f.name)
-	c, err, ok := f.then(false)
+	c, err, ok := f.peek(false)
 	require.False(r, ok, "%s: a range ended before %v, %v", f.name, c, err)
-	f.hides()
+	f.skipHidden()
 	f.limit = f.buffer
-	f.asleep = f.wake != nil
-	f.stir()
+	f.armed = f.wake != nil
+	f.notifyIfReady()
 	r.reached["polled to the end"]++
 	r.checkView(f)
 }
 
 // expect compares what a stream yielded with what the model yields, and folds it.
-func (r *partRun) expect(f *partFeed, got []Change[partRow], err error) {
+func (r *selectionRun) expect(f *partFeed, got []Change[partRow], err error) {
 	at := r.now
 	if ahead := *f; f.due.After(at) {
 		ahead.due = time.Now().Add(time.Hour)
@@ -1296,7 +1296,7 @@ func (r *partRun) expect(f *partFeed, got []Change[partRow], err error) {
 	r.checkView(f)
 }
 
-func (r *partRun) expectChange(f *partFeed, got Change[partRow]) {
+func (r *selectionRun) expectChange(f *partFeed, got Change[partRow]) {
 	want, err, ok := f.next()
 	require.True(r, ok && err == nil, "%s: %v, where %v is to come", f.name, got, err)
 	require.True(r, want == got, "%s (%s): %v is not %v", f.name, f.sel.kind, got, want)
@@ -1312,7 +1312,7 @@ func (r *partRun) expectChange(f *partFeed, got Change[partRow]) {
 
 // expectBatch: "what is ready, 1 to max changes; a transaction is never split: a batch
 // exceeds max rather than do so."
-func (r *partRun) expectBatch(f *partFeed, got []Change[partRow]) {
+func (r *selectionRun) expectBatch(f *partFeed, got []Change[partRow]) {
 	require.NotEmpty(r, got)
 	act := 0
 	for i, c := range got {
@@ -1327,18 +1327,18 @@ func (r *partRun) expectBatch(f *partFeed, got []Change[partRow]) {
 		act = f.act
 	}
 	if len(got) < f.batch { // what was ready
-		c, err, ok := f.then(false)
+		c, err, ok := f.peek(false)
 		require.False(r, ok && err == nil, "%s: a batch of %d ends before %v", f.name, len(got), c)
-		f.hides()
+		f.skipHidden()
 		return
 	}
-	for f.splits() {
+	for f.continues() {
 		c, err, ok := f.step()
 		require.True(r, ok && err == nil && c.Kind == None, "%s: a batch splits a transaction before %v", f.name, c)
 	}
 }
 
-func (r *partRun) expectError(f *partFeed, err error) {
+func (r *selectionRun) expectError(f *partFeed, err error) {
 	lost := f.lost
 	_, want, ok := f.next()
 	require.True(r, ok && want != nil, "%s: %v", f.name, err)
@@ -1368,14 +1368,14 @@ func (r *partRun) expectError(f *partFeed, err error) {
 	}
 }
 
-func (r *partRun) foldSkipped(f *partFeed, c Change[partRow]) {
-	if c = partSeen(c, f.keep); c.Kind != None {
+func (r *selectionRun) foldSkipped(f *partFeed, c Change[partRow]) {
+	if c = project(c, f.keep); c.Kind != None {
 		r.fold(f, c)
 	}
 }
 
 // fold applies a change to what a feed has handed out.
-func (r *partRun) fold(f *partFeed, c Change[partRow]) {
+func (r *selectionRun) fold(f *partFeed, c Change[partRow]) {
 	switch c.Kind {
 	case Ready:
 		rows := maps.Clone(f.view)
@@ -1402,8 +1402,8 @@ func (r *partRun) fold(f *partFeed, c Change[partRow]) {
 
 // checkView checks the law: what a feed has handed out until there is nothing more,
 // folded over the rows that it began with, is the selection as it is.
-func (r *partRun) checkView(f *partFeed) {
-	if _, err, ok := f.then(true); f.final != nil || f.cause != nil || ok && !errors.Is(err, ErrTableDropped) {
+func (r *selectionRun) checkView(f *partFeed) {
+	if _, err, ok := f.peek(true); f.final != nil || f.cause != nil || ok && !errors.Is(err, ErrTableDropped) {
 		return
 	}
 	rows := f.sel.of(f.sel.table.rows)
@@ -1417,9 +1417,9 @@ func (r *partRun) checkView(f *partFeed) {
 	}
 	for name, is := range map[string]bool{
 		"initial": f.initial, "after": f.after != nil, "squash": f.squash, "wait": f.wait > 0, "batches": f.batch > 0,
-		"resync": f.overflow == Resync && f.told > 0, "gap": f.overflow == Skip && f.told > 0,
+		"resync": f.overflow == Resync && f.reported > 0, "gap": f.overflow == Skip && f.reported > 0,
 		"initial, squash": f.initial && f.squash, "after, squash": f.after != nil && f.squash, "batches, squash": f.batch > 0 && f.squash,
-		"after, resync": f.after != nil && f.overflow == Resync && f.told > 0, "batches, resync": f.batch > 0 && f.overflow == Resync && f.told > 0,
+		"after, resync": f.after != nil && f.overflow == Resync && f.reported > 0, "batches, resync": f.batch > 0 && f.overflow == Resync && f.reported > 0,
 		f.sel.kind: true,
 	} {
 		if is {
@@ -1429,7 +1429,7 @@ func (r *partRun) checkView(f *partFeed) {
 }
 
 // finish drops the tables and reads all feeds to their ends.
-func (r *partRun) finish() {
+func (r *selectionRun) finish() {
 	r.weights = partWeights{}
 	for _, t := range r.tables {
 		r.drop(t)
@@ -1511,7 +1511,7 @@ func TestSelectionModel(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range 120 {
 		synctest.Test(t, func(t *testing.T) {
-			r := newPartRun(t, partWeights{write: 12, transact: 4, read: 16, follow: 8, other: 4}, random.IntN, reached)
+			r := newSelectionRun(t, partWeights{write: 12, transact: 4, read: 16, follow: 8, other: 4}, random.IntN, reached)
 			for range 200 {
 				r.step()
 			}
@@ -1658,7 +1658,7 @@ func (h *partHistory) audit() {
 // open subscribes to a random part of a table, with random options. Those of some
 // numbers have a small buffer, those of others small batches.
 func (h *partHistory) open(ctx context.Context, random *rand.Rand, number int) *partRead {
-	r := &partRun{kinds: partKinds(), roll: random.IntN}
+	r := &selectionRun{kinds: partKinds(), roll: random.IntN}
 	t := h.tables[random.IntN(2)]
 	f := &partRead{sel: r.randomSelection(t)}
 	f.earliest = t.Seq()
@@ -1878,10 +1878,10 @@ func (c *partCheck) advance(seq uint64) (read int, seen []Change[partRow]) {
 		} else {
 			c.rows[change.New.ID] = change.New
 		}
-		if partSeen(change, c.reads).Kind != None {
+		if project(change, c.reads).Kind != None {
 			read++
 		}
-		if change = partSeen(change, c.selects); change.Kind != None {
+		if change = project(change, c.selects); change.Kind != None {
 			seen = append(seen, change)
 		}
 	}
@@ -1942,7 +1942,7 @@ func (c *partCheck) skipped(notice *SkippedError, resyncs bool) {
 	read, seen := c.advance(notice.To)
 	require.Equal(c, uint64(read), notice.Count)
 	if history := c.sel.table.history[c.at:]; len(history) > 0 && !resyncs && c.overflow != Resync && c.after == nil {
-		require.NotEqual(c, None, partSeen(history[0], c.reads).Kind, "a gap goes on behind its end")
+		require.NotEqual(c, None, project(history[0], c.reads).Kind, "a gap goes on behind its end")
 	}
 	c.counts["gap: "+c.overflow.String()]++
 	if resyncs {

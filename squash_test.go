@@ -234,7 +234,7 @@ func TestSquashHoldsOneChangeARow(t *testing.T) {
 func (s optionSelection) squashed(changes []Change[game], scope func(row *game) bool) (words []string) {
 	set := make(map[int]Change[game])
 	for _, c := range changes {
-		c, ok := optionSeen(c, scope)
+		c, ok := optionProject(c, scope)
 		if !ok {
 			continue
 		}
@@ -251,7 +251,7 @@ func (s optionSelection) squashed(changes []Change[game], scope func(row *game) 
 		if c.Old != nil && c.New != nil && *c.Old == *c.New {
 			continue
 		}
-		if c, ok := optionSeen(c, s.keep); ok {
+		if c, ok := optionProject(c, s.keep); ok {
 			words = append(words, optionWord(c, nil))
 		}
 	}
@@ -579,7 +579,7 @@ func TestFeedsTellsOfSquashAfter(t *testing.T) {
 	squashDo(t, games, "a+ b+ c+ d+ e+")
 	feed := games.Changes(t.Context(), After(1), Squash(0), Poll(nil))
 	require.Equal(t, []FeedInfo{{Buffered: 3, Skipped: 1, Seq: 1}}, games.Feeds())
-	require.Equal(t, "skip1(2-2) +3", optionTold(feed, 2))
+	require.Equal(t, "skip1(2-2) +3", optionWords(feed, 2))
 	require.Equal(t, []FeedInfo{{Buffered: 2, Delivered: 1, Skipped: 1, Seq: 3}}, games.Feeds())
 	require.Equal(t, "+4 +5", optionAll(feed))
 	require.Equal(t, []FeedInfo{{Delivered: 3, Skipped: 1, Seq: 5}}, games.Feeds())
@@ -592,7 +592,7 @@ func TestSquashWithIncludeInitial(t *testing.T) {
 		squashDo(t, games, "a+ b+ c+")
 		feed := games.Changes(t.Context(), Squash(0), IncludeInitial(), Poll(nil))
 		squashDo(t, games, "a1 a2 b-")
-		got := optionTold(feed, at)
+		got := optionWords(feed, at)
 		squashDo(t, games, "d+ d- b+ c-")
 		if at > 0 {
 			got += " "
@@ -709,7 +709,7 @@ func TestAnEndedSquashHoldsNothing(t *testing.T) {
 			optionAll(feed)
 		}},
 		{"cancelled in the middle of a set, and ranged", func(_ *Table[int, game], feed Stream[Change[game]], cancel func()) {
-			optionTold(feed, 1)
+			optionWords(feed, 1)
 			cancel()
 			optionAll(feed)
 		}},
