@@ -62,7 +62,7 @@ type fuzzWindow struct {
 	window[int]
 	unread               []int
 	dropped              uint64 // from unread, not told yet
-	delivered, reported      uint64
+	delivered, reported  uint64
 	parked, woken, ended bool
 }
 

@@ -160,16 +160,16 @@ type partFeed struct {
 	reads func(row *partRow) bool // the rows of the scope
 	keep  func(row *partRow) bool // and those of them that are handed out
 
-	log    []partEntry // all that the feed reads
-	recorded  int         // how much of the history is in log
-	at     int         // how much of log it has passed
-	oldestHeld  int         // what comes before was not held when it began
-	limit  int
-	passed uint64 // sequence number
+	log        []partEntry // all that the feed reads
+	recorded   int         // how much of the history is in log
+	at         int         // how much of log it has passed
+	oldestHeld int         // what comes before was not held when it began
+	limit      int
+	passed     uint64 // sequence number
 	reported   uint64
-	count  uint64            // delivered
-	start  []Change[partRow] // Initial and Ready to come
-	lost   *SkippedError     // to come before a squashed backlog
+	count      uint64            // delivered
+	start      []Change[partRow] // Initial and Ready to come
+	lost       *SkippedError     // to come before a squashed backlog
 
 	set    []partEntry // what is left of it
 	whole  bool        // it must not be split
@@ -179,7 +179,7 @@ type partFeed struct {
 	gap    []partEntry // what the last notice told of
 	cause  error       // of its context, once that is done
 	final  error
-	armed bool // to be woken
+	armed  bool // to be woken
 	tokens int  // in wake
 
 	view map[int]*partRow // what it handed out, folded over the rows at its beginning
