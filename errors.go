@@ -7,46 +7,49 @@ import (
 	"reflect"
 )
 
-// The conditions that a caller can meet. What is returned wraps one of them and
-// says which operation on which table met it, and with which key; tell them apart
-// with [errors.Is].
+// Errors that writes, transactions and streams return. A returned error wraps one of them,
+// and names the operation, the table and the key. Use [errors.Is] to distinguish them.
 var (
-	// ErrDuplicateKey: an insert of a row whose key is in the table, be the rows
-	// equal or not; [Table.Upsert] inserts or replaces. Or a write that would give a
-	// row the value that another has in a unique index.
+	// ErrDuplicateKey is returned when an insert names a key that is in the table, even
+	// if the rows are equal. [Table.Upsert] inserts or replaces. It is also returned when
+	// a row would get a value that another row has in a unique index, and by
+	// [NewUniqueIndex] when two rows share a value already.
 	ErrDuplicateKey = errors.New("duplicate primary key")
 
-	// ErrNotFound: an update, replace or delete of a row that is not in the table.
+	// ErrNotFound is returned when an update, replace or delete names a key that is not
+	// in the table.
 	ErrNotFound = errors.New("no row with primary key")
 
-	// ErrKeyChanged: a function handed to [Table.Update] or [Table.Compute] gave the
-	// row another key. To move a row, delete it and insert it.
+	// ErrKeyChanged is returned when the function passed to [Table.Update] or
+	// [Table.Compute] gives the row another key. To move a row, delete it and insert it.
 	ErrKeyChanged = errors.New("a write must not change primary key")
 
-	// ErrTableDropped: the table was dropped. It ends the streams of the table's
-	// changes, after everything that they still had buffered.
+	// ErrTableDropped is returned when a write or a transaction names a table that was
+	// dropped. It also ends the streams of the table's changes, after everything that
+	// they still have buffered.
 	ErrTableDropped = errors.New("table dropped")
 
-	// ErrInvalidOption: a [FeedOption] was given a value that it does not take, or
-	// options that cannot be combined.
+	// ErrInvalidOption is yielded by a stream when a [FeedOption] has a value that is not
+	// allowed, or when options cannot be combined.
 	ErrInvalidOption = errors.New("invalid option")
 )
 
-// A SkippedError reports that a subscriber was too slow: its buffer was full, and
-// the oldest changes in it made room for new ones. It also reports the changes after
-// the position of an [After] that the table no longer retains. The stream yields it
-// where the skipped changes would have come, and continues after it, except with
-// [OnOverflow] and [Fail].
+// A SkippedError is the notice of skipped changes. A stream yields one when the subscriber
+// was too slow: its buffer was full, and the oldest changes in it were dropped for new
+// ones. With [After], a SkippedError also reports the changes after the position that the
+// table no longer retains. The stream yields it where the skipped changes would have
+// come, and continues after it, except with [OnOverflow] and [Fail].
 //
 // Its text and its JSON are those of RethinkDB's overflow notice, which names neither
-// table nor feed. RethinkDB discards the whole queue. Here the newest changes survive.
+// table nor feed.
 type SkippedError struct {
-	Count    uint64 // changes skipped here; no other SkippedError counts them
-	From, To uint64 // first and last sequence number of the gap that they lie in
+	Count    uint64 // number of changes skipped here, which no other SkippedError counts
+	From, To uint64 // first and last sequence number of the gap in which they lie
 	Table    string // name of the table
-	Feed     string // name of the feed; empty without [Named]
+	Feed     string // name of the feed, empty without [Named]
 }
 
+// Error returns the notice with the number of skipped changes.
 func (e *SkippedError) Error() string {
 	return fmt.Sprintf("Changefeed cache over array size limit, skipped %d elements.", e.Count)
 }
@@ -58,8 +61,8 @@ func (e *SkippedError) MarshalJSON() ([]byte, error) {
 	}{e.Error()})
 }
 
-// A keyError is a failed write. Its text is made when it is asked for, for a
-// missing row may be the normal case of a program.
+// A keyError is a failed write. Its text is formatted only when Error is called, because
+// a missing row may be the normal case of a program.
 type keyError struct {
 	op, table string
 	key       any
@@ -85,12 +88,12 @@ func quoted(v any) string {
 	return text
 }
 
-// A uniqueError is a row whose value in a unique index is another's. The primary key
-// of the row follows its text.
+// A uniqueError reports that a row has the value of another row in a unique index. The
+// error that wraps it appends the row's primary key to its text.
 type uniqueError struct {
 	index string
 	value any
-	owner any // the primary key of the other
+	owner any // the primary key of the other row
 }
 
 func (e *uniqueError) Error() string {

@@ -5,21 +5,27 @@ import (
 	"time"
 )
 
-// DefaultBuffer is the number of changes buffered for a subscriber, as in
-// RethinkDB.
+// DefaultBuffer is the number of changes buffered for a subscriber without [Buffer].
 const DefaultBuffer = 100_000
 
-// A FeedOption is an option of Changes and Batches. Of an option that is given
-// twice, the last one counts. All of them can be combined with each other and with
-// every selection, but for [After] with [IncludeInitial], and [OnOverflow] with
-// [Squash]: the stream yields [ErrInvalidOption] then, and ends. The package
-// documentation has a table of what the combinations mean.
+// A FeedOption is an option of Changes and Batches. If an option is given twice, the last
+// one counts. A stream with an invalid value or a refused combination yields
+// [ErrInvalidOption] as its only pair.
+//
+// Options can be combined with each other and with every selection. The exceptions are
+// refused: [After] with [IncludeInitial], and [OnOverflow] with [Squash]. Each option
+// says how others change it. Options in the package documentation lists these cases.
+//
+// A feed of a row, range or index value reads the changes of its rows, and a feed of the
+// table reads all changes. A predicate does not alter that. A feed with After always
+// reads all changes of the table. [Buffer], [FeedInfo] and [SkippedError] count the
+// changes that are read.
 type FeedOption func(*feedConfig)
 
 type feedConfig struct {
 	name        string
 	buffer      int
-	batch       int // the longest one; of Changes 1
+	batch       int // maximum length of a batch; 1 for Changes
 	initial     bool
 	after       *uint64
 	squashes    bool
@@ -30,79 +36,96 @@ type feedConfig struct {
 	wake        chan<- struct{}
 }
 
-// Buffer sets how many changes are buffered for the subscriber, in place of
+// Buffer sets how many changes are buffered for the subscriber. The default is
 // [DefaultBuffer]. If n is below 1, the stream yields [ErrInvalidOption] and ends.
 //
-// A buffer costs memory only for what is in it, and changes that several
-// subscribers of one part of a table have not read yet are held once for all of
-// them. A feed with [Squash] has no use for it.
+// A buffer uses memory only for the changes in it. Changes that several subscribers to
+// one part of a table have not read yet are held once for all of them. With [Squash],
+// Buffer has no effect.
 func Buffer(n int) FeedOption { return func(c *feedConfig) { c.buffer = n } }
 
 // Named gives the subscriber a name for [Table.Feeds].
 func Named(name string) FeedOption { return func(c *feedConfig) { c.name = name } }
 
-// IncludeInitial makes a stream begin with the present rows: first a change of Kind
-// [Initial] for each, with the row as New and Seq 0, in the order of the selection's
-// All; then one of Kind [Ready] without a row, whose Seq is that of the last change
-// that the rows show; then the changes after that one. Nothing is missed and nothing
-// comes twice. It follows RethinkDB's include_initial and include_states.
+// IncludeInitial makes a stream begin with the present rows. It yields
 //
-// A position to go on from with [After] may be saved from Ready on.
+//   - first, a change of Kind [Initial] for each row, with the row as New and Seq 0, in
+//     the order of the selection's All
+//   - then one change of Kind [Ready], without a row, with the Seq of the last change
+//     that the rows show
+//   - then the changes after that one.
 //
-// The rows are those of a snapshot, which takes the same time for many as for few
+// Nothing is missed and nothing comes twice. Stages see changes of both kinds.
+//
+// The Seq of Ready is the first position to save for [After]. A feed that ends before
+// Ready has no new position: the next one begins again.
+//
+// The rows are those of a snapshot, which takes the same time for many rows as for few
 // and delays no writer. The feed holds it until Ready, outside its [Buffer]. If the
-// buffer overflows meanwhile, the notice comes after Ready.
+// buffer overflows before Ready, the notice comes after Ready.
 //
-// Stages see both kinds. IncludeInitial cannot be combined with [After].
+// With [Squash], the first set is of the changes after Ready. IncludeInitial cannot be
+// combined with After.
 func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true } }
 
-// After makes a stream begin after the change numbered seq: with those that
-// [Table.Retain] still holds. If some are not held any more, it begins with one
-// [*SkippedError] that counts them, and [OnOverflow] says what follows. A seq that
-// the table has not reached is [ErrInvalidOption], for it belongs to another table.
-// A dropped table holds nothing: the stream yields [ErrTableDropped] alone, whatever
-// it missed.
+// After makes a stream resume after the change numbered seq, with the changes that
+// [Table.Retain] still holds. If some are not held any more, the stream begins with one
+// [*SkippedError] that counts them. [OnOverflow] then decides what follows: [Fail] ends
+// the feed, and [Resync] continues with the present rows. If the table has not reached
+// seq, the stream yields [ErrInvalidOption], because seq belongs to another table. A
+// dropped table holds nothing, so the stream yields [ErrTableDropped] alone, whatever it
+// missed.
 //
-// The position to save is the Seq of the last change handled, or of Ready. A selection
-// that seldom changes falls behind the table so: where that matters, take a newer one,
-// [Table.Seq] read before a range with [Poll] that came to its end. Give each attempt a
-// context of its own, and end it before the next.
+// The position to save is the Seq of the last change handled, or of Ready. If a selection
+// seldom changes, its position falls behind the table. Where that matters, save a newer
+// one: read [Table.Seq], range over the stream with [Poll] until the range ends, and then
+// save the number. Give each attempt its own context, and cancel it before the next.
 //
-// What is held when the feed begins does not take the place of what comes after it:
-// until the feed has caught up once, its buffer is larger by the number that Retain was
-// given. A feed with After reads all of the table's changes, whatever its selection, and
-// looks for its own among them: FeedInfo and SkippedError count those of the table.
+// With [Squash], the Seq of the last change handled is not a position to resume from: a
+// row that is not handled yet may have changed before it. The changes that the table
+// holds are squashed before Changes returns. The notice of those that it does not hold
+// comes before them.
 //
-// After cannot be combined with [IncludeInitial]: the rows at seq are yours.
+// A feed with After reads every change of the table for as long as it lives, so each
+// write of the table costs it, whatever its selection. It selects its own among them.
+// [FeedInfo] and SkippedError count the changes of the table.
+//
+// The changes that are held when the feed begins do not use up its buffer. Until the feed
+// has caught up once, the buffer is larger by the number passed to Retain.
+//
+// After cannot be combined with [IncludeInitial], because a subscriber that resumes has
+// the rows at seq already.
 func After(seq uint64) FeedOption { return func(c *feedConfig) { c.after = &seq } }
 
-// Squash makes a stream of sets in place of all changes: of each row that has
-// changed since the last set one change, with the Old of then and the New of now,
-// however often it was written. Rows that are what they were are left out. The
-// changes of a set come in the order of their numbers, which are those of the last
-// change to each row.
+// Squash makes a stream yield sets of changes, and not every change. A set has one change
+// for each row that has changed since the last set, however often it was written. Old is
+// the row at the last set, and New is the row now. A row that is as it was at the last
+// set is left out. The Seq of each change is that of the last change to the row, and the
+// changes of a set come in the order of Seq.
 //
-// A set begins with the first change after the last one, and is taken when the loop
-// asks for it, wait later at the earliest (also if the table is dropped meanwhile). To
-// get each set whole, for a screen to draw it once, use Batches with math.MaxInt. The
-// feed holds one change a row and never overflows, and costs each write to its rows an
-// operation on a B-tree of its own. If the rows' Equal panics, which then reaches the
-// loop's caller, the change that it was about counts as handed out.
+// A set begins with the first change after the last set. The loop takes it when it asks
+// for the next change, but not before wait has passed since that first change, even if
+// the table is dropped meanwhile. To get each set as a whole, for example to draw a screen
+// once, use Batches with math.MaxInt.
 //
-// A negative wait is [ErrInvalidOption], and so is [OnOverflow] with Squash. It follows
-// RethinkDB's squash.
+// The feed holds one change for each row, and never overflows. It costs each write to its
+// rows an operation on a B-tree of the feed's own. If Equal of the rows panics, the panic
+// reaches the loop's caller, and the change that it was about counts as delivered.
+//
+// If wait is negative, the stream yields [ErrInvalidOption]. Squash cannot be combined
+// with [OnOverflow].
 func Squash(wait time.Duration) FeedOption {
 	return func(c *feedConfig) { c.squashes, c.wait = true, wait }
 }
 
-// An Overflow is what a stream does when its [Buffer] was full and changes had to be
-// dropped.
+// An Overflow selects what a stream does when its [Buffer] was full and changes were
+// dropped: see [OnOverflow].
 type Overflow uint8
 
 const (
-	Skip   Overflow = iota // it yields a SkippedError, and goes on with the changes that are left
-	Fail                   // it yields a SkippedError, and ends
-	Resync                 // it yields a SkippedError, and goes on as [IncludeInitial] begins: present rows, Ready, changes
+	Skip   Overflow = iota // yield a SkippedError, and continue with the changes that are left
+	Fail                   // yield a SkippedError, and end
+	Resync                 // yield a SkippedError, and continue as [IncludeInitial] begins: present rows, Ready, changes
 )
 
 // String returns "skip", "fail" or "resync".
@@ -118,33 +141,45 @@ func (p Overflow) String() string {
 	return fmt.Sprintf("Overflow(%d)", uint8(p))
 }
 
-// OnOverflow sets what a stream does when changes had to be dropped, in place of
-// [Skip].
+// OnOverflow sets what a stream does when changes were dropped. The default is [Skip].
 //
-// With [Fail] the SkippedError is the final error, and what was still buffered is
-// discarded. With [Resync] the SkippedError also counts what was still buffered, for
-// the present rows show it; a consumer forgets its rows at the SkippedError and takes
-// those that follow. A buffer that is too small for the time that takes makes it begin
-// again and again. A table that was dropped has no rows to go on with, so there
-// Resync is as Skip.
+// With [Fail], the SkippedError is the final error, and everything still buffered is
+// discarded.
+//
+// With [Resync], the SkippedError also counts the changes that were still buffered,
+// because the present rows show them. A consumer discards its copy of the rows at the
+// SkippedError, and stores the rows that follow. If the buffer is too small for the time
+// that this takes, the stream begins again and again. A feed that ends before Ready has
+// no new position: the next one begins again. A dropped table has no rows to continue
+// with, so Resync is then like Skip.
+//
+// OnOverflow cannot be combined with [Squash], which never overflows.
 func OnOverflow(p Overflow) FeedOption {
 	return func(c *feedConfig) { c.overflow, c.hasOverflow = p, true }
 }
 
-// Poll makes a stream that never waits: a range ends, without an error, when there
-// is nothing to read. Then wake gets one value as soon as there is something, which
-// includes the final error; after a loop that broke off, at once if something is left.
-// So range first, then wait. The send never blocks: wake must have room for one value,
-// or some are lost. Several feeds may share it, and it may be nil.
+// Poll makes a stream that never waits. A range ends without an error when there is
+// nothing to read. Then wake gets one value as soon as there is something to read. The final
+// error counts as something to read. If a loop breaks while something is left, wake gets
+// its value immediately. So range first, then wait for wake.
 //
-// A range goes on for as long as writes come; to see to other things too, break off
-// after some changes, and come back when wake says so.
+// The send never blocks. The channel wake must have room for one value, or some values
+// are lost. Several feeds may share it, and it may be nil. A wake channel that its owner
+// has closed notifies nobody any more. It affects no writer and no other feed. A stream
+// that is garbage collected notifies nobody.
+//
+// With [Squash], a set that is not due is nothing to read. wake gets its value when the
+// set is due.
+//
+// A range continues for as long as writes come. To do other work in between, break after
+// some changes, and range again when wake gets its value.
 //
 // With Poll, one goroutine can follow several feeds, tickers and channels in a select
-// loop, and a test can say "these changes and no others" without waiting.
+// loop, and a test can expect "these changes and no others" without waiting.
 //
-// A feed that polls does not wake others as a loop that waits does. If many of them
-// wait, a write tells a few, and a short goroutine the others.
+// A waiting loop that is woken wakes others, but a feed with Poll does not. If many such
+// feeds are to be notified, a write notifies a few, and a short-lived goroutine notifies
+// the others.
 func Poll(wake chan<- struct{}) FeedOption {
 	return func(c *feedConfig) { c.polls, c.wake = true, wake }
 }
@@ -163,7 +198,7 @@ func newFeedConfig(opts []FeedOption) (feedConfig, error) {
 func (c *feedConfig) check() error {
 	switch {
 	case c.batch < 1:
-		return fmt.Errorf("%w: Batches of at most %d: must be at least 1", ErrInvalidOption, c.batch)
+		return fmt.Errorf("%w: Batches with max %d: must be at least 1", ErrInvalidOption, c.batch)
 	case c.buffer < 1:
 		return fmt.Errorf("%w: Buffer(%d): must be at least 1", ErrInvalidOption, c.buffer)
 	case c.wait < 0:
@@ -171,7 +206,7 @@ func (c *feedConfig) check() error {
 	case c.overflow > Resync:
 		return fmt.Errorf("%w: OnOverflow(%v): must be Skip, Fail or Resync", ErrInvalidOption, c.overflow)
 	case c.after != nil && c.initial:
-		return fmt.Errorf("%w: After with IncludeInitial: a stream begins after a position or with the present rows", ErrInvalidOption)
+		return fmt.Errorf("%w: After with IncludeInitial: a stream begins either after a position or with the present rows", ErrInvalidOption)
 	case c.hasOverflow && c.squashes:
 		return fmt.Errorf("%w: OnOverflow with Squash: a squashed feed never overflows", ErrInvalidOption)
 	}

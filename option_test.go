@@ -1307,7 +1307,7 @@ func TestBatchesOfLessThanOne(t *testing.T) {
 				require.Nil(t, pairs[0].v)
 				require.ErrorIs(t, pairs[0].err, ErrInvalidOption)
 				require.EqualError(t, pairs[0].err, fmt.Sprintf(
-					`changefeed: changes of "games": invalid option: Batches of at most %d: must be at least 1`, max))
+					`changefeed: changes of "games": invalid option: Batches with max %d: must be at least 1`, max))
 			}
 		}
 	}
@@ -1802,8 +1802,8 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		opts []FeedOption
 		want string // "": it is none
 	}{
-		{"After with IncludeInitial", []FeedOption{After(0), IncludeInitial()}, "After with IncludeInitial: a stream begins after a position or with the present rows"},
-		{"in the other order", []FeedOption{IncludeInitial(), After(0)}, "After with IncludeInitial: a stream begins after a position or with the present rows"},
+		{"After with IncludeInitial", []FeedOption{After(0), IncludeInitial()}, "After with IncludeInitial: a stream begins either after a position or with the present rows"},
+		{"in the other order", []FeedOption{IncludeInitial(), After(0)}, "After with IncludeInitial: a stream begins either after a position or with the present rows"},
 		{"OnOverflow with Squash", []FeedOption{OnOverflow(Fail), Squash(0)}, "OnOverflow with Squash: a squashed feed never overflows"},
 		{"in the other order", []FeedOption{Squash(time.Second), OnOverflow(Resync)}, "OnOverflow with Squash: a squashed feed never overflows"},
 		{"also the default", []FeedOption{Squash(0), OnOverflow(Skip)}, "OnOverflow with Squash: a squashed feed never overflows"},

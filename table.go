@@ -11,93 +11,126 @@ import (
 	"github.com/google/btree"
 )
 
-// A Table is a set of rows, each under the primary key that is in it, in the order
-// of the keys. Its writes can be followed: see [Table.Changes]. Parts of it can be
-// read and followed too: see [Selection]. Several writes, to one table or to several,
-// can be made as one: see [Transact]. Make a table with [NewTable] or [NewTableFunc];
-// it lives in memory. A zero Table must not be used.
+// A Table is an ordered set of rows in memory. Each row contains its primary key, and
+// the rows are in the order of their keys. Make a table with [NewTable] or
+// [NewTableFunc]. A zero Table must not be used.
 //
-// All methods are safe for concurrent use. Writes exclude each other; reads run
-// side by side and wait for no more than one write. A write and Get take time in
-// the logarithm of the number of rows, whatever the number of subscribers.
+// The writes of a table can be followed: see [Table.Changes]. Parts of it can be read
+// and followed, too: see [Selection]. [Transact] makes several writes as one, to one
+// table or to several.
 //
-// A row handed in belongs to the table, with all that it refers to: it must not be
-// changed any more. A stored row never changes again; a write puts another one in
-// its place. Every write returns the [Change] it made, RethinkDB's return_changes;
-// an error comes with the zero Change, and leaves table, sequence and subscribers
-// as they were. So does a panic in a function that the user gave, which reaches
-// the caller.
+// All methods are safe for concurrent use. Writes exclude each other. Reads run side by
+// side. Get, Len and Seq wait for at most one write or transaction. A write and a Get
+// take time in the logarithm of the number of rows, whatever the number of subscribers.
 //
-// A write that leaves the row equal to what it was is no change: there is no event
-// and no sequence number, and the Change it returns has Kind [None], Seq 0, and Old
-// and New both the stored row. The package documentation tells which rows are
-// equal.
+// A row passed to a table belongs to it, with everything that the row refers to, and
+// must not be modified any more. A stored row never changes again, because a write
+// stores another row in its place. V should be a struct. A pointer, map or slice has no
+// top level of its own, so modifying what Get returned would change the stored row
+// without an event.
 //
-// These hold at all times, and are kept where the code says so:
+// Every write returns the [Change] that it made. A failed write returns the zero Change
+// with the error, and leaves the table, its sequence number and its subscribers as they
+// were. A panic in a user's function leaves them as they were, too, and reaches the
+// caller.
 //
-//	T1  One lock guards the tree, the indexes, the sequence number and the scopes: a
-//	    write changes all of them or none.
-//	T2  The change numbered s is the s-th; a reader that has seen s has seen 1..s,
-//	    less what it was told it skipped.
-//	T3  A stored row is never changed again, by anyone.
-//	T4  A failed or panicking write leaves rows, sequence and feeds as they were.
-//	T5  Clone happens under the write lock only.
-//	T6  The writer never waits for a subscriber's code: all it shares with readers
-//	    are mutexes held for no user code and a few steps each: a ring's, to add a page,
-//	    to publish several changes or to take them back, and to wake; and that of each
-//	    squash.
+// # Equal rows
+//
+// A write that leaves a row equal to the old one is no change. There is no event and no
+// sequence number. The Change that the write returns has Kind [None] and Seq 0, and its
+// Old and New are both the stored row.
+//
+// Rows are compared with V's method Equal(V) bool or Equal(*V) bool, on either receiver,
+// if there is one. Otherwise they are compared with == if V is strictly comparable (it
+// contains no interface), has no method Clone, and a plain copy of it is a deep one. In
+// all other cases they are compared as [reflect.DeepEqual] does, which compares what
+// pointers point to. V alone decides, when the table is made.
+//
+// Two [time.Time] values of one instant are equal to == and DeepEqual only if location
+// and monotonic reading are, too. Store t.UTC().Round(0), or define Equal. A row with a
+// NaN or a non-nil function never equals another. The exception is DeepEqual, which does
+// not look into a slice, map or pointer that both rows share.
+//
+// Deep copies and deep comparisons cost as much as reflection does, so rows that are
+// written often should define Clone and Equal.
+//
+// # Functions under a lock
+//
+// Key functions, compare functions, functions of indexes, Clone, Equal, and the
+// functions passed to Update, Compute and [Transact] can run under a table's lock. They
+// must be quick, because readers and writers of the table wait. They must call no table
+// at all, except for [Table.Name] and [Table.String]. A call to their own table deadlocks. A call to
+// another table can deadlock, too: two transactions that only read each other's table
+// wait for each other forever. The function passed to Transact reaches its tables
+// through [Table.In] only.
 type Table[K, V any] struct {
+	// These invariants hold at all times. Code that keeps one names it.
+	//
+	//	T1  One lock guards the tree, the indexes, the sequence number and the scopes. A
+	//	    write changes all of them or none.
+	//	T2  The change numbered s is the s-th. A reader that has seen s has seen 1 to s,
+	//	    except the changes that its SkippedErrors count.
+	//	T3  A stored row is never modified, by anyone.
+	//	T4  A failed or panicking write leaves rows, sequence number and feeds as they
+	//	    were.
+	//	T5  A B-tree is cloned only while the lock is held for writing.
+	//	T6  A writer never waits for a subscriber's code. Besides this table's lock, it
+	//	    shares with subscribers the mutex of each squash, and the mutex of a ring, to
+	//	    add a page, to publish or discard several changes, and to wake a loop. These
+	//	    are held for a few steps each, and never while a subscriber's code runs.
+
 	name  string
 	key   func(row *V) K
 	copy  func(row *V) *V
 	equal func(a, b *V) bool
 	order func(a, b K) int
-	seqOf func(c Change[V]) uint64 // once, for all scopes
+	seqOf func(c Change[V]) uint64 // made once, for all scopes
 
-	lockID  uint64     // the order in which transactions lock tables
-	allPart part[K, V] // all of the table
+	lockID  uint64     // transactions lock tables in this order
+	allPart part[K, V] // the part that is the whole table
 
-	mu      sync.RWMutex      // T1; guards what follows
-	rows    tree[entry[K, V]] // some of them absent ones that are followed
+	mu      sync.RWMutex      // T1; guards the fields from here to undo
+	rows    tree[entry[K, V]] // also has a cell for each missing row that is followed
 	len     int               // number of rows
 	seq     uint64            // of the last change
-	clones  uint64            // made of rows and of the indexes' trees
+	clones  uint64            // number of clones made of rows and of the indexes' trees
 	dropped bool
 	indexes []tableIndex[K, V]
 
-	allScope scope[K, V]        // of all changes; the position after one in its ring is the change's number
+	allScope scope[K, V]        // of all changes; in its ring a change's Seq is the position after it
 	ranges   intervals[K, K, V] // the scopes of ranges of keys
 	outbox   outbox[K, V]       // changes that are not published yet
 
-	inTx    bool // a transaction is under way: writes are noted in undo
-	writing bool // one of its writes is being made
+	inTx    bool // a transaction is running; its writes are recorded in undo
+	writing bool // one of its writes is running
 	undo    []replacement[K, V]
 
 	feeds feedSet[K, V]
 }
 
-// tables is the number of tables made.
+// tables is the number of tables made. Each table's lockID is the number when it was made.
 var tables atomic.Uint64
 
-// NewTable returns an empty table of rows of type V whose primary key is what key
-// returns. Keys are in the order of [cmp.Compare]; so all NaN are one key, the
-// lowest.
+// NewTable returns an empty table of rows of type V. The function key returns a row's
+// primary key. Keys are in the order of [cmp.Compare], so all NaN are one key, the
+// lowest. The name is for messages. NewTable panics if key is nil.
 //
-// key is called for each row that is written and for each that a loop reads, with and
-// without the table's lock held, by several goroutines at once. It must depend on the
-// row alone, must not change it or call the table, and should be quick. The name is for
-// messages. NewTable panics if key is nil.
+// key is called for each row that is written and for each row that a loop reads, by
+// several goroutines at once, with and without the table's lock held. It must depend on
+// the row alone, and must not modify it. It must be quick and must call no table at all:
+// see [Table].
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
 	return newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
 }
 
-// NewTableFunc is [NewTable] for keys of any type, in the order of compare, which
-// returns a negative number, zero or a positive one, as cmp.Compare does. Keys for
-// which it returns zero are one key; the table keeps the one of the row written
-// last.
+// NewTableFunc is like [NewTable] but for keys of any type, in the order of compare.
+// compare returns a negative number, zero or a positive number, as [cmp.Compare] does.
+// Keys for which it returns zero are one key. The table keeps the key of the row that
+// was written last. NewTableFunc panics if key or compare is nil.
 //
-// compare is called with the table's lock held, and must not panic: the tree of
-// rows would not survive it.
+// compare is called with and without the table's lock held. It must be quick and must
+// call no table at all: see [Table]. It must not panic, because that would damage the
+// tree of rows.
 func NewTableFunc[K, V any](name string, key func(row *V) K, compare func(a, b K) int) *Table[K, V] {
 	if compare == nil {
 		panic("changefeed: NewTableFunc: nil compare function; pass one, or use NewTable for ordered keys")
@@ -127,19 +160,20 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 
 // Insert adds a row.
 //
-// Possible errors: [ErrDuplicateKey], also of a unique index; [ErrTableDropped].
+// Possible errors: [ErrDuplicateKey] of the primary key or of a unique index,
+// [ErrTableDropped].
 func (t *Table[K, V]) Insert(row V) (Change[V], error) {
 	return t.write("insert into", t.key(&row), inserting(&row))
 }
 
-// Upsert adds a row, or puts it in the place of the one with its key.
+// Upsert adds a row, or replaces the row with the same key.
 //
 // Possible errors: [ErrDuplicateKey] of a unique index, [ErrTableDropped].
 func (t *Table[K, V]) Upsert(row V) (Change[V], error) {
 	return t.write("upsert into", t.key(&row), upserting(&row))
 }
 
-// Replace puts a row in the place of the one with its key.
+// Replace replaces the row with the same key.
 //
 // Possible errors: [ErrNotFound], [ErrDuplicateKey] of a unique index,
 // [ErrTableDropped].
@@ -147,15 +181,15 @@ func (t *Table[K, V]) Replace(row V) (Change[V], error) {
 	return t.write("replace in", t.key(&row), replacing(&row))
 }
 
-// Update edits a copy of a row and puts it in the row's place. An edit may append
-// to a slice, set a map's entry and write through a pointer, where exported fields
-// lead to it. What unexported fields refer to is shared with the stored row and must
-// not be changed in place: rows that need it want a Clone method (see Rows in the
-// package documentation).
+// Update calls edit with a copy of the row with the key, and stores the edited copy.
+// edit may append to a slice, set an entry of a map and write through a pointer, where
+// exported fields lead to it. Whatever unexported fields refer to is shared with the
+// stored row and must not be modified. A row that needs this must have a method Clone.
+// Rows in the package documentation lists everything that is shared.
 //
-// edit runs with the table's lock held, once if at all. It must not call the table,
-// or it deadlocks, and should be quick, for all other writers and readers of the
-// table wait. It may keep nothing of the row. Update panics if edit is nil.
+// edit runs at most once, with the table's lock held. It must be quick and must call no
+// table at all, or it can deadlock: see [Table]. It must not retain the row or anything
+// that the row refers to. Update panics if edit is nil.
 //
 // Possible errors: [ErrNotFound], [ErrKeyChanged], [ErrDuplicateKey] of a unique
 // index, [ErrTableDropped].
@@ -163,13 +197,15 @@ func (t *Table[K, V]) Update(key K, edit func(row *V)) (Change[V], error) {
 	return t.write("update in", key, t.updating(key, edit))
 }
 
-// Compute lets f decide, by the row that is there, what shall be there instead. f
-// gets a copy as Update makes it, or nil if there is no row, and returns the new
-// row, which belongs to the table from then on; nil deletes. It may edit and return
-// what it got. An equal row, or nil where there was none, is no change; in the
-// latter case Old and New are nil too.
+// Compute calls f with a copy of the row with the key, or nil if there is none, and
+// stores the row that f returns. If f returns nil, the row is deleted. The copy is made
+// as in [Table.Update], and f may edit it and return it. The row that f returns belongs
+// to the table.
 //
-// f runs as edit does in [Table.Update]. Compute panics if f is nil.
+// It is no change if f returns an equal row, or nil when there was no row. Old and New
+// of the returned Change are nil in the latter case.
+//
+// f runs under the same rules as edit in Update. Compute panics if f is nil.
 //
 // Possible errors: [ErrKeyChanged], [ErrDuplicateKey] of a unique index,
 // [ErrTableDropped].
@@ -177,17 +213,17 @@ func (t *Table[K, V]) Compute(key K, f func(old *V) *V) (Change[V], error) {
 	return t.write("compute in", key, t.computing(key, f))
 }
 
-// Delete removes a row.
+// Delete removes the row with the key.
 //
 // Possible errors: [ErrNotFound], [ErrTableDropped].
 func (t *Table[K, V]) Delete(key K) (Change[V], error) {
 	return t.write("delete from", key, deleting[V])
 }
 
-// Drop ends the table: it is empty from now on, every write fails with
-// [ErrTableDropped], and so do the streams of its changes once they have handed
-// out what they still buffered. There are no changes for the rows that it had. To
-// drop a table again does nothing.
+// Drop ends the table. From now on it is empty, and every write fails with
+// [ErrTableDropped]. The streams of its changes deliver everything that they have
+// buffered, and then end with ErrTableDropped. There are no changes for the rows that
+// the table had. Dropping a table again does nothing.
 func (t *Table[K, V]) Drop() {
 	t.drop()
 	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
@@ -200,7 +236,7 @@ func (t *Table[K, V]) Drop() {
 	}
 }
 
-// drop makes the table a dropped one.
+// drop marks the table as dropped and removes its rows.
 func (t *Table[K, V]) drop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,46 +250,46 @@ func (t *Table[K, V]) drop() {
 }
 
 // Changes subscribes to the table and returns the stream of all changes made from
-// now on, in the order of their sequence numbers: it follows RethinkDB's
-// table.changes(). A write made before the first range is not lost.
+// now on, in the order of their sequence numbers. A write made before the first range is
+// not lost.
 //
-// A range waits when there is nothing to read. To break out of the loop pauses it:
-// ranging again goes on after the last change handed out, and so it does after a
-// panic in the loop's body. The stream is for one goroutine at a time: a second
-// range while one runs panics. It holds no lock while the loop's body runs, so the
-// body may write to the same table.
+// A range waits when there is nothing to read. Breaking out of the loop pauses it. The
+// next range resumes after the last change delivered, also after a panic in the loop's
+// body. A stream is for one goroutine at a time: a second range while one runs panics.
+// The loop's body runs without a lock, so it may write to the same table.
 //
-// Of the changes not yet handed to the loop the newest are buffered, up to
-// [Buffer]. Where older ones had to make room, the stream yields a [*SkippedError]
-// and goes on. The writers never wait for a subscriber.
+// Changes that are not delivered yet are buffered, up to the number that [Buffer] sets.
+// If there are more, the oldest are dropped. The stream yields a [*SkippedError] in
+// their place, and continues. Writers never wait for a subscriber.
 //
-// The subscription ends, and with it the range, with one of these errors, which is
-// then the only pair of every later range:
+// The subscription and the range end with one of these errors. Every later range yields
+// only the same error:
 //
-//   - the cause of ctx, when ctx is done. This comes before anything still buffered.
-//   - [ErrTableDropped], when the table is dropped, after everything still buffered.
+//   - the cause of ctx, when ctx is done. It comes before anything still buffered.
+//   - [ErrTableDropped], when the table is dropped. It comes after everything still
+//     buffered.
 //   - a [*SkippedError], with [OnOverflow] and [Fail].
-//   - [ErrInvalidOption], at once, for an option that cannot be.
+//   - [ErrInvalidOption], immediately, if an option is invalid.
 //
-// It also ends when the stream is garbage, so one that is forgotten costs nothing
-// once the collector has seen it; but cancel ctx where you can. Changes panics if
-// ctx or an option is nil.
+// The subscription also ends when the garbage collector finds the stream unreachable, so
+// a forgotten stream costs nothing after that. Cancel ctx where you can. Changes panics
+// if ctx or an option is nil.
 //
-// [FeedOption] tells what a stream may do in place of some of this.
+// A [FeedOption] changes some of this.
 func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Change[V]] {
 	return t.all().Changes(ctx, opts...)
 }
 
-// Batches is [Table.Changes] for a loop that takes several changes at a time: see
+// Batches is like [Table.Changes] but yields several changes at a time: see
 // [Selection.Batches].
 func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) Stream[[]Change[V]] {
 	return t.all().Batches(ctx, max, opts...)
 }
 
-// Retain makes the table hold exactly the newest n of the changes made from now on,
-// also while nobody follows it, so that a feed may begin with them: see [After].
-// Without it nothing is held. To call it again changes the number; of what is held
-// already, the newest n stay. If n is below 1, nothing is held.
+// Retain makes the table hold exactly the newest n of the changes made from now on, even
+// while nobody follows it. A later feed can begin with them: see [After]. Without Retain
+// the table holds no changes of its own. Calling it again changes n, and keeps the newest
+// n of the changes that are held already. If n is below 1, nothing is held.
 func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -263,7 +299,7 @@ func (t *Table[K, V]) Retain(n int) {
 	}
 }
 
-// Name returns the name that the table was given.
+// Name returns the table's name.
 func (t *Table[K, V]) Name() string { return t.name }
 
 // String returns the name, the number of rows and the last sequence number in one line:
@@ -272,7 +308,7 @@ func (t *Table[K, V]) Name() string { return t.name }
 //
 // It does not wait for the table's lock, so a function that runs under the lock may log
 // the table. If a write or a transaction holds the lock or waits for it, String returns
-// the name alone: table "games" (locked).
+// only the name: table "games" (locked).
 func (t *Table[K, V]) String() string {
 	if !t.mu.TryRLock() {
 		return fmt.Sprintf("table %q (locked)", t.name)
@@ -292,17 +328,18 @@ func (t *Table[K, V]) Len() int {
 	return t.len
 }
 
-// Seq returns the sequence number of the last change made, or 0. It belongs to
-// this Table value: another one, in this process or the next, counts anew.
+// Seq returns the sequence number of the last change, or 0 if there was none. The number
+// belongs to this Table value. Another one, in this process or the next, counts from 1
+// again.
 func (t *Table[K, V]) Seq() uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.seq
 }
 
-// Get returns a copy of the row with the key, and whether there is one. What the
-// row refers to (all of it, where V is a pointer, a map or a slice) is the table's
-// own and must not be changed. Get allocates nothing.
+// Get returns a copy of the row with the key, and reports whether there is one.
+// Everything that the row refers to belongs to the table and must not be modified. That
+// is all of the row if V is a pointer, a map or a slice. Get allocates nothing.
 func (t *Table[K, V]) Get(key K) (V, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -317,12 +354,13 @@ func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
 	return *stored, true
 }
 
-// All returns the rows in the order of their keys. A range sees the table as it is
-// when the range begins, whatever is written meanwhile, and holds no lock; the
-// rows are copies as Get makes them. To begin takes the same time for many rows as
-// for few; the writes after it copy the nodes of the tree that they touch, each
-// once.
+// All returns an iterator over the rows, in the order of their keys. A range sees the
+// table as it is when the range begins, whatever is written during the range. It holds
+// no lock. The rows are copies as in [Table.Get].
+//
+// Beginning a range takes the same time for many rows as for few. The writes after it
+// copy the nodes of the tree that they touch, each node once.
 func (t *Table[K, V]) All() iter.Seq2[K, V] { return t.all().All() }
 
-// Backward is [Table.All] in descending order.
+// Backward is like [Table.All] but in descending order.
 func (t *Table[K, V]) Backward() iter.Seq2[K, V] { return t.all().Backward() }

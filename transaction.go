@@ -8,13 +8,13 @@ import (
 	"sync/atomic"
 )
 
-// A Tx is a transaction under way: see [Transact].
+// A Tx is a running transaction: see [Transact].
 type Tx struct {
-	tables []txTable // in the order of their numbers
+	tables []txTable // in the order of their lockIDs
 	ended  atomic.Bool
 }
 
-// AnyTable is a *[Table], whatever its keys and rows.
+// AnyTable is a *[Table] with keys and rows of any type.
 type AnyTable interface{ anyTable() txTable }
 
 // A txTable is a table as a transaction sees it.
@@ -23,42 +23,47 @@ type txTable interface {
 	lock()
 	unlock()
 
-	// canBeginLocked returns an error if the table is dropped. A beginLocked is followed
-	// by a publishLocked, which returns what is to be done without the lock, or by a
-	// rollbackLocked.
+	// canBeginLocked returns an error if the table is dropped. Each beginLocked is
+	// followed by a publishLocked or a rollbackLocked. The caller calls the function that
+	// publishLocked returns when it holds no lock.
 	canBeginLocked() error
 	beginLocked()
 	publishLocked() (wake func())
 	rollbackLocked()
 }
 
-// Transact makes all writes of fn to the tables, or none: if fn returns an error,
-// which Transact returns then, or panics, every table, index, sequence number and
-// feed is as it was. What a single write cannot do, such as to move an amount from
-// one row to another, or to keep two tables in step, a transaction can.
+// Transact makes all writes of fn to the tables, or none of them. If fn returns an error,
+// Transact rolls the writes back and returns the error. If fn panics, it rolls them back,
+// too, and the panic reaches the caller. Every table, index, sequence number and feed is
+// then as it was. A transaction can move an amount from one row to another, or keep two
+// tables in step, which a single write cannot.
 //
-// All tables are locked until Transact returns, in an order of the library's own, so
-// that transactions do not deadlock whatever order they name them in. So name all
-// tables that fn writes to: another one is locked out of that order. In fn they are
-// reached through [Table.In] only; any other call on them blocks for ever, and so may a
-// range over one of their streams. fn runs in the caller's goroutine, and should be
-// quick: readers and writers of the tables wait. It sees what it wrote itself.
+// The tables are locked until Transact returns. Transact locks them in an order of its
+// own, so transactions do not deadlock, whatever order they name the tables in. In fn,
+// tables are reached through [Table.In] only. Any other call to one of the tables blocks
+// forever, and a range over one of their streams may. fn must call no other table at
+// all, because it would be locked out of order: two transactions that only read each
+// other's table deadlock. Pass all tables that fn reads or writes.
 //
-// A table given twice counts once. If one of the tables is dropped, Transact returns
-// [ErrTableDropped] and does not call fn; without a table, it only calls fn. It panics
-// if fn or a table is nil.
+// fn runs in the caller's goroutine. It should be quick, because readers and writers of
+// the tables wait. It sees its own writes.
 //
-// Each write in fn is a change of its own, also the second one to a row, and is held
-// against unique indexes at once: to exchange the values of two rows, give one of them
-// a third value first. The Change that it returns is good when Transact has returned
-// nil.
+// A table that is passed twice counts once. If one of the tables is dropped, Transact
+// returns [ErrTableDropped] and does not call fn. Without a table, it only calls fn. It
+// panics if fn or a table is nil.
 //
-// A feed does not see the first change of a transaction before it can see the last;
-// another feed may see it a moment later. Whoever has seen one of them and then reads
-// the rows of any of the tables, sees them all.
+// Each write in fn is a change of its own, also a second write to the same row. Unique
+// indexes are checked at each write. To exchange the values of two rows, first give one
+// of them a third value. The Change that a write returns is valid only once Transact
+// has returned nil.
 //
-// A transaction costs about what its writes cost one by one, for those have no commit
-// to save: most of a write is its way through the B-tree (BenchmarkTransact).
+// Transactions are atomic for readers. No feed can yield the first change of a
+// transaction before it can yield the last, although one feed may see a transaction a
+// moment later than another. Once a subscriber has seen one change of a transaction,
+// reads of its tables see all of them.
+//
+// A transaction costs about as much as its writes cost one by one. Most of that is the
+// search in the B-tree, and a single write has no commit that a transaction could save.
 func Transact(fn func(tx *Tx) error, tables ...AnyTable) error {
 	if fn == nil {
 		panic("changefeed: Transact: nil function; pass one that writes to the tables")
@@ -80,7 +85,9 @@ func Transact(fn func(tx *Tx) error, tables ...AnyTable) error {
 	return err
 }
 
-// run locks the tables and runs fn.
+// run locks the tables, calls fn, and publishes its writes or rolls them back. The
+// functions that it returns wake loops, and are to be called without the locks. A
+// transaction costs about what its writes cost (BenchmarkTransact).
 func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 	for _, t := range tx.tables {
 		t.lock()
@@ -95,13 +102,13 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 		t.beginLocked()
 	}
 	published := false
-	defer func() { // also if fn panics, or ends the goroutine
+	defer func() { // also if fn panics or ends its goroutine
 		tx.ended.Store(true)
 		if published {
 			return
 		}
 		for _, t := range tx.tables {
-			defer t.rollbackLocked() // each, whatever becomes of the others
+			defer t.rollbackLocked() // deferred, so each runs even if another panics
 		}
 	}()
 	if err := fn(tx); err != nil {
@@ -140,8 +147,8 @@ func (t *Table[K, V]) publishLocked() (wake func()) {
 	return w.wake
 }
 
-// rollbackLocked takes the writes back, the last one first. It calls no function of the
-// user's but compare, so nothing may fail. T4
+// rollbackLocked undoes the transaction's writes, the last one first. It calls no function
+// of the user except compare, so nothing can fail. T4
 func (t *Table[K, V]) rollbackLocked() {
 	defer func() {
 		t.endTxLocked()
@@ -165,26 +172,28 @@ func (t *Table[K, V]) endTxLocked() {
 	}
 }
 
-// A TxTable is a table in a transaction: see [Transact]. Its methods are some of the
-// [Table]'s, and see what the transaction wrote; selections and indexes cannot be read
-// in a transaction. It is for fn, and for one goroutine at a time; to use it after the
-// transaction's end panics, and so does a write in a function that a write calls.
-// A zero TxTable must not be used.
+// A TxTable is a table in a transaction: see [Transact] and [Table.In]. It has some of the
+// methods of [Table], and they see the writes of the transaction. Selections and indexes
+// cannot be read in a transaction.
+//
+// A TxTable is for the function passed to Transact, and for one goroutine at a time. A
+// zero TxTable must not be used. Use after the end of the transaction panics. A write
+// also panics if it is made in a function that another write to the table calls.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
 	tx    *Tx
 }
 
-// In returns the table as it is in a transaction, to be read and written there. It
-// panics if the transaction was not given the table, or has ended.
+// In returns the table as it is in a transaction, for reads and writes. It panics if tx is
+// nil or has ended, or if the table was not passed to [Transact].
 func (t *Table[K, V]) In(tx *Tx) TxTable[K, V] {
 	if tx == nil {
-		panic("changefeed: Table.In: nil transaction; pass the one that Transact gives to its function")
+		panic("changefeed: Table.In: nil transaction; pass the one that Transact passes to its function")
 	}
 	x := TxTable[K, V]{t, tx}
 	x.check()
 	if !slices.Contains(tx.tables, txTable(t)) {
-		panic(fmt.Sprintf("changefeed: Table.In: the transaction does not know the table %q; give it to Transact", t.name))
+		panic(fmt.Sprintf("changefeed: Table.In: the table %q is not in the transaction; pass it to Transact", t.name))
 	}
 	return x
 }
@@ -225,7 +234,7 @@ func (x TxTable[K, V]) Delete(key K) (Change[V], error) {
 	return x.write("delete from", key, deleting[V])
 }
 
-// write makes a write of the transaction.
+// write makes a write of the transaction, and adds operation, table and key to its error.
 func (x TxTable[K, V]) write(op string, key K, next rule[V]) (Change[V], error) {
 	c, err := x.writeLocked(key, next)
 	if err != nil {
@@ -234,14 +243,15 @@ func (x TxTable[K, V]) write(op string, key K, next rule[V]) (Change[V], error) 
 	return c, nil
 }
 
-// writeLocked makes a write of the transaction. A user's function that writes to the
-// table itself would have it go on from a row that is not there any more; where each
-// write takes the lock, it deadlocks.
+// writeLocked makes a write of the transaction. It panics in a user's function that
+// another write to the table calls, because the outer write would continue with a row
+// that is not stored any more. Outside a transaction, where each write takes the lock,
+// such a write deadlocks.
 func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	x.check()
 	t := x.table
 	if t.writing {
-		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to it; write before or after", t.name))
+		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to the same table; write before or after it", t.name))
 	}
 	t.writing = true
 	defer func() {
@@ -251,20 +261,20 @@ func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	return t.writeLocked(key, next)
 }
 
-// Get is [Table.Get].
+// Get is like [Table.Get].
 func (x TxTable[K, V]) Get(key K) (V, bool) {
 	x.check()
 	return x.table.getLocked(key)
 }
 
-// Len is [Table.Len].
+// Len is like [Table.Len].
 func (x TxTable[K, V]) Len() int {
 	x.check()
 	return x.table.len
 }
 
-// All is [Table.All]: a range sees the table as the transaction has made it when the
-// range begins, and may write.
+// All is like [Table.All]. A range sees the table with the writes of the transaction up
+// to the beginning of the range. The loop's body may write to the table.
 func (x TxTable[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		x.check()

@@ -669,15 +669,15 @@ func TestMisuseOfATransactionPanicsAndSaysWhatToDo(t *testing.T) {
 		{"changefeed: Transact: nil function; pass one that writes to the tables", func() { _ = Transact(nil, games) }},
 		{"changefeed: Transact: nil table", func() { _ = Transact(nothing, games, nil) }},
 		{"changefeed: Transact: nil table", func() { _ = Transact(nothing, (*Table[int, game])(nil), games) }},
-		{"changefeed: Table.In: nil transaction; pass the one that Transact gives to its function", func() { games.In(nil) }},
-		{`changefeed: Table.In: the transaction does not know the table "others"; give it to Transact`, func() {
+		{"changefeed: Table.In: nil transaction; pass the one that Transact passes to its function", func() { games.In(nil) }},
+		{`changefeed: Table.In: the table "others" is not in the transaction; pass it to Transact`, func() {
 			_ = Transact(func(tx *Tx) error {
 				must[game](t)(games.In(tx).Insert(game{ID: 2}))
 				other.In(tx)
 				return nil
 			}, games)
 		}},
-		{`changefeed: Table.In: the transaction does not know the table "games"; give it to Transact`, func() {
+		{`changefeed: Table.In: the table "games" is not in the transaction; pass it to Transact`, func() {
 			_ = Transact(func(tx *Tx) error { games.In(tx); return nil })
 		}},
 		{"changefeed: Table.Update: nil function; pass one that edits the row", func() {
@@ -1103,7 +1103,7 @@ func TestAWriteWithinAWriteOfATransactionPanics(t *testing.T) {
 		players := NewIndex(games, "score", func(g *game) int { return g.Score })
 		must[game](t)(games.Insert(game{ID: 1, Score: 1}))
 		before := stateOf(games)
-		require.PanicsWithValue(t, `changefeed: a function that a write to the table "games" calls writes to it; write before or after`, func() {
+		require.PanicsWithValue(t, `changefeed: a function that a write to the table "games" calls writes to the same table; write before or after it`, func() {
 			_ = Transact(func(tx *Tx) error {
 				x := games.In(tx)
 				_, err := x.Update(1, func(g *game) {

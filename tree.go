@@ -2,28 +2,28 @@ package changefeed
 
 import "github.com/google/btree"
 
-// degree is that of the B-tree: a node has up to 63 rows.
+// degree is the degree of the B-trees. A node has up to 63 elements.
 const degree = 32
 
-// An entry is a cell in the tree. In the table's order its key is equal to that of the
-// row in the cell; where the order takes several for one it may be another, so what
-// users see is the row's own.
+// An entry is an element of the tree: a cell and its key. In the table's order, the key
+// is equal to that of the row in the cell. It may still be another value, if the order
+// treats several values as one key, so users see the row's own key.
 type entry[K, V any] struct {
 	key  K
 	cell *cell[K, V]
 }
 
-// A cell is where a row stands in the tree and in the indexes. A write to the row
-// finds its cell and puts another row into it; so it need not go through the trees a
-// second time (BenchmarkWrite). The exception is a cell that a clone of a tree may have:
-// it keeps its row, and the trees get a new cell.
+// A cell holds a row. The tree and the indexes share the row's cell. A write to the row
+// finds the cell and stores another row in it, so it does not search the trees a second
+// time (BenchmarkWrite). A cell that a clone of a tree may contain is an exception: it
+// keeps its row, and the trees get a new cell.
 type cell[K, V any] struct {
-	row    *V           // T3; nil: there is none, but the key is followed
-	scope  *scope[K, V] // of those who follow the row; nil: nobody does
-	clones uint64       // the table's when the cell was made: a later clone has it
+	row    *V           // T3; nil if there is no row, but the key is followed
+	scope  *scope[K, V] // of the feeds of this row; nil if there is none
+	clones uint64       // Table.clones when the cell was made; a later clone contains it
 }
 
-// content returns the row in the cell, if there is a cell.
+// rowOrNil returns the row in the cell, or nil if there is no row or no cell.
 func (c *cell[K, V]) rowOrNil() *V {
 	if c == nil {
 		return nil
@@ -31,11 +31,11 @@ func (c *cell[K, V]) rowOrNil() *V {
 	return c.row
 }
 
-// A sorted is a B-tree and a clone of it to read from.
+// A tree is a B-tree, and a clone of it for readers.
 type tree[E any] struct {
 	tree     *btree.BTreeG[E]
-	snapshot *btree.BTreeG[E] // a clone of tree as it is, or nil
-	clones   *uint64          // the table's
+	snapshot *btree.BTreeG[E] // a clone of tree as it is now, or nil
+	clones   *uint64          // Table.clones
 }
 
 func (s *tree[E]) put(e E) {
@@ -53,10 +53,12 @@ func (s *tree[E]) clear() {
 	s.tree.Clear(false)
 }
 
-// frozenLocked returns the tree as it is now, which nobody will write to. It is kept
-// for others until the next write, and never made for a write, which would have to
-// copy nodes each time. Without the right to clone, for which the table's lock must
-// be held for writing, it may return nil.
+// frozenLocked returns a clone of the tree as it is now, to which nobody writes. The clone
+// is kept for other readers until the next write. It is made for a reader and never by a
+// write, because each write would then have to copy nodes.
+//
+// With mayClone, the table's lock must be held for writing. Without it, frozenLocked
+// returns nil if there is no clone.
 func (s *tree[E]) frozenLocked(mayClone bool) *btree.BTreeG[E] {
 	if s.snapshot == nil && mayClone {
 		s.snapshot = s.tree.Clone() // T5: Clone writes to the tree that it reads

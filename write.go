@@ -1,7 +1,8 @@
 package changefeed
 
-// A rule decides, from the row that is stored or nil, which row is stored in its
-// place; nil deletes. It runs under the table's lock.
+// A rule returns the row that a write stores. Its argument is the row that is stored now,
+// or nil if there is none. If a rule returns nil, the row is deleted. Rules run under the
+// table's lock.
 type rule[V any] func(old *V) (*V, error)
 
 func inserting[V any](row *V) rule[V] {
@@ -63,14 +64,14 @@ func deleting[V any](old *V) (*V, error) {
 	return nil, nil
 }
 
-// A replacement is a write that a transaction made, for it to be rolled back. The indexes
-// keep what they need for that themselves.
+// A replacement records a write of a transaction, so that it can be rolled back. The
+// indexes keep their part of it themselves.
 type replacement[K, V any] struct {
 	key K
 	old *V
 }
 
-// sameKey returns row, whose key must still be key.
+// sameKey returns row, or ErrKeyChanged if its key is not key any more.
 func (t *Table[K, V]) sameKey(key K, row *V) (*V, error) {
 	if t.order(key, t.key(row)) != 0 {
 		return nil, ErrKeyChanged
@@ -78,7 +79,7 @@ func (t *Table[K, V]) sameKey(key K, row *V) (*V, error) {
 	return row, nil
 }
 
-// write makes one write by itself.
+// write makes a single write, outside a transaction.
 func (t *Table[K, V]) write(op string, key K, next rule[V]) (Change[V], error) {
 	c, waking, err := t.writeAndPublish(key, next)
 	waking.wake()
@@ -105,8 +106,9 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	return c, w, err
 }
 
-// writeLocked makes a write that is not published. All that may fail or panic is done
-// when commitLocked begins (T4). A forgetPlansLocked must follow, also after a panic.
+// writeLocked makes a write without publishing it. Everything that can fail or panic has
+// happened when commitLocked begins (T4). A forgetPlansLocked must follow, also after a
+// panic.
 func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	at := t.cellLocked(key)
 	old := at.rowOrNil()
@@ -140,14 +142,15 @@ func (t *Table[K, V]) forgetPlansLocked() {
 	}
 }
 
-// cellLocked returns the cell of a key, or nil.
+// cellLocked returns the cell of a key, or nil if there is none.
 func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
 	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
 	return e.cell
 }
 
-// commitLocked makes a change to what is in a cell, or nowhere if it is nil, numbers it
-// and tells the scopes that it belongs to. T1, T2
+// commitLocked stores the new row of a change, numbers the change, and adds it to the
+// outbox for each scope to which it belongs. The cell of the key is at, or nil if there
+// is none. T1, T2
 func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	t.storeLocked(key, at, c.New)
 	t.seq++
@@ -173,8 +176,9 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	}
 }
 
-// storeLocked puts row in the place of what is in c, the cell of the key, also in the
-// indexes, which have planned it. Either may be nil, not both.
+// storeLocked stores row under its key, and in the indexes, which have planned the write.
+// If row is nil, it removes the stored row. c is the key's cell, or nil if there is none.
+// row and c are not both nil.
 func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
 	if c.rowOrNil() != nil {
 		t.len--
@@ -198,7 +202,7 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
 	}
 }
 
-// newCellLocked puts a new cell into the tree.
+// newCellLocked adds a new cell to the tree, or replaces the key's cell.
 func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
 	c := &cell[K, V]{row: row, scope: s, clones: t.clones}
 	t.rows.put(entry[K, V]{key, c})
