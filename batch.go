@@ -2,20 +2,21 @@ package changefeed
 
 import "slices"
 
-// A batcher is a [consumer] for a loop that takes several changes at a time. It lasts as
-// long as its stream: what a panic kept from being handed over comes in the next range.
+// A batcher is a [consumer] for a loop that receives changes in batches. It lives as long
+// as its stream, not for one range: if a panic keeps changes from being delivered, the
+// next range delivers them.
 //
-// The changes in front are the batch. Behind them are, from next on, those that were
-// read and that the predicate has not seen; between the two, nothing of interest.
+// changes[:kept] is the batch. changes[next:] has been read, but the predicate has not
+// seen it yet. The elements between the two are no longer needed.
 type batcher[K, V any] struct {
 	feed  *feed[K, V]
 	max   int
-	yield func([]Change[V], error) bool // of the range under way
+	yield func([]Change[V], error) bool // of the current range
 
 	changes []Change[V]
-	kept    int // length of the batch
+	kept    int
 	next    int
-	used    int // elements of changes' array, from its start, that may refer to rows
+	used    int // this many elements of the array of changes may refer to rows
 }
 
 // batches is the feed's stream of batches.
@@ -51,8 +52,8 @@ func (b *batcher[K, V]) drain(s source[V]) bool {
 	}
 }
 
-// project moves what was read to the batch, as the feed is to see it. It stops when
-// the context is done.
+// filter moves the changes that were read to the batch, each as the feed reports it. It
+// stops when the context is done.
 func (b *batcher[K, V]) filter() {
 	f := b.feed
 	b.used = max(b.used, len(b.changes))
@@ -62,7 +63,7 @@ func (b *batcher[K, V]) filter() {
 	}
 	for b.next < len(b.changes) && f.ctx.Err() == nil {
 		c := b.changes[b.next]
-		b.next++ // before, for the predicate may panic
+		b.next++ // first, because the predicate may panic
 		if f.project(&c) {
 			b.changes[b.kept] = c
 			b.kept++
@@ -88,13 +89,13 @@ func (b *batcher[K, V]) add(c Change[V]) (more bool) {
 
 func (b *batcher[K, V]) flush() (flushed, more bool) {
 	if b.kept == 0 {
-		b.release() // nothing may come for long
+		b.release() // the next change may be far off
 		return false, true
 	}
 	b.used = max(b.used, b.kept)
 	batch := b.changes[:b.kept]
 	b.changes, b.kept, b.next = b.changes[:0], 0, 0
-	return true, b.yield(slices.Clip(batch), nil) // the consumer has its elements until the loop goes on
+	return true, b.yield(slices.Clip(batch), nil) // the loop may modify it, and append to it
 }
 
 func (b *batcher[K, V]) fail(err error) bool {
@@ -104,7 +105,7 @@ func (b *batcher[K, V]) fail(err error) bool {
 	return b.yield(nil, err)
 }
 
-// release lets go of what was read, and of the space of many, when there is no batch.
+// release clears the array of changes, or drops it if it is large. The batch must be empty.
 func (b *batcher[K, V]) release() { b.changes, b.used = recycle(b.changes[:b.used]), 0 }
 
 func (b *batcher[K, V]) pending() bool { return b.kept > 0 || b.next < len(b.changes) }

@@ -144,11 +144,11 @@ func TestAChangeFromMalformedJSON(t *testing.T) {
 		{`{"state":"initializing"}`, at + `unknown state "initializing"; must be "ready"`},
 		{`{"state":""}`, at + `unknown state ""; must be "ready"`},
 		{`{"state":"READY"}`, at + `unknown state "READY"; must be "ready"`},
-		{`{"state":"ready","new_val":{"id":1}}`, at + `a state with a row; must be one of the two`},
-		{`{"state":"ready","old_val":null}`, at + `a state with a row; must be one of the two`},
+		{`{"state":"ready","new_val":{"id":1}}`, at + `both a state and a row; must be one of the two`},
+		{`{"state":"ready","old_val":null}`, at + `both a state and a row; must be one of the two`},
 		{`{"state":1}`, at + `json: cannot unmarshal number into Go struct field changeJSON.state of type string`},
-		{`{"error":"skipped 3 elements."}`, at + `it is an error: "skipped 3 elements."`},
-		{`{"error":"","old_val":null,"new_val":{"id":1}}`, at + `it is an error: ""`},
+		{`{"error":"skipped 3 elements."}`, at + `the JSON is an error: "skipped 3 elements."`},
+		{`{"error":"","old_val":null,"new_val":{"id":1}}`, at + `the JSON is an error: ""`},
 		{`{"error":{}}`, at + `json: cannot unmarshal object into Go struct field changeJSON.error of type string`},
 		{`{"new_val":1}`, at + `new_val: json: cannot unmarshal number into Go value of type changefeed.game`},
 		{`{"old_val":[],"new_val":{"id":1}}`, at + `old_val: json: cannot unmarshal array into Go value of type changefeed.game`},
@@ -166,7 +166,7 @@ func TestAChangeFromMalformedJSON(t *testing.T) {
 	notice, err := json.Marshal(&SkippedError{Count: 5})
 	require.NoError(t, err)
 	require.EqualError(t, json.Unmarshal(notice, new(Change[game])),
-		at+`it is an error: "Changefeed cache over array size limit, skipped 5 elements."`)
+		at+`the JSON is an error: "Changefeed cache over array size limit, skipped 5 elements."`)
 	require.ErrorAs(t, json.Unmarshal([]byte(`{"new_val":1}`), new(Change[game])), new(*json.UnmarshalTypeError))
 
 	c := Change[game]{3, Update, &game{ID: 1}, &game{ID: 2}}

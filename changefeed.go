@@ -8,20 +8,19 @@ import (
 	"strings"
 )
 
-// A Change is one write to a row of a table, as its subscribers see it and as the
-// write returns it.
+// A Change is one write to a row of a table. The write returns it, and subscribers
+// receive it.
 //
-// Old and New point to the rows that the table stores. They never change again,
-// and must not be changed by whoever gets them.
+// Old and New point to stored rows. These never change again, and must not be modified.
 type Change[V any] struct {
 	Seq  uint64 // position in the table's history: 1, 2, 3, ... without gaps
 	Kind Kind
-	Old  *V // the row before; nil for an insert
-	New  *V // the row after; nil for a delete
+	Old  *V // the row before, or nil for an insert
+	New  *V // the row after, or nil for a delete
 }
 
-// Row returns the row that the change is about: New, or Old for a delete; nil for
-// [Ready], and for the zero Change, which comes with an error.
+// Row returns the row that the change is about: New, or Old for a delete. It returns nil
+// for [Ready], and for the zero Change, which comes with an error.
 func (c Change[V]) Row() *V {
 	if c.New == nil {
 		return c.Old
@@ -33,8 +32,8 @@ func (c Change[V]) Row() *V {
 //
 //	7 update {1 Bob} -> {1 Alice}
 //
-// It leaves out a Seq of 0 and a row that is nil. A row is formatted as fmt formats V,
-// or by the String method of *V if there is one. A row that is a string is quoted.
+// It omits a Seq of 0 and a row that is nil. A row is formatted as fmt formats V, or by
+// the String method of *V if there is one. A row that is a string is quoted.
 func (c Change[V]) String() string {
 	text := c.Kind.String()
 	if c.Seq > 0 {
@@ -97,12 +96,12 @@ type changeJSON struct {
 //   - Two nulls are the zero Change, whose Kind is None.
 //
 // Two things do not survive the round trip. A row that is itself null in JSON, for
-// example a nil map, becomes no row. An update that only changed what the JSON of a row
-// does not show becomes None.
+// example a nil map, becomes no row. An update of fields that the JSON of a row omits
+// becomes None.
 //
-// Keys that it does not know are ignored, and JSON null leaves c as it is, as
-// encoding/json does with a struct. Anything else is an error, for example the JSON of
-// a [SkippedError] or another state. c then stays as it was.
+// Unknown keys are ignored, and JSON null leaves c as it is, as encoding/json does with a
+// struct. Anything else is an error, for example the JSON of a [SkippedError] or another
+// state. After an error, c is unchanged.
 func (c *Change[V]) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" {
 		return nil
@@ -122,11 +121,11 @@ func parseChange[V any](data []byte) (c Change[V], err error) {
 	}
 	switch {
 	case in.Error != nil:
-		return c, fmt.Errorf("it is an error: %q", *in.Error)
+		return c, fmt.Errorf("the JSON is an error: %q", *in.Error)
 	case in.State != nil && *in.State != Ready.String():
 		return c, fmt.Errorf("unknown state %q; must be %q", *in.State, Ready)
 	case in.State != nil && (in.Old != nil || in.New != nil):
-		return c, errors.New("a state with a row; must be one of the two")
+		return c, errors.New("both a state and a row; must be one of the two")
 	case in.State != nil:
 		return Change[V]{Kind: Ready}, nil
 	case in.New == nil:
@@ -149,22 +148,23 @@ func parseChange[V any](data []byte) (c Change[V], err error) {
 	return c, nil
 }
 
-// parseRow returns nil for null, also where null is a value of V.
+// parseRow returns nil for null, even if null is a value of V.
 func parseRow[V any](data []byte) (row *V, err error) {
 	err = json.Unmarshal(data, &row)
 	return row, err
 }
 
-// A Kind tells what a write did to its row.
+// A Kind is the effect of a write on its row. Initial and Ready are not writes: see
+// [IncludeInitial] and [Resync].
 type Kind uint8
 
 const (
-	None    Kind = iota // nothing: the row was and is equal to what was written
+	None    Kind = iota // no change: the row that was written is equal to the stored one
 	Insert              // the row is new
-	Update              // the row was there, and is another one now
-	Delete              // the row is gone
-	Initial             // no write: the row was there when the feed began; see [IncludeInitial]
-	Ready               // no write: all rows that were there have come
+	Update              // the row replaces another one
+	Delete              // the row is removed
+	Initial             // the row was there when the feed began
+	Ready               // all Initial changes have been delivered
 )
 
 var kindNames = [...]string{
@@ -179,7 +179,7 @@ func (k Kind) String() string {
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
 
-// MarshalText returns the same text as String. It returns an error if k is not one of
+// MarshalText returns the text of [Kind.String]. It returns an error if k is not one of
 // the constants.
 func (k Kind) MarshalText() ([]byte, error) {
 	if int(k) >= len(kindNames) {
@@ -188,8 +188,8 @@ func (k Kind) MarshalText() ([]byte, error) {
 	return []byte(k.String()), nil
 }
 
-// UnmarshalText is the inverse of [Kind.MarshalText]. It returns an error if text is no
-// kind's name. k then stays as it was.
+// UnmarshalText is the inverse of [Kind.MarshalText]. It returns an error, and leaves k
+// unchanged, if text is not the name of a Kind.
 func (k *Kind) UnmarshalText(text []byte) error {
 	i := slices.Index(kindNames[:], string(text))
 	if i < 0 {
@@ -199,7 +199,8 @@ func (k *Kind) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// kindOf returns the Kind of a change between rows that are not equal.
+// kindOf returns the Kind of the change from old to new, which are not equal. Either may
+// be nil. If both are, it is None.
 func kindOf[V any](old, new *V) Kind {
 	switch {
 	case old == nil && new == nil:
@@ -212,13 +213,13 @@ func kindOf[V any](old, new *V) Kind {
 	return Update
 }
 
-// seenFrom returns the change of a row that was in a selection before it, or is in
-// it after it, as the selection sees it.
-func (c Change[V]) within(was, is bool) Change[V] {
+// within returns c relative to a selection that contains the row before the change, after
+// it, or both.
+func (c Change[V]) within(before, after bool) Change[V] {
 	switch {
-	case is && !was && c.Kind == Update:
+	case after && !before && c.Kind == Update:
 		c.Kind, c.Old = Insert, nil
-	case was && !is && c.Kind == Update:
+	case before && !after && c.Kind == Update:
 		c.Kind, c.New = Delete, nil
 	}
 	return c

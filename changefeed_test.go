@@ -240,7 +240,7 @@ func TestGoexitPausesAsBreakDoes(t *testing.T) {
 	require.Equal(t, "2", feedWords(feed, 1))
 }
 
-const secondRange = "changefeed: a second range over a stream while one runs; call Changes for each goroutine"
+const secondRange = "changefeed: another range over the stream is running; call Changes once for each goroutine"
 
 // "a second range while one runs panics and says so", and the first is unharmed.
 func TestASecondRangePanics(t *testing.T) {
@@ -688,7 +688,7 @@ func TestMisuseOfAFeedPanicsAndSaysWhatToDo(t *testing.T) {
 	}{
 		{
 			"nil ctx", func() { games.Changes(noContext) },
-			"changefeed: Changes: nil context; pass context.Background() to follow without an end",
+			"changefeed: Changes: nil context; pass context.Background() if nothing cancels the feed",
 		},
 		{
 			"nil option", func() { games.Changes(t.Context(), Buffer(1), nil) },

@@ -13,66 +13,74 @@ import (
 	"github.com/google/btree"
 )
 
-// A subscription is what a table and a context know of a subscriber. It reads a
-// window on the ring of its scope, or a squash.
+// A subscription is the part of a feed that the table and the context refer to. Its
+// changes come from a window on the ring of its scope, or from a squash.
 type subscription[K, V any] struct {
 	window window[Change[V]]
-	squash *squash[K, V] // nil: it reads the window
+	squash *squash[K, V] // nil if the feed reads the window
 	table  *Table[K, V]
-	part   part[K, V]   // that the user selected
-	scope  *scope[K, V] // the part's, or with After the whole table's
+	part   part[K, V]   // the part that the user selected
+	scope  *scope[K, V] // of part, or with After of the whole table
 	name   string
-	id     uint64 // in order of subscription
-	unhook func() bool
+	id     uint64      // in order of subscription
+	unhook func() bool // stops the context from calling end
 
-	// The rows that come before the changes; nil: they have come. The reader sets it,
-	// and end takes it away.
+	// The rows that come before the changes, or nil if all of them were delivered. The
+	// reader sets it, and end clears it.
 	initial atomic.Pointer[initialRows[K, V]]
 }
 
 // madeBefore reports whether s was made before another subscription.
 func (s *subscription[K, V]) madeBefore(other *subscription[K, V]) bool { return s.id < other.id }
 
-// A source is where a feed's changes come from: a window on a ring, or a squash. One
-// goroutine at a time reads it; close, closeQuietly and usage are for any.
+// A source supplies the changes of one feed. It is a window on a ring, or a squash.
+//
+// deliver and take read changes that are ready. When there are no more of them, advance
+// makes the next ones ready. close, closeQuietly and usage can be called from any
+// goroutine. The other methods are for one goroutine at a time, the feed's reader.
 type source[V any] interface {
-	// deliver hands changes that are ready to yield, one by one, until yield returns
-	// false, which deliver then returns, or ctx is done, or advance is needed.
+	// deliver calls yield with each change that is ready, and a nil error. It returns
+	// false as soon as yield does. It returns true when advance is needed or ctx is done.
 	deliver(ctx context.Context, yield func(Change[V], error) bool) bool
 
-	// take appends changes that are ready to a slice: at most n, but never a part of a
-	// transaction. Like deliver, it takes none when ctx is done or advance is needed.
+	// take appends up to n of the changes that are ready to the slice. It appends more
+	// than n rather than a part of a transaction, and nothing if advance is needed or ctx
+	// is done.
 	take(ctx context.Context, to *[]Change[V], n int)
 
-	// advance makes the next changes ready for deliver and take. It returns the number of
-	// changes that were skipped before them, and false if there is nothing to read.
+	// advance makes the next changes ready, and returns the number of changes that were
+	// skipped before them. It returns false if there is nothing to read.
 	advance() (skipped uint64, advanced bool)
 
 	// passed returns the sequence number of the last change that was read or skipped.
 	passed() uint64
 
-	// drained reports whether everything is read and nothing more will come.
+	// drained reports whether everything has been read and no more changes will come.
 	drained() bool
 
-	// wait returns when there is something to read, or nothing more will come.
+	// wait blocks until there is something to read, no more changes will come, or the
+	// source is closed.
 	wait()
 
 	// arm arranges for the user's wake channel to be notified when wait would return. It
-	// returns false if wait would return now. disarm undoes it.
+	// returns false, and arranges nothing, if wait would return immediately. disarm
+	// undoes arm.
 	arm() bool
 	disarm()
 
-	// close ends the reading and wakes a reader that waits; closeQuietly wakes nobody.
+	// close ends the source and wakes its reader. It can be called again. closeQuietly is
+	// like close, but wakes nobody. It reports whether a reader was waiting.
 	close()
 	closeQuietly() (waited bool)
 
-	// discard lets go of changes that are ready. It is called when the feed has ended.
+	// release drops changes that are ready. It is called when the feed has ended.
 	release()
 
+	// usage returns the figures for [Table.Feeds].
 	usage() usage
 }
 
-// source returns what the subscription's feed reads.
+// source returns the source that the subscription's feed reads.
 func (s *subscription[K, V]) source() source[V] {
 	if s.squash != nil {
 		return s.squash
@@ -80,8 +88,8 @@ func (s *subscription[K, V]) source() source[V] {
 	return &s.window
 }
 
-// end ends the subscription, from any goroutine, and wakes its loop. To end it again
-// does nothing. F4
+// end ends the subscription and wakes its loop. It can be called from any goroutine. If
+// the subscription has ended already, end does nothing. F4
 func (s *subscription[K, V]) end() {
 	if s.table.feeds.remove(s) {
 		s.source().close()
@@ -89,9 +97,9 @@ func (s *subscription[K, V]) end() {
 	}
 }
 
-// collected is end for a subscription whose stream is garbage. There is no loop, and
-// nobody is notified: a wake channel may belong to a synctest bubble, in which the
-// runtime's goroutine is a stranger.
+// collected ends a subscription whose stream is garbage. It is like end, but notifies
+// nobody. There is no loop to wake, and the user's wake channel may belong to a synctest
+// bubble, which the runtime's cleanup goroutine is not in.
 func (s *subscription[K, V]) collected() {
 	s.unhook()
 	if s.table.feeds.remove(s) {
@@ -100,13 +108,14 @@ func (s *subscription[K, V]) collected() {
 	}
 }
 
-// leave gives up the rows that are left and the scope, which goes with its last
-// subscription. It does not wait for the table's lock: a loop is to end at once, and the
-// runtime has one goroutine for all cleanups.
+// leave drops the remaining initial rows, and leaves the scope. The last subscription to
+// leave a scope removes it. leave does not wait for the table's lock: if the lock is
+// taken, a goroutine does the rest. A loop has to end at once, and all cleanups of the
+// runtime share one goroutine.
 func (s *subscription[K, V]) leave() {
 	s.initial.Store(nil)
 	if s.scope == &s.table.allScope && s.squash == nil {
-		return // it stays, and knows nothing of its subscriptions
+		return // this scope stays, and has no reference to the subscription
 	}
 	mu := &s.table.mu
 	if mu.TryLock() {
@@ -131,8 +140,8 @@ func (s *subscription[K, V]) leaveLocked() {
 	}
 }
 
-// forget is end for a subscription that its context did not end: it also takes the
-// context's hook back.
+// forget is like end, but also stops the context from calling end. It is called when
+// something other than the context ends the subscription.
 func (s *subscription[K, V]) forget() {
 	if s.unhook != nil {
 		s.unhook()
@@ -140,61 +149,64 @@ func (s *subscription[K, V]) forget() {
 	s.end()
 }
 
-// A feed is the subscriber's side of a subscription, which a stream owns. Its ring,
-// the table and the context refer to the subscription only, so that the feed is
-// garbage when its stream is. Of each feed it holds:
+// A feed is the subscriber's side of a subscription, and belongs to a stream. The ring,
+// the table and the context refer to the subscription only, so a feed is garbage as soon
+// as its stream is. These invariants hold for every feed:
 //
-//	F1  Its changes (initial rows aside) come in sequence order, each at most once; a
-//	    gap is told once, with its exact size, before the first change after it.
-//	F2  Subscribing, initial rows and position are one step: nothing is missed,
-//	    nothing double.
-//	F3  Who waits while there is something to read is woken, also when others leave
-//	    or are slow.
-//	F4  After the context is done or the table dropped, every waiting loop ends;
-//	    nothing of it stays behind.
+//	F1  Changes, other than initial rows, are delivered in sequence order, each at most
+//	    once. A gap is reported once, with its exact size, before the first change after
+//	    it.
+//	F2  Subscription, initial rows and position are taken in one step: no change is
+//	    missed or delivered twice.
+//	F3  No lost wake-up: a loop that waits while it has something to read is woken, even
+//	    if other loops stall or exit.
+//	F4  When the context is done or the table is dropped, every waiting loop ends, and
+//	    nothing of the subscription stays behind.
 type feed[K, V any] struct {
 	ctx      context.Context
 	sub      *subscription[K, V]
-	keep     func(row *V) bool // the rows that it is about; nil: all of its scope
-	catchUp  int               // the buffer when it will have caught up, if it is larger until then; else 0
+	keep     func(row *V) bool // selects the feed's rows, or nil for all rows of its scope
+	catchUp  int               // if not 0, the limit of the window once the feed has caught up
 	overflow Overflow
 	polls    bool
 	ranging  atomic.Bool
-	wake     chan<- struct{} // if it polls; may be nil
+	wake     chan<- struct{} // the channel given to Poll, which may be nil
 
-	notice *SkippedError // comes next; nil: there is none
+	notice *SkippedError // to be delivered next, or nil
 	final  error         // nil until the feed has ended
 }
 
-// A consumer hands a feed's changes to a loop: one by one, or in batches.
+// A consumer passes a feed's changes to a loop, one by one or in batches. Its methods
+// return false for more if the loop exited.
 type consumer[V any] interface {
-	// drain hands over what is ready in a source. It returns false, as the other methods
-	// do, if the loop was left.
+	// drain passes on the changes that are ready in s.
 	drain(s source[V]) (more bool)
 
-	// add hands over a change that does not come from a source.
+	// add passes on a change that does not come from a source.
 	add(c Change[V]) (more bool)
 
-	// flush hands over what was collected, and reports whether that was anything.
+	// flush delivers the changes that were collected and are not delivered yet. flushed is
+	// false if there were none.
 	flush() (flushed, more bool)
 
-	// fail hands over an error. What was collected and not flushed is discarded.
+	// fail delivers an error, and discards changes that were not flushed.
 	fail(err error) (more bool)
 
-	// pending reports whether there is something that a panic kept from being handed over.
+	// pending reports whether a panic left changes that are still to be delivered.
 	pending() bool
 }
 
-// An initial is the present rows that a feed has not handed out, and Ready.
+// An initialRows is the present rows that a feed has yet to deliver, followed by Ready.
 type initialRows[K, V any] struct {
 	rows *snapshot[K, V]
-	seq  uint64
+	seq  uint64 // of the last change that the rows show
 }
 
-// newFeed subscribes to a selection.
+// newFeed subscribes to a selection. It returns an error for an invalid option and for a
+// dropped table.
 func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption) (*feed[K, V], error) {
 	if ctx == nil {
-		panic("changefeed: Changes: nil context; pass context.Background() to follow without an end")
+		panic("changefeed: Changes: nil context; pass context.Background() if nothing cancels the feed")
 	}
 	c, err := newFeedConfig(opts)
 	if err != nil {
@@ -210,7 +222,7 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	}
 	followed := s.part
 	if c.after != nil && followed != s.table.allPart {
-		followed = s.table.allPart // only its ring holds what came before
+		followed = s.table.allPart // only its ring retains older changes
 		f.keep = and(s.part.has, f.keep)
 	}
 	seq, err := f.subscribe(&c, followed)
@@ -219,7 +231,7 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	}
 	sub, subscribed := f.sub, false
 	defer func() {
-		if !subscribed { // a method of the context or a function of the user's panicked
+		if !subscribed { // a method of the context or a user's function panicked
 			sub.forget()
 		}
 	}()
@@ -236,8 +248,9 @@ func (t *Table[K, V]) feedError(err error) error {
 	return fmt.Errorf("changefeed: changes of %q: %w", t.name, err)
 }
 
-// subscribe begins the subscription to a part here, or after a change that was, and
-// returns the table's sequence number. F2
+// subscribe adds the subscription to the scope of the followed part, and returns the
+// table's sequence number. The feed begins with the next change, or with [After] at an
+// earlier position. F2
 func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, err error) {
 	s, t := f.sub, f.sub.table
 	t.mu.Lock()
@@ -246,10 +259,10 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		return 0, ErrTableDropped
 	}
 	if c.after != nil && *c.after > t.seq {
-		return 0, fmt.Errorf("%w: After(%d): the table has only come to %d", ErrInvalidOption, *c.after, t.seq)
+		return 0, fmt.Errorf("%w: After(%d): the table is only at %d", ErrInvalidOption, *c.after, t.seq)
 	}
 	s.scope = followed.scopeLocked()
-	s.scope.feeds++ // but for the whole table's, every scope goes with its last
+	s.scope.feeds++ // leaveLocked removes a scope with its last feed, except the whole table's
 	if c.squashes {
 		s.squash = newSquash(t.order, t.equal, t.seq, c)
 		s.scope.addSquash(s.squash)
@@ -262,7 +275,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		retained := t.allScope.ring.retainedTableLocked()
 		limit := uint64(c.buffer) + retained
 		if c.squashes {
-			limit = math.MaxUint64 // it is read before Changes returns
+			limit = math.MaxUint64 // squashBacklog reads the window before Changes returns
 		} else if retained > 0 {
 			f.catchUp = c.buffer
 		}
@@ -281,8 +294,9 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 	return t.seq, nil
 }
 
-// squashBacklog puts the changes between the one that a feed with [After] begins after
-// and the subscription, at seq, before those that its squash has got since.
+// squashBacklog reads the backlog of a feed with [After], and prepends it to the feed's
+// squash. The backlog is the changes after the position that After was given, up to the
+// subscription at seq. Changes that are no longer retained become the notice.
 func (f *feed[K, V]) squashBacklog(seq uint64) {
 	w, q, t := &f.sub.window, f.sub.squash, f.sub.table
 	defer w.close()
@@ -291,7 +305,7 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 	var changes []Change[V]
 	for w.passed() < seq {
 		changes = recycle(changes)
-		w.take(context.Background(), &changes, 1) // with those of its transaction
+		w.take(context.Background(), &changes, 1) // and the rest of its transaction
 		if len(changes) == 0 {
 			if skipped, _ := w.advance(); skipped > 0 {
 				f.notice = f.skipped(skipped, before, w.passed())
@@ -308,32 +322,33 @@ func (f *feed[K, V]) squashBacklog(seq uint64) {
 	q.prepend(earlier)
 }
 
-// see makes c what the feed is to see of it, and reports whether that is
-// anything.
+// project makes c the change that the feed reports, which is relative to its predicate.
+// It returns false if the feed reports nothing for c.
 func (f *feed[K, V]) project(c *Change[V]) bool {
 	if f.keep == nil || c.Kind == Ready {
 		return true
 	}
-	was := c.Old != nil && f.keep(c.Old)
-	is := c.New != nil && f.keep(c.New)
-	*c = c.within(was, is)
-	return was || is
+	before := c.Old != nil && f.keep(c.Old)
+	after := c.New != nil && f.keep(c.New)
+	*c = c.within(before, after)
+	return before || after
 }
 
-// begin begins a range. Its end is deferred.
+// begin starts a range. The caller must defer end.
 func (f *feed[K, V]) begin() {
 	if !f.ranging.CompareAndSwap(false, true) {
-		panic("changefeed: a second range over a stream while one runs; call Changes for each goroutine")
+		panic("changefeed: another range over the stream is running; call Changes once for each goroutine")
 	}
 	if f.wake != nil {
 		f.sub.source().disarm()
 	}
 }
 
-// end ends a range, also one that a panic or a Goexit ends. It arranges for a feed that
-// polls to be notified when there is something to read, now if there is.
+// end ends a range, also if a panic or runtime.Goexit ended it. It arranges for the wake
+// channel to be notified when there is something to read, which includes the final error.
+// If there is something already, end notifies at once.
 func (f *feed[K, V]) end(c consumer[V]) {
-	defer f.ranging.Store(false) // this also keeps f from being collected until here
+	defer f.ranging.Store(false) // also keeps f reachable until here
 	if f.wake == nil || f.final != nil {
 		return
 	}
@@ -342,9 +357,14 @@ func (f *feed[K, V]) end(c consumer[V]) {
 	}
 }
 
-// run hands over what there is, and waits for more, until the loop is left or the feed
-// ends. An error comes after everything that was before it, so f.final is set when that
-// has been handed over.
+// run is the body of a range. It passes everything that there is to the consumer, and
+// waits for more, until the loop exits or the feed ends. If the feed polls, run returns
+// where it would wait.
+//
+// The end of the context comes before anything that is buffered. Then come the notice,
+// which counts changes older than those that are left, the initial rows, and the changes.
+// f.final is set only when everything that precedes the final error has been delivered,
+// because end notifies nobody once it is set.
 func (f *feed[K, V]) run(c consumer[V]) {
 	for f.final == nil {
 		if f.ctx.Err() != nil {
@@ -363,13 +383,15 @@ func (f *feed[K, V]) run(c consumer[V]) {
 		if f.ctx.Err() != nil || f.advance() {
 			continue
 		}
-		switch flushed, more := c.flush(); { // before it waits or ends
+		switch flushed, more := c.flush(); { // before run waits, or ends with the table
 		case !more:
 			return
 		case flushed:
 			continue
 		case f.sub.source().drained():
-			if f.ctx.Err() == nil { // else the subscription may have ended, and have missed some
+			// If ctx is done, the subscription may have ended before the table did, and
+			// then some changes are missing. The error is the context's.
+			if f.ctx.Err() == nil {
 				f.finish(f.sub.table.feedError(ErrTableDropped))
 			}
 			continue
@@ -386,10 +408,11 @@ func (f *feed[K, V]) run(c consumer[V]) {
 	c.fail(f.final)
 }
 
-// deliverNotice hands over the notice, after what came before it.
+// deliverNotice delivers the notice. With [Fail], it makes it the final error. Collected
+// changes come before the notice, so it flushes them first.
 func (f *feed[K, V]) deliverNotice(c consumer[V]) (more bool) {
 	if flushed, more := c.flush(); flushed || !more {
-		return more // the context may be done
+		return more // run looks at the context again: the loop may have canceled it
 	}
 	notice := f.notice
 	if f.overflow == Fail {
@@ -400,7 +423,7 @@ func (f *feed[K, V]) deliverNotice(c consumer[V]) (more bool) {
 	return c.fail(notice)
 }
 
-// deliver hands over the rows that are left, and the changes that are ready.
+// deliver passes on the remaining initial rows, and the changes that are ready.
 func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
 	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, c) {
 		return false
@@ -408,7 +431,7 @@ func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
 	return c.drain(f.sub.source())
 }
 
-// deliverInitial hands over the rows that are left, and Ready.
+// deliverInitial passes on the remaining initial rows, and Ready.
 func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[V]) (more bool) {
 	more = true
 	initial.rows.forward(func(_ K, row *V) bool {
@@ -425,8 +448,9 @@ func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[V]) (
 	return c.add(Change[V]{Kind: Ready, Seq: initial.seq})
 }
 
-// advance makes the source ready to be read, and takes note of changes that were
-// skipped. It reports whether there is anything.
+// advance makes the next changes of the source ready. If changes were skipped, it sets
+// the notice, and resynchronizes a feed with [Resync]. It returns false if there is
+// nothing to read.
 func (f *feed[K, V]) advance() bool {
 	src := f.sub.source()
 	before := src.passed()
@@ -440,14 +464,15 @@ func (f *feed[K, V]) advance() bool {
 	return advanced
 }
 
-// skipped returns the notice of changes that were skipped behind the one numbered
-// before, up to the one numbered to.
+// skipped returns the notice of count skipped changes. The gap lies after the change
+// numbered before, and reaches to the change numbered to.
 func (f *feed[K, V]) skipped(count, before, to uint64) *SkippedError {
 	return &SkippedError{Count: count, From: before + 1, To: to, Table: f.sub.table.name, Feed: f.sub.name}
 }
 
-// resync goes on with the rows as they are now, and counts in the notice what they
-// make needless. F2
+// resync makes the feed continue with the present rows. The unread changes are in them,
+// so they are skipped, and added to the notice. If the table is dropped, there are no
+// rows, and the feed continues as with [Skip]. F2
 func (f *feed[K, V]) resync() {
 	t := f.sub.table
 	t.mu.Lock()
@@ -457,18 +482,19 @@ func (f *feed[K, V]) resync() {
 	}
 	skipped, open := f.sub.window.skipAllTableLocked(t.seq)
 	if !open {
-		return // the context is done
+		return // the context has ended the subscription
 	}
 	f.notice.Count += skipped
 	f.notice.To = t.seq
 	f.sub.initial.Store(&initialRows[K, V]{f.sub.part.snapshotLocked(true), t.seq})
 }
 
+// finish ends the feed with a final error, which run delivers. Unread changes are dropped.
 func (f *feed[K, V]) finish(err error) {
 	f.final = err
 	f.notice = nil
 	f.sub.forget()
-	f.sub.initial.Store(nil) // if it began anew just before
+	f.sub.initial.Store(nil) // resync may have set it after end cleared it
 	f.sub.source().release()
 }
 
@@ -480,7 +506,8 @@ func (f *feed[K, V]) changes(yield func(Change[V], error) bool) {
 	f.run(c)
 }
 
-// An each is a [consumer] for a loop that takes changes one by one.
+// An each is a [consumer] for a loop that receives changes one by one. It collects
+// nothing.
 type each[K, V any] struct {
 	feed  *feed[K, V]
 	yield func(Change[V], error) bool
@@ -557,29 +584,38 @@ func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, 
 	return list
 }
 
-// A FeedInfo tells how a subscriber is doing. Since it subscribed, or began by
-// [After], Delivered + Skipped + Buffered changes were made to what it reads: see
-// Options in the package documentation. Initial rows do not count: while some are to
-// come, Buffered may be 0. A change counts as delivered when the loop gets it: to know
-// when a consumer has handled one, have it say so.
+// A FeedInfo describes the progress of one subscription. It counts the changes that the
+// feed reads, which can be more than it yields: see Options in the package documentation.
 //
-// With [Squash], Buffered is the number of rows that wait to be told of, Delivered
-// that of changes handed out, and Capacity is 0, for there is no limit; the figures
-// are not of one moment.
+// Delivered + Skipped + Buffered is the number of changes made since the subscription, or
+// after the position of [After]. Initial rows are not counted, so Buffered can be 0 while
+// some of them are still to come. A change counts as delivered as soon as the loop
+// receives it. The table does not know when a consumer has handled a change, so a program
+// that needs to know must record that itself.
+//
+// With [Squash] there is no such sum. Buffered is the number of rows with changes to read,
+// and Delivered is the number of squashed changes delivered. Capacity is 0, because there
+// is no limit. These figures are not all of one moment.
 type FeedInfo struct {
 	Name      string // see [Named]
 	Buffered  int    // changes waiting to be read
 	Capacity  int    // of the buffer, see [Buffer] and [After]
-	Delivered uint64 // changes handed to the loop
-	Skipped   uint64 // changes lost, those included that no [SkippedError] has told of yet; a change being taken at that moment may count here
-	Seq       uint64 // sequence number of the last change read, or told to be skipped, or made before the subscription
+	Delivered uint64 // changes that the loop received
+
+	// Skipped is the number of changes lost, with those that no [SkippedError] has
+	// reported yet. A change that the loop is receiving at that moment may be included.
+	Skipped uint64
+
+	// Seq is the sequence number of the last change read, reported as skipped, or made
+	// before the subscription.
+	Seq uint64
 }
 
 // String returns all figures in one line:
 //
 //	feed "audit": buffered 3/100, delivered 17, skipped 2, seq 22
 //
-// It leaves out a name that is empty, and a Capacity of 0.
+// It omits an empty name, and a Capacity of 0.
 func (i FeedInfo) String() string {
 	feed, buffered := "feed", strconv.Itoa(i.Buffered)
 	if i.Name != "" {

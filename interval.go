@@ -11,10 +11,10 @@ type interval[B any] struct {
 type extent uint8
 
 const (
-	unbounded extent = iota
-	onwards          // from, and what comes after it
-	between          // from, and what comes after it and before to
-	point            // from alone
+	unbounded extent = iota // all elements
+	onwards                 // from and all elements after it
+	between                 // from and all elements after it, but before to
+	point                   // only from
 )
 
 // contains reports whether b is in the interval.
@@ -22,7 +22,7 @@ func (iv *interval[B]) contains(b B, order func(a, b B) int) bool {
 	return iv.extent == unbounded || order(iv.from, b) <= 0 && !iv.endsBefore(b, order)
 }
 
-// endsBefore reports whether b lies behind the interval's last element.
+// endsBefore reports whether b is after the interval's last element.
 func (iv *interval[B]) endsBefore(b B, order func(a, b B) int) bool {
 	switch iv.extent {
 	case between:
@@ -33,7 +33,7 @@ func (iv *interval[B]) endsBefore(b B, order func(a, b B) int) bool {
 	return false
 }
 
-// compareEnds compares where two intervals end.
+// compareEnds compares the ends of two intervals.
 func compareEnds[B any](a, b *interval[B], order func(a, b B) int) int {
 	end := func(iv *interval[B]) (to B, side int) {
 		switch iv.extent {
@@ -55,10 +55,12 @@ func compareEnds[B any](a, b *interval[B], order func(a, b B) int) int {
 	return aSide - bSide
 }
 
-// An intervals is a set of scopes, each of one interval, in which those that contain
-// an element are found in time in proportion to their number and to the logarithm of
-// the number of all: an interval tree, that is a treap in the order of where the
-// intervals begin (and end), in which each node knows the furthest end below it.
+// An intervals is a set of scopes, each for one interval. Finding the scopes that contain
+// an element takes time in proportion to their number, and to the logarithm of the number
+// of all scopes.
+//
+// It is an interval tree: a treap in the order of the intervals' starts, and then of their
+// ends. Each node stores the furthest end of itself and all nodes below it.
 type intervals[B, K, V any] struct {
 	order func(a, b B) int
 	seqOf func(c Change[V]) uint64 // see newScope
@@ -68,14 +70,14 @@ type intervals[B, K, V any] struct {
 type intervalNode[B, K, V any] struct {
 	interval    interval[B]
 	scope       *scope[K, V]
-	priority    uint64                 // random; no lower one is above a higher one
-	left, right *intervalNode[B, K, V] // earlier and later ones
-	furthest    *interval[B]           // the one of the node and those below that ends last
+	priority    uint64                 // random, and at least that of both children
+	left, right *intervalNode[B, K, V] // earlier and later intervals
+	furthest    *interval[B]           // of this node and all below it, the interval that ends last
 }
 
 func (t *intervals[B, K, V]) compare(a, b *interval[B]) int {
 	if a.extent == unbounded || b.extent == unbounded {
-		panic("changefeed: an interval tree is for intervals that begin somewhere")
+		panic("changefeed: an interval tree cannot hold an unbounded interval")
 	}
 	if c := t.order(a.from, b.from); c != 0 {
 		return c
@@ -83,7 +85,7 @@ func (t *intervals[B, K, V]) compare(a, b *interval[B]) int {
 	return compareEnds(a, b, t.order)
 }
 
-// scope returns the scope of an interval, a new one if there is none.
+// scope returns the scope of an interval. If there is none, it adds a new one.
 func (t *intervals[B, K, V]) scope(iv *interval[B]) *scope[K, V] {
 	for n := t.root; n != nil; {
 		switch c := t.compare(iv, &n.interval); {
@@ -124,7 +126,7 @@ func (t *intervals[B, K, V]) insert(at, n *intervalNode[B, K, V]) *intervalNode[
 	return at
 }
 
-// remove takes the scope of an interval out.
+// remove removes the scope of an interval.
 func (t *intervals[B, K, V]) remove(iv *interval[B]) { t.root = t.removeBelow(t.root, iv) }
 
 func (t *intervals[B, K, V]) removeBelow(at *intervalNode[B, K, V], iv *interval[B]) *intervalNode[B, K, V] {
@@ -143,7 +145,7 @@ func (t *intervals[B, K, V]) removeBelow(at *intervalNode[B, K, V], iv *interval
 	return at
 }
 
-// merge returns a tree of all of a and, after them, all of b.
+// merge returns a tree of all nodes of a and b. All of a must come before b.
 func (t *intervals[B, K, V]) merge(a, b *intervalNode[B, K, V]) *intervalNode[B, K, V] {
 	switch {
 	case a == nil:
@@ -161,7 +163,7 @@ func (t *intervals[B, K, V]) merge(a, b *intervalNode[B, K, V]) *intervalNode[B,
 	}
 }
 
-// update finds the furthest end again, when a node has got other children.
+// update computes the furthest end of a node whose children have changed.
 func (t *intervals[B, K, V]) update(n *intervalNode[B, K, V]) {
 	n.furthest = &n.interval
 	for _, child := range []*intervalNode[B, K, V]{n.left, n.right} {
@@ -180,7 +182,7 @@ func (t *intervals[B, K, V]) findBelow(n *intervalNode[B, K, V], b B, visit func
 	}
 	t.findBelow(n.left, b, visit)
 	if t.order(n.interval.from, b) > 0 {
-		return // and so begin all to the right
+		return // n begins after b, and all nodes to the right begin no earlier
 	}
 	if !n.interval.endsBefore(b, t.order) {
 		visit(n.scope)

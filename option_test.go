@@ -653,7 +653,7 @@ func TestAfterWhatIsNotYet(t *testing.T) {
 					require.Len(t, pairs, 1)
 					require.ErrorIs(t, pairs[0].err, ErrInvalidOption)
 					require.EqualError(t, pairs[0].err, fmt.Sprintf(
-						`changefeed: changes of "games": invalid option: After(%d): the table has only come to %d`, seq, written))
+						`changefeed: changes of "games": invalid option: After(%d): the table is only at %d`, seq, written))
 				}
 			}
 		}
@@ -1814,7 +1814,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		{"the last is none", []FeedOption{OnOverflow(Fail), OnOverflow(9)}, "OnOverflow(Overflow(9)): must be Skip, Fail or Resync"},
 		{"the last is one", []FeedOption{OnOverflow(9), OnOverflow(Fail)}, ""},
 		{"the last After", []FeedOption{After(99), After(0)}, ""},
-		{"the last After is beyond", []FeedOption{After(0), After(99)}, "After(99): the table has only come to 1"},
+		{"the last After is beyond", []FeedOption{After(0), After(99)}, "After(99): the table is only at 1"},
 		{"Buffer with Squash", []FeedOption{Buffer(0), Squash(0)}, "Buffer(0): must be at least 1"},
 		{"all that go together", []FeedOption{Buffer(1), Named("a"), IncludeInitial(), Squash(0), Poll(nil)}, ""},
 		{"all others that do", []FeedOption{Buffer(1), Named("a"), After(0), OnOverflow(Fail), Poll(nil)}, ""},

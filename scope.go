@@ -1,26 +1,27 @@
 package changefeed
 
-// A scope is what feeds have in common that follow the same part of a table: one
-// ring for those that read every change, and the squashes of those that do not. A
-// write finds the scopes that its row is in by the row's key and by the values that
-// it has in the indexes; it does not offer itself to each feed, nor to each scope.
+// A scope is shared by all feeds that follow the same part of a table. It has one ring
+// for the feeds that read every change, and the squashes of the feeds that do not. A
+// write looks up the scopes of its row, by the row's key and by its values in the
+// indexes. It does not visit the other scopes, nor the feeds.
 //
-// A table has one scope for all of it. The others come with their first feed and go
-// with their last: that of one row stands in the row's [cell], those of
-// ranges are in an [intervals].
+// A table has one scope for all of its rows. Other scopes are made for their first feed
+// and removed with their last one. The scope of a single row is in the row's [cell]. The
+// scopes of ranges are in an [intervals].
 //
-// All fields but the ring's own are guarded by the table's lock.
+// All fields are guarded by the table's lock, except the ring's own.
 type scope[K, V any] struct {
 	ring     ring[Change[V]]
 	squashes []*squash[K, V]
-	feeds    int32 // that hold it
+	feeds    int32 // number of feeds that use the scope
 
-	before, after bool // while a write is made: its row was in the scope before, is in it after
+	// During a write: whether its row was in the scope before, and is in it after.
+	before, after bool
 }
 
-// newScope returns the scope of a part of a table. Not all of the table's changes
-// are in its ring, so their sequence numbers, which seqOf returns, are what tells the
-// place of a feed.
+// newScope returns the scope of a part of a table. Its ring does not get every change of
+// the table. A position in the ring is therefore not a sequence number, and the ring needs
+// seqOf, which returns that of a change.
 func newScope[K, V any](seqOf func(c Change[V]) uint64) *scope[K, V] {
 	return &scope[K, V]{ring: ring[Change[V]]{seqOf: seqOf}}
 }
@@ -30,7 +31,7 @@ func (s *scope[K, V]) addSquash(q *squash[K, V]) {
 	s.squashes = append(s.squashes, q)
 }
 
-// removeSquash puts the last one in q's place.
+// removeSquash removes q, and moves the last squash to q's position.
 func (s *scope[K, V]) removeSquash(q *squash[K, V]) {
 	end := len(s.squashes) - 1
 	last := s.squashes[end]
@@ -39,23 +40,23 @@ func (s *scope[K, V]) removeSquash(q *squash[K, V]) {
 	s.squashes = s.squashes[:end]
 }
 
-// An event is a change as a scope's squashes see it.
+// An event is a change to be added to a scope's squashes.
 type event[K, V any] struct {
 	scope  *scope[K, V]
 	key    K
 	change Change[V]
 }
 
-// An outbox is what is to be done when a write, or a transaction, is published. It is
-// guarded by the table's lock.
+// An outbox collects the changes of a write, or of a transaction, until they are
+// published. It is guarded by the table's lock.
 type outbox[K, V any] struct {
-	rings   []*ring[Change[V]] // in which something was put
+	rings   []*ring[Change[V]] // rings with unpublished changes
 	events  []event[K, V]
-	touched []*scope[K, V]  // scopes that a write comes upon by an index
-	begun   []*squash[K, V] // whose publication has begun
+	touched []*scope[K, V]  // scopes that the current write reaches through an index
+	begun   []*squash[K, V] // squashes that the current publication has locked
 }
 
-// add takes note of a change for the feeds of s.
+// add adds a change for the feeds of s.
 func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
 	if r := &s.ring; r.keeps() {
 		if !r.unpublished() {
@@ -68,17 +69,17 @@ func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
 	}
 }
 
-// enter takes note that the row of the write under way was in s before it, or is in
-// it after it. Several values of the row may lead to one scope.
-func (o *outbox[K, V]) touch(s *scope[K, V], is bool) {
+// touch records that the row of the current write is in s: after the write if after is
+// true, otherwise before it. Several values of the row may lead to the same scope.
+func (o *outbox[K, V]) touch(s *scope[K, V], after bool) {
 	if !s.before && !s.after {
 		o.touched = append(o.touched, s)
 	}
-	s.before, s.after = s.before || !is, s.after || is
+	s.before, s.after = s.before || !after, s.after || after
 }
 
-// addEntered adds c for the scopes that were entered, each as it sees it: a row that
-// comes into a scope is an insert there, and one that leaves it a delete.
+// addTouched adds c for the scopes that were touched, relative to each of them: a row that
+// enters a scope is an insert there, and a row that leaves it is a delete.
 func (o *outbox[K, V]) addTouched(key K, c Change[V]) {
 	for _, s := range o.touched {
 		o.add(s, key, c.within(s.before, s.after))
@@ -87,9 +88,8 @@ func (o *outbox[K, V]) addTouched(key K, c Change[V]) {
 	o.touched = recycle(o.touched)
 }
 
-// publish shows the feeds what was added, so that none of them sees one of several
-// changes without the others. It returns whom the caller has to wake when it holds no
-// lock.
+// publish publishes all changes that were added. No feed sees one of them without the
+// others. The caller must call wake on the returned list when it holds no lock.
 func (o *outbox[K, V]) publish() (w wakeList[V]) {
 	for i := range o.events {
 		e := &o.events[i]
@@ -101,7 +101,7 @@ func (o *outbox[K, V]) publish() (w wakeList[V]) {
 		}
 	}
 	for _, r := range o.rings {
-		if r.unpublished() { // else its last window was closed meanwhile
+		if r.unpublished() { // otherwise the ring's last window was closed meanwhile
 			r.publishTableLocked()
 			w.add(r)
 		}
@@ -113,7 +113,7 @@ func (o *outbox[K, V]) publish() (w wakeList[V]) {
 	return w
 }
 
-// discard takes back what was added.
+// discard drops all changes that were added.
 func (o *outbox[K, V]) discard() {
 	for _, r := range o.rings {
 		r.discardTableLocked()
@@ -128,11 +128,11 @@ func (o *outbox[K, V]) empty() {
 	}
 }
 
-// maxSpare is the number of elements for which space is kept that is not in use.
+// maxRecycledCap is the capacity of the largest array that recycle keeps.
 const maxRecycledCap = 256
 
-// emptied returns s without its elements, for others to come: nothing that they refer
-// to is held, nor the space of many.
+// recycle returns an empty slice to be filled again. It reuses the array of s unless that
+// is large. It clears the array, so that nothing is retained that the elements refer to.
 func recycle[E any](s []E) []E {
 	if cap(s) > maxRecycledCap {
 		return nil
@@ -141,14 +141,14 @@ func recycle[E any](s []E) []E {
 	return s[:0]
 }
 
-// A waking is the rings in which somebody waits for what was published.
+// A wakeList lists the rings in which a loop waits for a change that was published.
 type wakeList[V any] struct {
-	first *ring[Change[V]] // most often there is none, or one
+	first *ring[Change[V]] // usually the only one, or nil
 	more  []*ring[Change[V]]
 }
 
-// add takes note of a ring. One in which nobody waits now needs none: who comes to
-// wait later looks at the ring's end first.
+// add adds a ring if a loop waits in it. If none does now, no wake is necessary: a loop
+// that begins to wait later looks at the ring's end first.
 func (w *wakeList[V]) add(r *ring[Change[V]]) {
 	switch {
 	case !r.hasWaiting():
@@ -159,8 +159,8 @@ func (w *wakeList[V]) add(r *ring[Change[V]]) {
 	}
 }
 
-// wake wakes one in each ring. T6: one, whatever the crowd; without the table's
-// lock, for who wakes wants to read.
+// wake wakes one loop in each ring, however many wait (T6). The caller must not hold the
+// table's lock, because a loop that wakes may use the table.
 func (w *wakeList[V]) wake() {
 	if w.first == nil {
 		return

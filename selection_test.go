@@ -885,7 +885,7 @@ func TestSelectionsOfADroppedTable(t *testing.T) {
 func TestMisuseOfASelectionPanicsAndSaysWhatToDo(t *testing.T) {
 	games := newGames()
 	const noPredicate = "changefeed: Where: nil function; pass the predicate of the rows to select"
-	const noContext = "changefeed: Changes: nil context; pass context.Background() to follow without an end"
+	const noContext = "changefeed: Changes: nil context; pass context.Background() if nothing cancels the feed"
 	require.PanicsWithValue(t, noPredicate, func() { games.Where(nil) })
 	require.PanicsWithValue(t, noPredicate, func() { games.Row(1).Where(nil) })
 	var ctx context.Context

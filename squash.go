@@ -11,43 +11,47 @@ import (
 	"github.com/google/btree"
 )
 
-// A squash is what a feed with the option [Squash] reads in place of a window: for
-// each row that has changed since the last set was taken, one change from what the
-// row was then to what it is now. Whatever is written, it holds at most one change a
-// row, so it never overflows; a write pays one operation on its B-tree (and another
-// for a row that comes into it, or came and went).
+// A squash is the [source] of a feed with the option [Squash]. It holds one change for
+// each row that has changed since the last set was taken: from the row as it was then to
+// the row as it is now. However much is written, it holds no more than that, so it never
+// overflows. A write costs one operation on its B-tree. It costs a second one if the row
+// is new in the tree, or if it was inserted and is deleted again.
 //
-// Each publication takes mu, and holds that of all squashes that it adds to until all is
-// published; under it, only the rings' are taken. A reader takes it for each set, by
-// exchanging the tree: to put the set in order is its own work.
+// A publication locks the mu of each squash that it adds to, and keeps all of them locked
+// until everything is published. While it holds them, it locks only the mu of rings. A
+// reader locks mu for a moment to take a set, because it exchanges the whole tree. It
+// sorts the set without the lock.
 type squash[K, V any] struct {
 	order func(a, b K) int
 	equal func(a, b *V) bool
 	delay time.Duration
-	wake  chan<- struct{} // gets a value when an armed reader has something to do; nil: it does not want it
-	ready <-chan struct{} // the other end of wake, unless the user has it
+	wake  chan<- struct{} // notified when an armed reader need not wait any longer, or nil
+	ready <-chan struct{} // the receiving end of wake, or nil if the user has it
 
-	index      int  // in the scope; guarded by the table's lock
-	publishing bool // a publication has locked mu; guarded by the table's lock
+	// Guarded by the table's lock.
+	index      int  // position in scope.squashes
+	publishing bool // a publication has locked mu
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields up to timer
 	rows   squashedRows[K, V]
-	due    time.Time   // when the set may be taken, if there are rows
-	newest uint64      // number of the last change added
-	closed bool        // nothing will be added any more
-	ended  bool        // the subscription ended
-	armed  bool        // the reader is to be woken
-	timer  *time.Timer // at due, while the reader sleeps; nil: none
+	due    time.Time   // if there are rows, the time from which they can be taken
+	newest uint64      // sequence number of the last change added
+	closed bool        // no more changes will be added
+	ended  bool        // the subscription has ended
+	armed  bool        // wake is to be notified
+	timer  *time.Timer // runs until due while the reader is armed, or nil
 
-	set          []*squashedRow[K, V] // what is left of the set that was taken; the reader's
-	setNewest    uint64               // newest when it was taken
-	setContinues bool                 // whether it was joined
+	// The set that was taken. It belongs to the reader.
+	set          []*squashedRow[K, V] // the changes that are not read yet
+	setNewest    uint64               // newest when the set was taken
+	setContinues bool                 // rows.continues when the set was taken
 
-	// What Feeds tells; the reader's to change.
+	// The figures for Feeds. Only the reader changes them.
 	delivered, skipped, read, left atomic.Uint64
 }
 
-// A squashed is what became of a row by several writes. Its change has no Kind.
+// A squashedRow is the combined change of a row by one or more writes. The Kind of the
+// change is meaningless: next computes it.
 type squashedRow[K, V any] struct {
 	key    K
 	change Change[V]
@@ -55,11 +59,11 @@ type squashedRow[K, V any] struct {
 
 type squashedRows[K, V any] struct {
 	*btree.BTreeG[*squashedRow[K, V]]
-	continues bool // some of the changes came of one transaction
+	continues bool // some of the changes belong to the same transaction
 }
 
-// settle is called when all that was published together is in rows: what left none of
-// them joins nothing.
+// settle is called when all changes of a publication are in rows. If they have left no
+// rows, nothing is left that belongs together.
 func (rows *squashedRows[K, V]) settle() {
 	if rows.Len() == 0 {
 		rows.continues = false
@@ -74,8 +78,8 @@ func newSquash[K, V any](order func(a, b K) int, equal func(a, b *V) bool, seq u
 	}
 	q.read.Store(q.setNewest)
 	if !c.polls {
-		woken := make(chan struct{}, 1)
-		q.wake, q.ready = woken, woken
+		ready := make(chan struct{}, 1)
+		q.wake, q.ready = ready, ready
 	}
 	return q
 }
@@ -84,7 +88,7 @@ func (q *squash[K, V]) newRows() squashedRows[K, V] {
 	return squashedRows[K, V]{BTreeG: btree.NewG(degree, func(a, b *squashedRow[K, V]) bool { return q.order(a.key, b.key) < 0 })}
 }
 
-// add puts a change behind those of its row.
+// add combines a change with the earlier ones of its row.
 func (rows squashedRows[K, V]) add(key K, c Change[V]) {
 	next := &squashedRow[K, V]{key, c}
 	row, ok := rows.Get(next)
@@ -98,11 +102,12 @@ func (rows squashedRows[K, V]) add(key K, c Change[V]) {
 	}
 }
 
-// begin begins a publication, unless it has begun already. It locks q until end, so that
-// a reader sees all of a transaction or nothing.
+// begin starts a publication, and returns false if it has started already. It is called
+// before each add. It locks q until end, so that a reader sees all of a transaction or
+// nothing of it.
 func (q *squash[K, V]) begin() (begun bool) {
 	if q.publishing {
-		q.rows.continues = true // what follows is not the first change
+		q.rows.continues = true // the publication has more than one change
 		return false
 	}
 	q.publishing = true
@@ -110,10 +115,10 @@ func (q *squash[K, V]) begin() (begun bool) {
 	return true
 }
 
-// add adds a change, after begin.
+// add adds a change to the publication that begin started.
 func (q *squash[K, V]) add(key K, c Change[V]) {
 	if q.ended {
-		return // it holds nothing any more
+		return // it must hold nothing
 	}
 	if q.rows.Len() == 0 && q.delay > 0 {
 		q.due = time.Now().Add(q.delay)
@@ -122,14 +127,14 @@ func (q *squash[K, V]) add(key K, c Change[V]) {
 	q.newest = c.Seq
 }
 
-// end ends the publication.
+// end ends the publication that begin started.
 func (q *squash[K, V]) end() {
 	q.publishing = false
 	q.announceLocked()
 	q.mu.Unlock()
 }
 
-// announceLocked sees to it that a reader that sleeps is woken in time.
+// announceLocked makes sure that an armed reader is notified when the set is due.
 func (q *squash[K, V]) announceLocked() {
 	q.rows.settle()
 	if !q.armed || q.rows.Len() == 0 || q.timer != nil {
@@ -142,8 +147,8 @@ func (q *squash[K, V]) announceLocked() {
 	q.timer = time.AfterFunc(time.Until(q.due), q.onDue)
 }
 
-// onDue is what the timer does: the set is due, unless its rows have vanished and
-// others come since.
+// onDue is called by the timer. The set is due, unless its changes have canceled each
+// other out since and other rows have been added. These are due later.
 func (q *squash[K, V]) onDue() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -163,7 +168,7 @@ func (q *squash[K, V]) signalLocked() {
 	notify(q.wake)
 }
 
-// disarm takes back what arm arranged.
+// disarm undoes arm.
 func (q *squash[K, V]) disarm() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -178,17 +183,17 @@ func (q *squash[K, V]) disarmLocked() {
 	}
 }
 
-// finish tells that nothing will be added any more.
+// finish is called when no more changes will be added.
 func (q *squash[K, V]) finish() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	if q.rows.Len() == 0 { // else the reader is woken when the set is due
+	if q.rows.Len() == 0 { // otherwise the reader is notified when the set is due
 		q.signalLocked()
 	}
 }
 
-// close ends the subscription: q holds nothing any more, and a reader that waits is woken.
+// close ends the subscription. It drops all rows, and notifies an armed reader.
 func (q *squash[K, V]) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -196,8 +201,9 @@ func (q *squash[K, V]) close() {
 	q.signalLocked()
 }
 
-// closeQuietly is close without the wake-up. It leaves a timer alone, which finds nothing
-// to do then: a cleanup must not touch one that belongs to a synctest bubble.
+// closeQuietly is like close, but does not notify. It leaves the timer running, which
+// then finds nothing to do. The timer may belong to a synctest bubble, and a cleanup must
+// not touch it in that case.
 func (q *squash[K, V]) closeQuietly() (waited bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -211,8 +217,8 @@ func (q *squash[K, V]) endLocked() {
 	q.rows = q.newRows()
 }
 
-// follow puts changes that were made before those added so far before them. They
-// are due.
+// prepend puts changes that were made earlier in front of those added so far. The set is
+// due at once.
 func (q *squash[K, V]) prepend(earlier squashedRows[K, V]) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -227,19 +233,20 @@ func (q *squash[K, V]) prepend(earlier squashedRows[K, V]) {
 	q.rows, q.due = earlier, time.Time{}
 }
 
-// readyLocked reports whether there is a set to take.
+// readyLocked reports whether a set is due.
 func (q *squash[K, V]) readyLocked() bool {
 	return q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
 }
 
-// drained reports whether there is nothing left, and nothing will come.
+// drained reports whether everything has been read and no more changes will come.
 func (q *squash[K, V]) drained() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.closed && q.rows.Len() == 0 && len(q.set) == 0
 }
 
-// arm makes q wake its reader when there is something to do, unless there is now.
+// arm arranges for wake to be notified when there is something to read, or nothing will
+// come any more. If that is so already, it returns false.
 func (q *squash[K, V]) arm() (armed bool) {
 	if len(q.set) > 0 {
 		return false
@@ -254,14 +261,15 @@ func (q *squash[K, V]) arm() (armed bool) {
 	return true
 }
 
-// wait returns when there is something to do.
+// wait blocks until there is something to read, or nothing will come any more.
 func (q *squash[K, V]) wait() {
 	if q.arm() {
 		<-q.ready
 	}
 }
 
-// advance takes the next set, if it is due, and reports whether it was.
+// advance takes the next set if it is due, and reports whether it was. A squash skips
+// nothing.
 func (q *squash[K, V]) advance() (skipped uint64, advanced bool) {
 	rows, ok := q.exchange()
 	if !ok {
@@ -277,6 +285,7 @@ func (q *squash[K, V]) advance() (skipped uint64, advanced bool) {
 	return 0, true
 }
 
+// exchange takes the rows if they are due, and leaves an empty tree.
 func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -288,8 +297,7 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
 	return rows, true
 }
 
-// deliver hands what is left of the set to yield, as window.deliver does it with
-// elements.
+// deliver calls yield with each change that is left in the set: see [source].
 func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error) bool) bool {
 	for q.more() && ctx.Err() == nil {
 		if !yield(q.next(), nil) {
@@ -299,16 +307,17 @@ func (q *squash[K, V]) deliver(ctx context.Context, yield func(Change[V], error)
 	return true
 }
 
-// take appends what is left of the set to a slice, as window.take does it with elements.
+// take appends up to n of the changes that are left in the set. If some of the set's
+// changes belong to the same transaction, it appends all that are left. See [source].
 func (q *squash[K, V]) take(ctx context.Context, to *[]Change[V], n int) {
 	for ; (n > 0 || q.setContinues) && q.more() && ctx.Err() == nil; n-- {
 		*to = append(*to, q.next())
 	}
 }
 
-// more reports whether there is a change left of the set. It drops those before it
-// whose rows are what they were; one is off the set while the user's function looks at
-// it, so that a panic does not come again.
+// more reports whether a change is left in the set. It drops the changes before it that
+// left their row as it was. While the user's Equal compares the rows of a change, that
+// change is not in the set, so a panic does not repeat in the next range.
 func (q *squash[K, V]) more() bool {
 	defer func() { q.left.Store(uint64(len(q.set))) }()
 	for len(q.set) > 0 {
@@ -323,7 +332,7 @@ func (q *squash[K, V]) more() bool {
 	return false
 }
 
-// next takes the first change off the set, after more.
+// next removes and returns the first change of the set, after more has returned true.
 func (q *squash[K, V]) next() Change[V] {
 	c := q.set[0].change
 	c.Kind = kindOf(c.Old, c.New)
@@ -335,14 +344,13 @@ func (q *squash[K, V]) next() Change[V] {
 	return c
 }
 
-// discard lets go of what is left of the set.
+// release drops the changes that are left in the set.
 func (q *squash[K, V]) release() { q.set = nil }
 
-// passed returns the number of the last change that was read.
+// passed returns the sequence number of the last change that was read.
 func (q *squash[K, V]) passed() uint64 { return q.read.Load() }
 
-// usage tells how the reader is doing. Rows that wait or are left of a set are
-// buffered.
+// usage counts the rows, and the changes that are left in the set, as buffered.
 func (q *squash[K, V]) usage() usage {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -353,7 +361,7 @@ func (q *squash[K, V]) usage() usage {
 		buffered:  q.left.Load() + uint64(q.rows.Len()),
 	}
 	if u.buffered == 0 {
-		u.passed = q.newest // also if all that came last has vanished
+		u.passed = q.newest // the last changes may have canceled each other out
 	}
 	return u
 }

@@ -1,6 +1,6 @@
-// Package chart draws what a comparison found, as SVG for a README: on a card of its
-// own, so that it reads on light and dark pages alike, with a title that says the
-// finding, in the colour-blind-safe palette of Okabe and Ito.
+// Package chart draws the findings of a comparison as SVG for a README. Each is on a card
+// of its own, so that it can be read on light and dark pages. The title states the finding.
+// The colors are the palette of Okabe and Ito, which is safe for color-blind readers.
 package chart
 
 import (
@@ -16,11 +16,11 @@ import (
 
 // A Chart is a picture of one finding.
 type Chart struct {
-	Name string // of its file, without an end
+	Name string // of its file, without the suffix
 	Draw func(r *report.Report) ([]byte, error)
 }
 
-// All are the charts. Draw returns nil if the report has nothing for it.
+// All returns the charts. Their Draw returns nil if the report has no figures for it.
 func All() []Chart {
 	return []Chart{{"fanout", FanOut}, {"memory", Memory}, {"latency", Latency}}
 }
@@ -32,14 +32,14 @@ const (
 	labelHeight = vg.Length(16) // of an axis
 )
 
-// A card is a picture under way.
+// A card is a picture that is being drawn.
 type card struct {
 	svg  *vgsvg.Canvas
-	body draw.Canvas // what is left below the title
+	body draw.Canvas // the space left below the title
 }
 
-// newCard returns a card with a title and, below it, notes on what was done, each in as
-// many lines as it takes. height is that of the card with one line of each.
+// newCard returns a card with a title, and below it notes on the work. Each has as many
+// lines as it needs. height is the height of the card with one line for each.
 func newCard(height vg.Length, title string, notes ...string) *card {
 	const titleHeight, noteHeight = 17, 12
 	titleStyle, noteStyle := textStyle(ink, 13, true), textStyle(faint, 10, false)
@@ -87,8 +87,8 @@ func wrap(s string, limit vg.Length, width func(string) vg.Length) []string {
 	return append(lines, line)
 }
 
-// bytes returns the picture. Where a reader's machine lacks the font, another without
-// serifs takes its place.
+// bytes returns the picture as SVG. If the reader's machine lacks the font, it uses another
+// sans-serif font.
 func (c *card) bytes() ([]byte, error) {
 	var buf bytes.Buffer
 	if _, err := c.svg.WriteTo(&buf); err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
 )
 
-// sample returns a report with what the charts show, the values drawn from the
-// contestants' places.
+// sample returns a report with the figures that the charts show. The values are computed
+// from the contestants' positions.
 func sample() *report.Report {
 	r := report.New(true, 1, contest.All())
 	for i, c := range contest.All() {
@@ -54,7 +54,7 @@ func sample() *report.Report {
 	return r
 }
 
-// texts returns the texts of a picture, which must be well-formed, in order.
+// texts returns the texts of a picture, in order. The picture must be well-formed.
 func texts(t *testing.T, svg []byte) (all []string) {
 	d := xml.NewDecoder(bytes.NewReader(svg))
 	in := ""
@@ -112,7 +112,8 @@ func TestCharts(t *testing.T) {
 	}
 }
 
-// A report without the workload has no picture; one without the base, no comparison.
+// A report without the workload yields no picture. A report without the base yields a
+// picture without a comparison.
 func TestPartOfAReport(t *testing.T) {
 	for _, chart := range All() {
 		svg, err := chart.Draw(report.New(true, 1, contest.All()))
@@ -154,18 +155,18 @@ var em = map[string][]float64{
 // advance returns the width of a character in thousandths of the font's size.
 func advance(r rune, weight string) float64 {
 	if r > '~' {
-		return 900 // more than µ, × and the key's symbols take
+		return 900 // µ, × and the symbols of the key are narrower
 	}
 	return em[weight][r-' ']
 }
 
-// A box is the place of a text in a picture, if the font is DejaVu Sans.
+// A box is the area of a text in a picture, if the font is DejaVu Sans.
 type box struct {
 	text                     string
 	left, right, top, bottom float64
 }
 
-// boxes returns the places of a picture's texts, and the picture's size.
+// boxes returns the areas of a picture's texts, and the picture's size.
 func boxes(t *testing.T, svg []byte) (all []box, width, height float64) {
 	number := func(s string) float64 {
 		v, err := strconv.ParseFloat(s, 64)
@@ -236,8 +237,8 @@ func TestPublishedPictures(t *testing.T) {
 	}
 }
 
-// A plot leaves as much room as its labels need, and no more: none ends beyond the canvas,
-// and one ends at its edge.
+// A plot leaves exactly the room that its labels need. None ends beyond the canvas, and one
+// ends at its edge.
 func TestLeaveRoom(t *testing.T) {
 	for name, labels := range map[string][]sideLabel{
 		"at the end":                     {{x: 1e6, width: 120}},

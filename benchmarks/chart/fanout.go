@@ -17,14 +17,15 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
 )
 
-// A curve is one contestant's points.
+// A curve connects the points of one contestant.
 type curve struct {
 	contestant string
 	label      string // at its end
 	points     plotter.XYs
 }
 
-// FanOut draws the time of a write until all subscribers have it, by their number.
+// FanOut draws the time from a write until all subscribers have the change, by the number
+// of subscribers.
 func FanOut(r *report.Report) ([]byte, error) {
 	curves, lowest, highest, most := fanOutCurves(r)
 	if len(curves) == 0 {
@@ -71,7 +72,7 @@ func fanOutCurves(r *report.Report) (curves []curve, lowest, highest, most float
 	return curves, lowest, highest, max(most, 10)
 }
 
-// fanOutFinding says how fast the base is with a thousand subscribers.
+// fanOutFinding compares the base with the others at a thousand subscribers.
 func fanOutFinding(r *report.Report) string {
 	const column = "1,000"
 	var parts []string

@@ -14,12 +14,12 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
 )
 
-// latencyShapes are those of workload.LatencyShares.
+// latencyShapes are the shapes for workload.LatencyShares.
 var latencyShapes = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.RingGlyph{}, triangle}
 
 const latencyKey = "● p50   ○ p99   ▲ p99.9"
 
-// Latency draws how long a change takes to a reader that waits, in a panel for each
+// Latency draws the time that a change takes to a waiting reader, in a panel for each
 // number of subscribers.
 func Latency(r *report.Report) ([]byte, error) {
 	panels := make([][]*plot.Plot, 1)
@@ -75,7 +75,7 @@ func latencyRows(r *report.Report, subscribers int) (rows rowsPlotter) {
 	return rows
 }
 
-// latencyFinding compares the base with what is written by hand, and with the floor.
+// latencyFinding compares the base with code written by hand, and with the floor.
 func latencyFinding(r *report.Report) string {
 	column := workload.LatencyColumn(0.5, 1)
 	ours, ok := r.Find(workload.LatencyTable, column, report.Base)

@@ -13,7 +13,7 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
 )
 
-// Memory draws what each of many stalled subscribers holds.
+// Memory draws the memory that each of many stalled subscribers holds.
 func Memory(r *report.Report) ([]byte, error) {
 	var rows rowsPlotter
 	column, lowest, highest := "", math.Inf(1), 0.0
@@ -23,7 +23,7 @@ func Memory(r *report.Report) ([]byte, error) {
 				continue
 			}
 			column = x.Column
-			m := mark{x: max(x.Median, 1), label: size(max(x.Median, 0))} // a collector's noise is not a gain
+			m := mark{x: max(x.Median, 1), label: size(max(x.Median, 0))} // less than nothing is noise of the garbage collector
 			if x.BlockedAfter > 0 {
 				m.label += fmt.Sprintf(", and the writer blocked after %s writes", workload.Count(x.BlockedAfter))
 			} else if c.Traits.Merges {
@@ -49,8 +49,8 @@ func Memory(r *report.Report) ([]byte, error) {
 	return c.bytes()
 }
 
-// memoryFinding says what a subscriber holds, here and in a queue, and how many
-// writers wait for it.
+// memoryFinding compares the memory that a subscriber holds here and in a queue, and counts
+// the contestants whose writers wait for it.
 func memoryFinding(r *report.Report, column string) string {
 	ours, ok := r.Find(workload.StalledBytes, column, report.Base)
 	if !ok {

@@ -11,17 +11,17 @@ const labelGap = vg.Length(9) // between a mark and its label
 // A mark is a point in a row.
 type mark struct {
 	x     float64
-	shape draw.GlyphDrawer // nil: the contestant's
+	shape draw.GlyphDrawer // nil for the contestant's own
 	label string           // to the right of it
 }
 
-// A row is one contestant's marks, joined by a line.
+// A row is the marks of one contestant, connected by a line.
 type row struct {
 	contestant string
 	marks      []mark
 }
 
-// rowsPlotter draws rows, the first one on top, with the contestants on the y axis.
+// A rowsPlotter draws rows, the first one on top, with the contestants on the y axis.
 type rowsPlotter []row
 
 // axis sets up the plot's y axis for the rows.
@@ -62,7 +62,7 @@ func (s rowsPlotter) Plot(c draw.Canvas, p *plot.Plot) {
 			glyph.Radius = 4
 			if m.shape != nil {
 				glyph.Shape = m.shape
-				if _, ring := m.shape.(draw.RingGlyph); ring { // not crossed by the line
+				if _, ring := m.shape.(draw.RingGlyph); ring { // the line must not cross it
 					c.DrawGlyph(draw.GlyphStyle{Color: paper, Radius: 4, Shape: draw.CircleGlyph{}}, points[k])
 				}
 			}

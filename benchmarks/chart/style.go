@@ -25,13 +25,13 @@ var (
 	grid   = color.RGBA{0xe4, 0xe7, 0xeb, 0xff}
 )
 
-// A look is how a contestant is drawn: shapes differ as well as colours.
+// A look is the style of a contestant's points. Looks differ in both shape and color.
 type look struct {
 	color color.RGBA
 	shape draw.GlyphDrawer
 }
 
-// looks are Okabe and Ito's, less the yellow, which is too pale for paper.
+// looks uses the colors of Okabe and Ito, without the yellow, which is too pale for paper.
 var looks = map[string]look{
 	contest.Changefeed.Name: {color.RGBA{0x00, 0x72, 0xb2, 0xff}, draw.CircleGlyph{}},
 	contest.StateDB.Name:    {color.RGBA{0xd5, 0x5e, 0x00, 0xff}, square},
@@ -42,7 +42,7 @@ var looks = map[string]look{
 	contest.HandOff.Name:    {color.RGBA{0x00, 0x00, 0x00, 0xff}, draw.CircleGlyph{}},
 }
 
-// Shapes, filled, for those of the library that are not have thin lines.
+// Filled shapes. The library's shapes that are not filled have thin lines.
 var (
 	triangle = polygon{3, 0}
 	wedge    = polygon{3, 0.5}
@@ -51,11 +51,11 @@ var (
 	pentagon = polygon{5, 0}
 )
 
-// A polygon is a glyph of so many equal sides, one corner on top but for a turn.
+// A polygon is a regular polygon as a glyph. One corner is on top, unless it is turned.
 type polygon struct{ sides, turn float64 }
 
-// DrawGlyph draws it a little larger than a circle of the same radius, for it has less
-// area.
+// DrawGlyph draws the polygon a little larger than a circle of the same radius, because its
+// area is smaller.
 func (g polygon) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
 	c.SetColor(style.Color)
 	var path vg.Path
@@ -79,7 +79,7 @@ func lookOf(contestant string) look {
 	return look{ink, draw.CircleGlyph{}}
 }
 
-// line returns how the contestant's lines are drawn.
+// line returns the style of the contestant's lines.
 func (l look) line(contestant string) draw.LineStyle {
 	s := draw.LineStyle{Color: l.color, Width: 1.4}
 	if contestant == report.Base {
@@ -105,8 +105,8 @@ func labelStyle(contestant string) text.Style {
 	return textStyle(ink, 10, contestant == report.Base)
 }
 
-// A wideText lays out text for the reader's font, which may be wider than the font that
-// is measured here.
+// A wideText lays out text for the reader's font. That may be wider than the font that is
+// measured here.
 type wideText struct{ text.Plain }
 
 // widest is the assumed width of a text relative to its width in Liberation Sans. DejaVu
@@ -146,8 +146,8 @@ func newPlot() *plot.Plot {
 	return p
 }
 
-// labelX writes what the x axis of p is about, below it and within c. A plot's own label
-// would be out of place on a logarithmic axis, and take the width of the plot with it.
+// labelX writes the label of p's x axis below it and within c. The plot's own label would
+// be misplaced on a logarithmic axis, and would change the width of the plot.
 func labelX(c draw.Canvas, p *plot.Plot, label string) {
 	style := textStyle(ink, 10, false)
 	style.XAlign = text.XCenter
@@ -157,7 +157,7 @@ func labelX(c draw.Canvas, p *plot.Plot, label string) {
 	c.FillText(style, vg.Point{X: x, Y: c.Min.Y - 3}, label)
 }
 
-// labelY writes what the y axis is about, above it.
+// labelY writes the label of the y axis above it.
 func labelY(c draw.Canvas, label string) {
 	c.FillText(textStyle(ink, 10, false), vg.Point{X: c.Min.X, Y: c.Max.Y + 16}, label)
 }
@@ -168,7 +168,8 @@ type sideLabel struct {
 	width vg.Length // from the point to the label's end
 }
 
-// leaveRoom crops c on the right as far as p must shrink for all labels to end within c.
+// leaveRoom crops c on the right by as much as p must shrink so that all labels end within
+// c.
 func leaveRoom(c draw.Canvas, p *plot.Plot, labels []sideLabel) draw.Canvas {
 	data := p.DataCanvas(c)
 	free := vg.Length(0)
@@ -181,8 +182,8 @@ func leaveRoom(c draw.Canvas, p *plot.Plot, labels []sideLabel) draw.Canvas {
 	return draw.Crop(c, 0, -free, 0, 0)
 }
 
-// decades returns ticks at the powers of ten from min to max, which it rounds to
-// them, named by name; those after last have no name.
+// decades rounds min and max to powers of ten, and returns a tick for each power from min
+// to max. name returns the ticks' labels. Ticks after last have no label.
 func decades(min, max, last float64, name func(float64) string) (from, to float64, ticks []plot.Tick) {
 	lo, hi := math.Floor(math.Log10(min)), math.Ceil(math.Log10(max))
 	for e := lo; e <= hi; e++ {
@@ -193,7 +194,7 @@ func decades(min, max, last float64, name func(float64) string) (from, to float6
 	return math.Pow(10, lo), math.Pow(10, hi), ticks
 }
 
-// gridLines are lines at the ticks of an axis.
+// gridLines draws lines at the ticks of one axis or both.
 type gridLines struct{ x, y bool }
 
 func (g gridLines) Plot(c draw.Canvas, p *plot.Plot) {
@@ -211,18 +212,19 @@ func (g gridLines) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 }
 
-// duration names a time in ns.
+// duration formats a time in ns.
 func duration(ns float64) string {
 	return scaled(ns, "ns", "µs", "ms", "s")
 }
 
-// size names a number of bytes.
+// size formats a number of bytes.
 func size(bytes float64) string {
 	return scaled(bytes, "B", "kB", "MB", "GB")
 }
 
-// scaled returns v in the first unit, or in one of those that follow, which are a
-// thousand times as large each. It has three digits; or one, if it is a power of ten.
+// scaled formats v in one of the units. Each unit is a thousand times as large as the one
+// before it, and v is in the first one. The result has three digits, or one if it is a
+// power of ten.
 func scaled(v float64, units ...string) string {
 	i := 0
 	for v >= 999.5 && i < len(units)-1 {
@@ -234,10 +236,10 @@ func scaled(v float64, units ...string) string {
 	return report.Number(v) + " " + units[i]
 }
 
-// whole names a tick of numbers.
+// whole formats a tick as a whole number.
 func whole(v float64) string { return workload.Count(int(v)) }
 
-// times says how fast the ratio is.
+// times formats a ratio.
 func times(ratio float64) string {
 	if ratio >= 9.95 {
 		return fmt.Sprintf("%.0f×", ratio)

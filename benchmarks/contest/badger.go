@@ -12,9 +12,9 @@ import (
 	"github.com/dgraph-io/badger/v4/pb"
 )
 
-// Badger is Dgraph's, in memory. It keeps bytes: writing encodes a row, and reading
-// decodes what is asked of it. What costs it and is of no use here is off: conflict
-// detection, for there is one writer, compression, and the cache that goes with it.
+// Badger is Dgraph's, in memory. It stores bytes, so writing encodes a row, and reading
+// decodes the parts that are needed. Features that cost time and are of no use here are
+// off: conflict detection, because there is one writer, compression, and its cache.
 var Badger = Contestant{
 	Name:   "badger",
 	Module: "github.com/dgraph-io/badger/v4",
@@ -30,15 +30,15 @@ var Badger = Contestant{
 	Open: openBadger,
 }
 
-// What keys begin with.
+// The first bytes of keys.
 const (
-	badgerRow   = 'r' // and the row's key
-	badgerProbe = 'p' // and a byte: see badgerFeed
+	badgerRow   = 'r' // followed by the row's key
+	badgerProbe = 'p' // followed by a byte: see badgerFeed
 )
 
 type badgerTable struct {
 	db    *badger.DB
-	feeds atomic.Int64 // that have begun
+	feeds atomic.Int64 // number of feeds that have started
 }
 
 func openBadger() Store {
@@ -168,12 +168,12 @@ func (t *badgerTable) FollowKey(key int) Feed { return t.follow(badgerKey(key), 
 
 func (t *badgerTable) Close() { must(t.db.Close()) }
 
-// A badgerFeed reads in the callback of Subscribe, which a reader may enter late: the
-// callback waits for Read to hand it a tally. Nothing tells when a subscription has
-// begun, but that something comes: probes are written for it, and few others.
+// A badgerFeed reads in the callback of Subscribe. A reader may enter it late, so the
+// callback waits for Read to pass it a tally. The only sign that a subscription has begun
+// is that something arrives. Probes are written for that purpose, and reach few others.
 type badgerFeed struct {
 	table   *badgerTable
-	present bool // rows at the beginning are still to be read
+	present bool // the rows at the start are still to be read
 	begins  sync.Once
 	begun   chan struct{}
 	tallies chan *Tally // from Read to the callback
@@ -181,11 +181,11 @@ type badgerFeed struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	ended   chan struct{}
-	probed  chan struct{} // no probe will be written any more
+	probed  chan struct{} // closed when no more probes will be written
 
-	// The callback's own.
+	// Used by the callback only.
 	tally *Tally
-	after uint64 // the version that present rows show
+	after uint64 // the version of the present rows
 }
 
 func (t *badgerTable) follow(prefix []byte, present bool) Feed {
@@ -202,10 +202,10 @@ func (t *badgerTable) follow(prefix []byte, present bool) Feed {
 	probe := []byte{badgerProbe, byte(t.feeds.Add(1))}
 	go func() {
 		defer close(f.ended)
-		// It ends with the context's error, or the callback's, which is the same.
+		// It ends with the error of the context or of the callback, which are the same.
 		_ = t.db.Subscribe(f.ctx, f.see, []pb.Match{{Prefix: prefix}, {Prefix: probe}})
 	}()
-	go func() { // for with another writer about, a probe may have to wait for Read
+	go func() { // in a goroutine, because with another writer a probe may have to wait for Read
 		defer close(f.probed)
 		for {
 			must(t.db.Update(func(txn *badger.Txn) error { return txn.Set(probe, nil) }))
@@ -226,7 +226,7 @@ func (t *badgerTable) follow(prefix []byte, present bool) Feed {
 	return f
 }
 
-// see is the callback.
+// see is the callback of Subscribe.
 func (f *badgerFeed) see(list *badger.KVList) error {
 	f.begins.Do(func() { close(f.begun) })
 	some := false
@@ -268,7 +268,7 @@ func (f *badgerFeed) Read(t *Tally) {
 		t.Ready()
 	}
 	select {
-	case f.tallies <- t: // when something has come
+	case f.tallies <- t: // when something has arrived
 		select {
 		case <-f.enough:
 		case <-f.ended:

@@ -5,10 +5,10 @@ import (
 	"sync"
 )
 
-// A change is what people hand to their readers.
+// A change is the message that code written by hand passes to its readers.
 type change struct{ old, new *Row }
 
-// tell tells t of the change.
+// tell adds the change to t.
 func (c change) tell(t *Tally) {
 	if c.new == nil {
 		t.Gone()
@@ -17,8 +17,8 @@ func (c change) tell(t *Tally) {
 	}
 }
 
-// byHand is what people write by hand: a map and a lock. How changes get to readers
-// is publish's affair, which is called under the lock.
+// byHand is the usual code written by hand: a map and a lock. publish, which is called
+// under the lock, passes changes to the readers.
 type byHand struct {
 	mu      sync.RWMutex
 	rows    map[int]*Row
@@ -47,7 +47,7 @@ func (t *byHand) Update(key, version int) {
 	t.updateLocked(key, version)
 }
 
-// UpdateAll is what a transaction is by hand, without a way back.
+// UpdateAll is the nearest thing to a transaction. It cannot be rolled back.
 func (t *byHand) UpdateAll(keys []int, version int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -81,8 +81,8 @@ func (t *byHand) Get(key int) (Row, bool) {
 	return Row{}, false
 }
 
-// All copies the map's pointers, for a loop under the lock delays writers by all that
-// it does.
+// All copies the map's pointers, because a loop under the lock would delay writers by
+// everything that its body does.
 func (t *byHand) All() iter.Seq[Row] {
 	return func(yield func(Row) bool) {
 		t.mu.RLock()

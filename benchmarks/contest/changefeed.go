@@ -8,8 +8,8 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// Changefeed is this library. Readers range over Batches, by which a change costs them a
-// third or less (BenchmarkFanOut of the library).
+// Changefeed is this library. Readers range over Batches, with which a change takes them a
+// third of the time or less (BenchmarkFanOut of the library).
 var Changefeed = Contestant{
 	Name:   "changefeed",
 	Module: "github.com/seed-637b77f9/changefeed",
@@ -94,8 +94,8 @@ type changefeedFeed struct {
 	cancel  context.CancelFunc
 }
 
-// batchSize: a batch this long is copied at little cost a change, and those of 1,000
-// readers (2 MB) fit into the processor's caches.
+// batchSize is the longest batch. Copying a batch of this size costs little for each
+// change, and the batches of 1,000 readers (2 MB) fit into the processor's caches.
 const batchSize = 64
 
 func follow(

@@ -1,6 +1,6 @@
 package contest
 
-// Channels is a map, a mutex and a buffered channel a reader.
+// Channels is a map, a mutex and a buffered channel for each reader.
 var Channels = Contestant{
 	Name: "channels",
 	Traits: Traits{
@@ -45,7 +45,7 @@ type channelFeed struct {
 	table   *channelTable
 	key     int
 	changes chan change
-	present []*Row // the rows at the beginning, until they are read
+	present []*Row // the rows at the start, until they are read
 }
 
 func (f *channelFeed) Read(t *Tally) {

@@ -1,20 +1,20 @@
-// Package contest holds the contestants of the comparison: this library, and what a
-// Go developer would use in its place, behind one small interface. Each is in a file
-// of its own, used as its documentation recommends, by someone who wants it to win.
+// Package contest holds the contestants of the comparison behind one small interface: this
+// library, and the alternatives that a Go developer has. Each is in a file of its own. It
+// is used as its documentation recommends, by someone who wants it to win.
 package contest
 
 import "iter"
 
-// A Contestant is a way to hold rows and to follow what becomes of them.
+// A Contestant is a way to hold rows and to follow their changes.
 type Contestant struct {
 	Name   string
-	Module string // the one whose version counts; empty: a few lines written by hand
+	Module string // the module whose version is reported, or empty for code written by hand
 	Traits Traits
-	Open   func() Store // an empty one
+	Open   func() Store // returns an empty store
 }
 
-// Traits say what stands beside a contestant's figures: how it was used, and what it
-// cannot do.
+// Traits describe how a contestant is used and what it cannot do. The report shows them
+// beside its figures.
 type Traits struct {
 	Use     string `json:"use"`      // how it is used here
 	Old     string `json:"old"`      // whether a change has the old row
@@ -24,7 +24,7 @@ type Traits struct {
 	OneKey  string `json:"one_key"`  // how one key is followed
 	Merges  bool   `json:"merges"`   // several changes of a row may come as one
 	Waits   bool   `json:"waits"`    // a writer waits for a reader that is too slow
-	IsFloor bool   `json:"is_floor"` // it holds no rows: what no contestant can beat
+	IsFloor bool   `json:"is_floor"` // it holds no rows, and no contestant can beat it
 }
 
 // All are the contestants, in the order in which they are printed.
@@ -32,55 +32,54 @@ func All() []Contestant {
 	return []Contestant{Changefeed, StateDB, MemDB, Badger, Channels, Queues, HandOff}
 }
 
-// A Store holds rows and is followed. One goroutine writes at a time. A failure is a
-// panic, for it leaves nothing to compare.
+// A Store holds rows and can be followed. One goroutine writes at a time. A failure is a
+// panic, because it leaves nothing to compare.
 type Store interface {
-	// Update makes a single, committed write: it reads the row with the key, and
-	// puts a copy with another version in its place.
+	// Update makes a single, committed write. It reads the row with the key, and
+	// replaces it with a copy that has another version.
 	Update(key, version int)
 
 	// Follow subscribes to all changes that are made after it returns.
 	Follow() Feed
 
-	// Close ends what runs in the background. All feeds are closed before.
+	// Close ends the store's background work. All feeds must have been closed.
 	Close()
 }
 
-// A Table is a Store with all that the workloads ask for.
+// A Table is a Store with everything that the workloads need.
 type Table interface {
 	Store
 
-	// Load inserts rows as fast as it can, before anybody follows.
+	// Load inserts rows as fast as it can. It is called before the first Follow.
 	Load(rows []Row)
 
 	Insert(row Row)
 	Delete(key int)
 
-	// UpdateAll updates the rows with the keys in one transaction, to version and
-	// those that follow it.
+	// UpdateAll updates the rows with the keys in one transaction, to version, version+1
+	// and so on.
 	UpdateAll(keys []int, version int)
 
 	Get(key int) (Row, bool)
 
-	// All are the rows, all as at one time.
+	// All returns all rows as they were at one moment.
 	All() iter.Seq[Row]
 
-	// FollowKey is Follow for one row.
+	// FollowKey is like Follow, but for one row.
 	FollowKey(key int) Feed
 
-	// FollowPresent is Follow with the present rows first, and nothing missed or
-	// double between them and the changes.
+	// FollowPresent is like Follow, but begins with the present rows. No change is
+	// missed or delivered twice between them and the changes.
 	FollowPresent() Feed
 }
 
-// A Feed is what one reader reads. One that is not read has stalled.
+// A Feed is a subscription of one reader. If nobody reads it, it has stalled.
 type Feed interface {
-	// Read tells t of everything that comes, until t has enough or the feed is
-	// closed.
+	// Read passes everything that arrives to t, until t has enough or the feed is closed.
 	Read(t *Tally)
 
-	// Close ends the subscription, and the wait of a writer for its reader. Where
-	// several readers have stalled, their feeds are closed at once.
+	// Close ends the subscription, and releases a writer that waits for the reader. If
+	// several readers have stalled, their feeds are closed at the same time.
 	Close()
 }
 

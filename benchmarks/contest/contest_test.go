@@ -70,15 +70,15 @@ func TestRow(t *testing.T) {
 	}
 }
 
-// read reads the feed to the version until.
+// read reads the feed up to the version until.
 func read(feed Feed, until int) *Tally {
 	t := &Tally{Until: until}
 	feed.Read(t)
 	return t
 }
 
-// Every reader gets all changes, and nothing of before it followed; or at least the
-// last, of one that merges.
+// Every reader receives all changes since it followed, and no earlier ones. If the
+// contestant merges changes, the reader receives at least the last one.
 func TestFollow(t *testing.T) {
 	each(t, func(t *testing.T, c Contestant, table Table) {
 		table.Load(Rows(100))
@@ -110,7 +110,7 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-// A reader that has enough may go on later.
+// A reader that stopped can continue later.
 func TestKinds(t *testing.T) {
 	each(t, func(t *testing.T, _ Contestant, table Table) {
 		table.Load(Rows(10))
@@ -119,7 +119,7 @@ func TestKinds(t *testing.T) {
 
 		table.Delete(3)
 		table.Delete(4)
-		table.Insert(NewRow(4)) // statedb has it deleted and inserted, or just inserted
+		table.Insert(NewRow(4)) // statedb reports a delete and an insert, or only an insert
 		table.Update(5, 1)
 		got := read(feed, 1)
 		require.Equal(t, 1, got.Last)
@@ -152,7 +152,7 @@ func TestFollowKey(t *testing.T) {
 	})
 }
 
-// A newcomer has the present rows, and then the changes since.
+// A newcomer receives the present rows, and then the changes made since.
 func TestFollowPresent(t *testing.T) {
 	each(t, func(t *testing.T, _ Contestant, table Table) {
 		table.Load(Rows(1000))
@@ -177,7 +177,7 @@ func TestFollowPresent(t *testing.T) {
 	})
 }
 
-// Closing a feed ends its reader, and frees a writer that waits for it.
+// Closing a feed ends its reader, and releases a writer that waits for it.
 func TestClose(t *testing.T) {
 	each(t, func(t *testing.T, c Contestant, table Table) {
 		table.Load(Rows(10))
@@ -207,7 +207,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// What changefeed drops it counts.
+// Changefeed counts the changes that it drops.
 func TestLost(t *testing.T) {
 	table := Changefeed.Open().(Table)
 	defer table.Close()

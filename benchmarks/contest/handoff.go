@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// HandOff is a version sent over a channel, and nothing else: no row, no lock, no
-// order. It is the floor of latency.
+// HandOff sends a version over a channel and does nothing else. It has no row, no lock and
+// no order, and shows the lowest possible latency.
 var HandOff = Contestant{
 	Name: "bare channel",
 	Traits: Traits{
@@ -23,7 +23,7 @@ var HandOff = Contestant{
 }
 
 type handOff struct {
-	mu    sync.Mutex // of those who come and go
+	mu    sync.Mutex // guards chans against concurrent Follow and Close
 	chans []chan int
 }
 
@@ -57,7 +57,7 @@ func (f *handOffFeed) Read(t *Tally) {
 	}
 }
 
-// Close is called while nobody writes.
+// Close must not be called during a write.
 func (f *handOffFeed) Close() {
 	f.from.mu.Lock()
 	defer f.from.mu.Unlock()

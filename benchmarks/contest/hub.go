@@ -5,16 +5,17 @@ import (
 	"sync"
 )
 
-// everything, in place of a key, is for those who follow all rows.
+// everything is used instead of a key by readers that follow all rows.
 const everything = -1
 
-// Channels hold so much for a reader: of all rows, and of one row, for there are many.
+// The lengths of the channels of readers that follow all rows, and of readers that follow
+// one row, of which there are many.
 const (
 	channelLen    = 1024
 	keyChannelLen = 16
 )
 
-// A hub is the channels of those who follow. Its owner's lock guards it.
+// A hub holds the channels of all readers. It is guarded by its owner's lock.
 type hub[T any] struct {
 	all  []chan T
 	keys map[int][]chan T
@@ -36,7 +37,7 @@ func (h *hub[T]) follow(key int) chan T {
 	return ch
 }
 
-// send waits for readers whose channels are full.
+// send sends v to the readers of all rows. It waits for readers whose channels are full.
 func (h *hub[T]) send(v T) {
 	for _, ch := range h.all {
 		ch <- v
@@ -49,11 +50,11 @@ func (h *hub[T]) sendKey(key int, v T) {
 	}
 }
 
-// leave ends a subscription. A writer that waits for its reader holds the lock, and
-// goes on.
+// leave ends a subscription. A writer that waits for the reader holds the lock, so leave
+// empties the channel first.
 func (h *hub[T]) leave(key int, ch chan T, lock sync.Locker) {
 	go func() {
-		for range ch { // until it is closed
+		for range ch { // until the channel is closed
 		}
 	}()
 	lock.Lock()

@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/go-memdb"
 )
 
-// MemDB is HashiCorp's. It has no feed: what a transaction with TrackChanges returns
-// is handed on over channels, whole, under a lock that keeps the order.
+// MemDB is HashiCorp's. It has no feed. The list of changes that a transaction with
+// TrackChanges returns is sent over channels, under a lock that keeps the order.
 var MemDB = Contestant{
 	Name:   "go-memdb",
 	Module: "github.com/hashicorp/go-memdb",
@@ -51,7 +51,7 @@ const memTableName, memIndexName = "rows", "id"
 type memTable struct {
 	db *memdb.MemDB
 
-	mu  sync.Mutex // commits and what is sent of them are in one order
+	mu  sync.Mutex // keeps the changes in the order of the commits
 	hub hub[memdb.Changes]
 }
 
@@ -65,12 +65,12 @@ func openMemDB() Store {
 	return &memTable{db: db}
 }
 
-// write makes a transaction.
+// write runs f in a transaction, and sends its changes to the readers.
 func (t *memTable) write(f func(txn *memdb.Txn)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	txn := t.db.Txn(true)
-	defer txn.Abort() // nothing after Commit
+	defer txn.Abort() // does nothing after Commit
 	if !t.hub.followed() {
 		f(txn)
 		txn.Commit()
@@ -95,7 +95,7 @@ func rowOf(c memdb.Change) *Row {
 	return c.After.(*Row)
 }
 
-// Load inserts in the order of keys, which takes a third of the time.
+// Load inserts in the order of keys, because that takes a third of the time.
 func (t *memTable) Load(rows []Row) {
 	rows = slices.SortedFunc(slices.Values(rows), func(a, b Row) int { return cmp.Compare(a.Key, b.Key) })
 	t.write(func(txn *memdb.Txn) {
@@ -176,7 +176,7 @@ type memFeed struct {
 	table   *memTable
 	key     int
 	changes chan memdb.Changes
-	present *memdb.Txn // the rows at the beginning, until they are read
+	present *memdb.Txn // the rows at the start, until they are read
 }
 
 func (f *memFeed) Read(t *Tally) {

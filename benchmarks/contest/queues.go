@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Queues is a map, a mutex and an unbounded queue a reader, who takes all that is in
-// it.
+// Queues is a map, a mutex and an unbounded queue for each reader. The reader takes
+// everything that is in its queue at once.
 var Queues = Contestant{
 	Name: "queues",
 	Traits: Traits{
@@ -37,7 +37,7 @@ type queueTable struct {
 	keys map[int][]*queue
 }
 
-// A queue is one reader's.
+// A queue holds the unread changes of one reader.
 type queue struct {
 	mu      sync.Mutex
 	some    sync.Cond
@@ -58,8 +58,8 @@ func (q *queue) push(c change) {
 	q.some.Signal()
 }
 
-// take waits until something is in the queue, takes it, and leaves spare in its place.
-// It returns nil when the queue is closed.
+// take waits until the queue has changes, takes all of them, and leaves the empty slice
+// spare there. It returns nil when the queue is closed.
 func (q *queue) take(spare []change) []change {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -113,8 +113,8 @@ type queueFeed struct {
 	table   *queueTable
 	key     int
 	queue   *queue
-	spare   []change // what was taken last, empty
-	present []*Row   // the rows at the beginning, until they are read
+	spare   []change // the slice that was taken last, emptied
+	present []*Row   // the rows at the start, until they are read
 }
 
 func (f *queueFeed) Read(t *Tally) {
@@ -133,7 +133,7 @@ func (f *queueFeed) Read(t *Tally) {
 		for _, c := range changes {
 			c.tell(t)
 		}
-		clear(changes) // or the queue would hold old rows
+		clear(changes) // otherwise the queue would retain old rows
 		if f.spare = changes; !t.More() {
 			return
 		}

@@ -5,10 +5,10 @@ import (
 	"strconv"
 )
 
-// A Row is what all contestants hold: 100 bytes with an int key and a string.
+// A Row is the row that all contestants hold: 100 bytes with an int key and a string.
 type Row struct {
 	Key     int
-	Version int // of the write that put it there; 0: it was loaded
+	Version int // of the write that stored the row, or 0 if it was loaded
 	Text    string
 }
 
@@ -24,7 +24,7 @@ func NewRow(key int) Row {
 	return Row{Key: key, Text: string(text)}
 }
 
-// The seed of all that is drawn: every contestant gets the same.
+// The seed of all random data, so that every contestant gets the same.
 const seed1, seed2 = 20, 26
 
 // Rows returns the rows with the keys below n, in random order.
@@ -46,8 +46,8 @@ func Keys(n, limit int) []int {
 	return keys
 }
 
-// DistinctKeys returns n random keys below limit, of which any 100 that follow each
-// other, from a multiple of 100 on, are distinct.
+// DistinctKeys returns n random keys below limit. Each run of 100 keys that begins at a
+// multiple of 100 has no duplicates.
 func DistinctKeys(n, limit int) []int {
 	random := rand.New(rand.NewPCG(seed2, seed1))
 	limit -= limit % 100

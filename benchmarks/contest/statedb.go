@@ -9,9 +9,9 @@ import (
 )
 
 // StateDB is Cilium's. Readers loop over Next of Table.Changes and wait for its watch
-// channel, as its README does; what came since the last look, they get at once. It is
-// not rate-limited, as its README proposes for tables with much traffic: changes would
-// come later, and more of them merged.
+// channel, as in its README. They receive all changes since the last call together. Its
+// README proposes a rate limit for tables with much traffic. There is none here, because
+// changes would arrive later, and more of them would be merged.
 var StateDB = Contestant{
 	Name:   "statedb",
 	Module: "github.com/cilium/statedb",
@@ -34,10 +34,10 @@ var stateKey = statedb.Index[*Row, int]{
 	Unique:     true,
 }
 
-// TableHeader is what statedb asks of a row.
+// TableHeader implements an interface that statedb requires of a row.
 func (*Row) TableHeader() []string { return []string{"Text"} }
 
-// TableRow is what statedb asks of a row.
+// TableRow implements an interface that statedb requires of a row.
 func (r *Row) TableRow() []string { return []string{r.Text} }
 
 type stateTable struct {
@@ -49,14 +49,14 @@ func openStateDB() Store {
 	db := statedb.New()
 	table, err := statedb.NewTable(db, "rows", stateKey)
 	must(err)
-	must(db.Start()) // its collector of deleted rows
+	must(db.Start()) // starts the collector of deleted rows
 	return &stateTable{db, table}
 }
 
-// write makes a transaction.
+// write runs f in a transaction.
 func (t *stateTable) write(f func(txn statedb.WriteTxn)) {
 	txn := t.db.WriteTxn(t.table)
-	defer txn.Abort() // nothing after Commit
+	defer txn.Abort() // does nothing after Commit
 	f(txn)
 	txn.Commit()
 }
@@ -149,9 +149,9 @@ func (t *stateTable) Close() { must(t.db.Stop()) }
 type stateFeed struct {
 	db      *statedb.DB
 	changes statedb.ChangeIterator[*Row]
-	present statedb.ReadTxn // the rows at the beginning, until they are read
+	present statedb.ReadTxn // the rows at the start, until they are read
 	closed  chan struct{}
-	reading sync.Mutex // an iterator is not closed while it is read
+	reading sync.Mutex // keeps the iterator from being closed while it is read
 }
 
 func (f *stateFeed) initial() iter.Seq2[statedb.Change[*Row], statedb.Revision] {

@@ -2,40 +2,40 @@ package contest
 
 import "time"
 
-// A Tally is what one reader has got. It looks at every change, as a reader does, and
-// keeps what tells whether all came.
+// A Tally counts what one reader has received. It looks at every change, as a reader does,
+// and its sums show whether all changes arrived.
 type Tally struct {
-	Changes int // that came
-	Sum     int // of their versions, and of those of the present rows
-	Last    int // version that came: the highest, for some mix those of a transaction
-	Deletes int // among the changes
-	Lost    int // changes that the feed said it dropped
-	Wakes   int // how often something was there
+	Changes int // number of changes received
+	Sum     int // of the versions of changes and present rows
+	Last    int // highest version received, because some mix the versions of a transaction
+	Deletes int // number of deletes among the changes
+	Lost    int // number of changes that the feed reported as dropped
+	Wakes   int // how often the reader found something
 
-	Present     int       // rows that were there at the beginning
-	First, Full time.Time // when the first and when all of them had come
+	Present     int       // number of rows present at the start
+	First, Full time.Time // when the first and when all of them had arrived
 
-	Until   int    // the version that is enough
-	OnWake  func() // unless nil, called when something has come
-	OnReady func() // unless nil, called when all present rows have come
+	Until   int    // the reader may stop at this version
+	OnWake  func() // unless nil, called when something has arrived
+	OnReady func() // unless nil, called when all present rows have arrived
 
-	_ [64]byte // tallies of two readers do not share a cache line
+	_ [64]byte // keeps the tallies of two readers on different cache lines
 }
 
-// See is told of an insert or update.
+// See adds an insert or update.
 func (t *Tally) See(version int) {
 	t.Changes++
 	t.Sum += version
 	t.Last = max(t.Last, version)
 }
 
-// Gone is told of a delete.
+// Gone adds a delete.
 func (t *Tally) Gone() {
 	t.Changes++
 	t.Deletes++
 }
 
-// Was is told of a row that was there at the beginning.
+// Was adds a row that was present at the start.
 func (t *Tally) Was(version int) {
 	if t.Present == 0 {
 		t.First = time.Now()
@@ -44,7 +44,7 @@ func (t *Tally) Was(version int) {
 	t.Sum += version
 }
 
-// Ready is told that all present rows have come.
+// Ready records that all present rows have arrived.
 func (t *Tally) Ready() {
 	t.Full = time.Now()
 	if t.OnReady != nil {
@@ -52,8 +52,8 @@ func (t *Tally) Ready() {
 	}
 }
 
-// More is told that everything has been seen that was there. It returns whether the
-// reader goes on.
+// More is called when the reader has read everything that was available. It reports
+// whether the reader is to continue.
 func (t *Tally) More() bool {
 	t.Wakes++
 	if t.OnWake != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A Machine is where a comparison ran.
+// A Machine describes the machine on which a comparison ran.
 type Machine struct {
 	CPU        string `json:"cpu"`
 	Cores      int    `json:"cores"`
@@ -27,7 +27,7 @@ func thisMachine() Machine {
 
 var cpuModel = regexp.MustCompile(`(?m)^model name\s*:\s*(.*)$`)
 
-// cpu returns the processor's name, where the system tells it as Linux does.
+// cpu returns the processor's name if the system has it in /proc/cpuinfo, as Linux does.
 func cpu() string {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

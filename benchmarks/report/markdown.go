@@ -11,7 +11,7 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
 )
 
-// Markdown writes the report's tables.
+// Markdown writes the report's tables as Markdown.
 func (r *Report) Markdown(w io.Writer) {
 	p := printer{w}
 	p.line("# Comparison of %s", r.Date)
@@ -28,7 +28,7 @@ func (r *Report) Markdown(w io.Writer) {
 	r.ratios(p)
 }
 
-// A printer writes lines. Whoever gets them sees whether all came.
+// A printer writes lines. It ignores errors, because the user sees if output is missing.
 type printer struct{ w io.Writer }
 
 func (p printer) line(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
@@ -103,7 +103,7 @@ func (r *Report) columns(t workload.Table) []string {
 	return columns
 }
 
-// cell returns what a table shows of x: its median, and what stands beside it.
+// cell returns the text of x in a table: its median and the notes beside it.
 func (x Result) cell(measured bool) string {
 	if !measured {
 		return ""
@@ -174,8 +174,8 @@ func ratioCell(ratio float64, ok bool) string {
 	}
 }
 
-// Percent returns a share in percent; what is little is not nothing, and nearly all is
-// not all.
+// Percent returns a share in percent. A small share is not rounded to 0%, and a large one
+// is not rounded to 100%.
 func Percent(share float64) string {
 	switch {
 	case share > 0 && share < 0.01:
@@ -186,7 +186,7 @@ func Percent(share float64) string {
 	return fmt.Sprintf("%.0f%%", 100*share)
 }
 
-// Number returns v with three figures that count, and thousands apart.
+// Number returns v with three significant figures and separators between thousands.
 func Number(v float64) string {
 	switch abs := math.Abs(v); {
 	case abs >= 1000:

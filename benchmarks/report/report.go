@@ -1,4 +1,4 @@
-// Package report keeps what a comparison measured, as a file and as tables.
+// Package report keeps the results of a comparison, as a file and as tables.
 package report
 
 import (
@@ -17,7 +17,7 @@ var Base = contest.Changefeed.Name
 // A Report is one run of the comparison.
 type Report struct {
 	Date        string       `json:"date"`
-	Quick       bool         `json:"quick"` // smaller and shorter than the figures are meant
+	Quick       bool         `json:"quick"` // a small and short run, whose figures mean little
 	Rounds      int          `json:"rounds"`
 	Machine     Machine      `json:"machine"`
 	Go          string       `json:"go"`
@@ -25,7 +25,7 @@ type Report struct {
 	Results     []Result     `json:"results"`
 }
 
-// A Contestant is one that took part.
+// A Contestant is a contestant that took part.
 type Contestant struct {
 	Name    string         `json:"name"`
 	Module  string         `json:"module,omitempty"`
@@ -33,7 +33,7 @@ type Contestant struct {
 	Traits  contest.Traits `json:"traits"`
 }
 
-// A Result is what one contestant made of one figure in all rounds.
+// A Result is one figure of one contestant in all rounds.
 type Result struct {
 	Workload   string         `json:"workload"`
 	Table      workload.Table `json:"table"`
@@ -47,12 +47,12 @@ type Result struct {
 
 	Merged       float64 `json:"merged,omitempty"`        // share of the changes, median
 	Lost         float64 `json:"lost,omitempty"`          // share of the changes, median
-	BlockedAfter int     `json:"blocked_after,omitempty"` // writes, in the last round that was
+	BlockedAfter int     `json:"blocked_after,omitempty"` // writes, in the last round that was blocked
 
 	merged, lost []float64
 }
 
-// New returns a report of a run that begins now.
+// New returns an empty report of a run that begins now.
 func New(quick bool, rounds int, contestants []contest.Contestant) *Report {
 	r := &Report{
 		Date:    time.Now().UTC().Format(time.DateOnly),
@@ -67,7 +67,7 @@ func New(quick bool, rounds int, contestants []contest.Contestant) *Report {
 	return r
 }
 
-// Add adds what a contestant made in one more round.
+// Add adds a contestant's figures of one more round.
 func (r *Report) Add(w workload.Workload, c contest.Contestant, figures []workload.Figure) {
 	for _, f := range figures {
 		i := r.index(f.Table.Title, f.Column, c.Name)
@@ -101,9 +101,9 @@ func (r *Report) Find(table workload.Table, column, contestant string) (Result, 
 	return Result{}, false
 }
 
-// Ratio returns how many times as good as the contestant Base is: the median of the
-// rounds' ratios. It returns false where one of them was not measured, or its writer
-// waited for ever.
+// Ratio returns how many times as good as the contestant Base is. This is the median of
+// the rounds' ratios. It returns false if one of the two was not measured, or if its
+// writer waited for ever.
 func (r *Report) Ratio(table workload.Table, column, contestant string) (float64, bool) {
 	base, ok1 := r.Find(table, column, Base)
 	other, ok2 := r.Find(table, column, contestant)
@@ -114,7 +114,7 @@ func (r *Report) Ratio(table workload.Table, column, contestant string) (float64
 	for i := range min(len(base.Rounds), len(other.Rounds)) {
 		ours, theirs := base.Rounds[i], other.Rounds[i]
 		if ours <= 0 || theirs <= 0 {
-			return 0, false // growth that the collector's noise hides
+			return 0, false // the growth is smaller than the noise of the garbage collector
 		}
 		ratios = append(ratios, theirs/ours)
 	}
@@ -130,7 +130,7 @@ func (r *Report) Write(file string) error {
 	return os.WriteFile(file, append(data, '\n'), 0o644)
 }
 
-// Read reads what Write wrote.
+// Read reads a report that Write wrote.
 func Read(file string) (*Report, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {

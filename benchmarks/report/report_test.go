@@ -85,7 +85,7 @@ func TestJSON(t *testing.T) {
 	require.NoError(t, r.Write(file))
 	again, err := Read(file)
 	require.NoError(t, err)
-	for i := range r.Results { // they serve to add rounds
+	for i := range r.Results { // these fields are only used while rounds are added
 		r.Results[i].merged, r.Results[i].lost = nil, nil
 	}
 	require.Equal(t, r, again)

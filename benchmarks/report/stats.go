@@ -2,8 +2,8 @@ package report
 
 import "slices"
 
-// median returns the middle of the values, or the mean of the two in the middle; 0 if
-// there are none.
+// median returns the middle one of the values, or the mean of the two in the middle. It
+// returns 0 if there are none.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0

@@ -9,14 +9,14 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
 )
 
-// tooLong is how long readers may take for what has been written.
+// tooLong is the time limit for readers to read everything that was written.
 const tooLong = 2 * time.Minute
 
-// never is a version that does not come.
+// never is a version that is never written.
 const never = math.MaxInt
 
-// warmUps is how many writes readers get before the timed ones: the first of a reader
-// costs it more.
+// warmUps is the number of writes before the timed ones. The first changes take a reader
+// longer.
 const warmUps = 100
 
 // An audience is subscribers that read, each in a goroutine of its own.
@@ -25,17 +25,17 @@ type audience struct {
 	feeds      []contest.Feed
 	tallies    []*contest.Tally
 	done       sync.WaitGroup
-	base       int // the version from which on they read
+	base       int // the version that all of them have read
 }
 
-// join has one more reader read the feed.
+// join starts another reader, which reads the feed.
 func (a *audience) join(feed contest.Feed, t *contest.Tally) {
 	a.feeds, a.tallies = append(a.feeds, feed), append(a.tallies, t)
 	a.done.Go(func() { feed.Read(t) })
 }
 
-// follow returns n subscribers to all changes, which have read a few and do not read
-// now.
+// follow returns n subscribers to all changes. They have read a few of them, and are not
+// reading now.
 func follow(c contest.Contestant, store contest.Store, n, rows int) (*audience, error) {
 	a := &audience{contestant: c}
 	for range n {
@@ -52,8 +52,8 @@ func follow(c contest.Contestant, store contest.Store, n, rows int) (*audience, 
 	return a, nil
 }
 
-// read begins to read again, so many more writes. prepare, unless nil, is called for
-// each reader's tally.
+// read makes all subscribers read the given number of further writes. prepare, unless nil,
+// is called for each reader's tally.
 func (a *audience) read(writes int, prepare func(i int, t *contest.Tally)) {
 	a.tallies = nil
 	for i, feed := range a.feeds {
@@ -67,13 +67,13 @@ func (a *audience) read(writes int, prepare func(i int, t *contest.Tally)) {
 	a.settle()
 }
 
-// settle gives all readers time to wait for what comes.
+// settle gives all readers time to begin waiting for changes.
 func (a *audience) settle() {
 	collect()
 	time.Sleep(10*time.Millisecond + time.Duration(len(a.feeds))*10*time.Microsecond)
 }
 
-// wait returns when all have enough, or an error if that takes too long.
+// wait returns when all readers have enough, or an error if that takes too long.
 func (a *audience) wait() error {
 	all := make(chan struct{})
 	go func() {
@@ -88,13 +88,13 @@ func (a *audience) wait() error {
 	}
 }
 
-// close closes the feeds, and returns when nobody reads any more.
+// close closes the feeds, and returns when all readers have ended.
 func (a *audience) close() {
 	closeAll(a.feeds)
 	a.done.Wait()
 }
 
-// closeAll closes feeds at once, for a writer may wait for the reader of any.
+// closeAll closes all feeds at the same time, because a writer may wait for any reader.
 func closeAll(feeds []contest.Feed) {
 	var closed sync.WaitGroup
 	for _, f := range feeds {
@@ -103,8 +103,8 @@ func closeAll(feeds []contest.Feed) {
 	closed.Wait()
 }
 
-// check compares what came with so many writes, and returns the shares that were
-// merged and lost.
+// check compares the tallies with the number of writes. It returns the shares of changes
+// that were merged and lost, and an error for changes that are missing or wrong.
 func (a *audience) check(writes int) (merged, lost float64, err error) {
 	c, last := a.contestant, a.base+writes
 	sum := writes * (a.base + 1 + last) / 2
@@ -127,7 +127,7 @@ func (a *audience) check(writes int) (merged, lost float64, err error) {
 	return 1 - (float64(came)+float64(dropped))/all, float64(dropped) / all, nil
 }
 
-// changes returns how many changes came to all of them.
+// changes returns the number of changes that all readers together received.
 func (a *audience) changes() int {
 	n := 0
 	for _, t := range a.tallies {

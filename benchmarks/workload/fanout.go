@@ -13,7 +13,7 @@ var (
 	FanOutTx   = Table{Title: "Updates, 100 in a transaction, by subscribers", Unit: "ns a row, until all have it"}
 )
 
-// FanOut is updates that many read.
+// FanOut measures updates with many subscribers.
 var FanOut = Workload{
 	Name:  "fanout",
 	Title: "Updates that all subscribers read",

@@ -13,7 +13,7 @@ var (
 	KeyFeedWakes = Table{Title: "Wake-ups of readers", Unit: "a write"}
 )
 
-// KeyFeeds are readers of one row each.
+// KeyFeeds measures updates with many readers that follow one row each.
 var KeyFeeds = Workload{
 	Name:  "key-feeds",
 	Title: "Feeds on one key each",
@@ -32,9 +32,9 @@ func keyFeeds(c contest.Contestant, feeds, writes int) ([]Figure, error) {
 		return nil, nil
 	}
 	defer table.Close()
-	writes -= writes % feeds // each row gets as many
+	writes -= writes % feeds // the same number for each row
 	keys := contest.DistinctKeys(writes, feeds)
-	last, sums := make([]int, feeds), make([]int, feeds) // of the versions, by key
+	last, sums := make([]int, feeds), make([]int, feeds) // last version and sum of versions, by key
 	for i, key := range keys {
 		last[key] = feeds + i + 1
 		sums[key] += feeds + i + 1
@@ -46,7 +46,7 @@ func keyFeeds(c contest.Contestant, feeds, writes int) ([]Figure, error) {
 	}
 	defer readers.close()
 	readers.read(0, func(key int, t *contest.Tally) { t.Until = key + 1 })
-	for key := range feeds { // each reader has read something
+	for key := range feeds { // each reader reads one change before the timed part
 		table.Update(key, key+1)
 	}
 	if err := readers.wait(); err != nil {

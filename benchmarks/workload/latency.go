@@ -9,11 +9,11 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
 )
 
-// LatencyTable is the table of Latency, whose columns are a share and a number of
+// LatencyTable is the table of Latency. Its columns are a share and a number of
 // subscribers: see LatencyColumn.
 var LatencyTable = Table{Title: "From the call of a write to its reader", Unit: "µs"}
 
-// LatencyAudiences and LatencyShares are what the columns are about.
+// LatencyAudiences and LatencyShares are the numbers and shares of the columns.
 var (
 	LatencyAudiences = []int{1, 100}
 	LatencyShares    = []float64{0.5, 0.99, 0.999}
@@ -25,9 +25,10 @@ func LatencyColumn(share float64, subscribers int) string {
 	return names[share] + ", " + Count(subscribers)
 }
 
-// Latency is paced writes to readers that wait. The writer is busy between them and does
-// not sleep: after a sleep it finds a processor awake only every other time, so half of
-// the times would be ten times the others, and the median one or the other by chance.
+// Latency measures paced writes to waiting readers. The writer is busy between the writes
+// and does not sleep. After a sleep, the processor is awake only every other time. Half of
+// the times would then be ten times as long as the others, and the median would be one or
+// the other by chance.
 var Latency = Workload{
 	Name:  "latency",
 	Title: "Latency from write to reader",
@@ -63,7 +64,7 @@ func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
 	defer readers.close()
 	keys := contest.Keys(writes, s.Rows)
 	var have atomic.Int64          // readers that have the last change
-	last := make(chan struct{}, 1) // gets a value when the last reader has a change
+	last := make(chan struct{}, 1) // notified when the last reader has a change
 	readers.read(writes, func(i int, t *contest.Tally) {
 		delays[i] = make([]float64, 0, writes)
 		t.OnWake = func() {
@@ -103,7 +104,7 @@ func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
 	return figures, err
 }
 
-// work takes a processor for a while.
+// work keeps a processor busy for a while.
 func work(d time.Duration) {
 	for start := time.Now(); time.Since(start) < d; {
 	}

@@ -10,8 +10,7 @@ import (
 // NewcomerTable is the table of Newcomer.
 var NewcomerTable = Table{Title: "A newcomer on many rows", Unit: "ms"}
 
-// Newcomer is a subscriber that begins with all present rows, while they are written
-// to.
+// Newcomer measures a subscriber that begins with all present rows during writes.
 var Newcomer = Workload{
 	Name:  "newcomer",
 	Title: "A newcomer gets the present rows",
@@ -55,7 +54,7 @@ func newcomer(c contest.Contestant, rows int) ([]Figure, error) {
 	subscribed := make(chan struct{})
 	go func() {
 		defer close(subscribed)
-		time.Sleep(time.Millisecond) // the writer is at it
+		time.Sleep(time.Millisecond) // lets the writer begin
 		start = time.Now()
 		readers.join(table.FollowPresent(), tally)
 	}()

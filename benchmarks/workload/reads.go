@@ -9,7 +9,7 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
 )
 
-// Reads are made while a writer is at it.
+// Reads measures reads during writes.
 var Reads = Workload{
 	Name:  "reads",
 	Title: "Reads while writing",
@@ -72,7 +72,7 @@ type background struct {
 	err     error
 }
 
-// during returns the time that f takes, and the slowest write meanwhile.
+// during runs f while it writes. It returns the time of f and of the slowest write.
 func (b *background) during(f func() error) (elapsed, slowest time.Duration) {
 	collect()
 	var stop atomic.Bool

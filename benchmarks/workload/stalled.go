@@ -14,7 +14,7 @@ var (
 	StalledBytes = Table{Title: "Stalled subscribers", Unit: "bytes each"}
 )
 
-// OneStalled is a subscriber that stalls beside others that do not.
+// OneStalled measures updates with one stalled subscriber among others that read.
 var OneStalled = Workload{
 	Name:  "one-stalled",
 	Title: "One stalled subscriber beside nine that keep up",
@@ -44,8 +44,8 @@ func oneStalled(c contest.Contestant, rows, backlog int) ([]Figure, error) {
 	return []Figure{alone, stalled, ratio, memory}, nil
 }
 
-// beside makes writes beside ten subscribers, of which some have stalled. It returns
-// the time a write, and by how much memory in use has grown.
+// beside makes writes with ten subscribers, some of which have stalled. It returns the
+// time for each write, and the growth of the memory in use.
 func beside(c contest.Contestant, rows, writes, stalled int) (cost, memory Figure, err error) {
 	table := openTable(c, rows)
 	if table == nil {
@@ -82,7 +82,7 @@ func beside(c contest.Contestant, rows, writes, stalled int) (cost, memory Figur
 	return cost, memory, err
 }
 
-// Stalled is many subscribers that stall.
+// Stalled measures the memory that many stalled subscribers hold.
 var Stalled = Workload{
 	Name:  "stalled",
 	Title: "Many stalled subscribers",

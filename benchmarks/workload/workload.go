@@ -1,10 +1,10 @@
-// Package workload is the work that all contestants of a comparison are given.
+// Package workload defines the work that all contestants of a comparison are given.
 //
-// A workload is a list of cases. One run of a case by one contestant, on a store of
-// its own, gives a few figures; whoever compares runs a case by all contestants in
-// turn, in rounds. Everything that is not the contestants' work is done outside the
-// timed part: rows and keys are drawn, stores are filled, readers wait, and what
-// others left behind is collected.
+// A workload is a list of cases. One run of a case by one contestant, on a store of its
+// own, yields a few figures. A comparison has several rounds. In each round, all
+// contestants run a case in turn. Everything that is not the contestants' work is done
+// outside the timed part: rows and keys are drawn, stores are filled, readers begin to
+// wait, and the garbage of earlier runs is collected.
 package workload
 
 import (
@@ -18,9 +18,9 @@ import (
 
 // A Workload is one kind of work.
 type Workload struct {
-	Name  string // for a flag
+	Name  string // value of a flag
 	Title string
-	About string // what is done
+	About string // describes the work
 	Cases func(s Scale) []Case
 }
 
@@ -28,51 +28,52 @@ type Workload struct {
 type Case struct {
 	Name string
 
-	// Run runs it once. It returns no figures if the contestant does not do such
-	// work, and an error if what it did is wrong.
+	// Run runs the case once. It returns no figures if the contestant cannot do such work,
+	// and an error if the contestant did it wrong.
 	Run func(c contest.Contestant) ([]Figure, error)
 }
 
-// A Figure is what was measured: a cell of a table that has a row for each contestant.
+// A Figure is a measured value. It is a cell of a table that has a row for each contestant.
 type Figure struct {
 	Table  Table
 	Column string
 	Value  float64
 
-	// What stands beside it.
-	Merged       float64 // share of the changes that came together with a later one
-	Lost         float64 // share of the changes that the contestant said it dropped
-	BlockedAfter int     // writes after which the writer waited for a reader for ever; 0: it did not
+	// Shown beside the value.
+	Merged       float64 // share of the changes that were merged with a later one
+	Lost         float64 // share of the changes that the contestant reported as dropped
+	BlockedAfter int     // if not 0, the writer waited for a reader for ever after so many writes
 }
 
-// A Table is the figures of one unit. Lower ones are better, unless the unit tells.
+// A Table holds the figures of one unit. Lower figures are better, unless the unit says
+// otherwise.
 type Table struct {
 	Title   string `json:"title"`
 	Unit    string `json:"unit"`
-	Derived bool   `json:"derived,omitempty"` // from another one, so that no ratios are made of it
+	Derived bool   `json:"derived,omitempty"` // computed from another table, so there are no ratios
 }
 
-// All are the workloads, in order.
+// All returns the workloads, in order.
 func All() []Workload {
 	return []Workload{Writes, FanOut, OneStalled, Stalled, Latency, Newcomer, KeyFeeds, Reads}
 }
 
-// A Scale says how much is done.
+// A Scale sets the amount of work.
 type Scale struct {
 	Rounds   int
-	Rows     int // where their number is of no account
-	Large    int // many rows
+	Rows     int // number of rows where it does not matter
+	Large    int // number of rows of a large table
 	FanOuts  []Audience
-	Writes   int // timed ones, of those that take about a microsecond
-	Stalled  int // subscribers that stall
-	Backlog  int // writes that a stalled subscriber does not read
+	Writes   int // number of timed writes that take about a microsecond each
+	Stalled  int // number of subscribers that stall
+	Backlog  int // number of writes that a stalled subscriber does not read
 	KeyFeeds int
 }
 
-// An Audience is so many subscribers, and as many writes as they get.
+// An Audience is a number of subscribers, and the number of writes that they receive.
 type Audience struct{ Subscribers, Writes int }
 
-// Full is the comparison as it is meant.
+// Full returns the scale of a full comparison.
 func Full() Scale {
 	return Scale{
 		Rounds:   5,
@@ -86,7 +87,7 @@ func Full() Scale {
 	}
 }
 
-// Quick is one that shows that everything works, in under a minute.
+// Quick returns a scale that shows in under a minute that everything works.
 func Quick() Scale {
 	return Scale{
 		Rounds:   2,
@@ -113,13 +114,13 @@ func openTable(c contest.Contestant, n int) contest.Table {
 	return table
 }
 
-// collect frees what is garbage, so that nobody pays for another's.
+// collect frees all garbage, so that no contestant pays for the garbage of another one.
 func collect() {
 	runtime.GC()
-	runtime.GC() // what the first one's cleanups released
+	runtime.GC() // frees the memory that the cleanups of the first one released
 }
 
-// heap returns how many bytes are in use.
+// heap returns the number of bytes in use.
 func heap() float64 {
 	collect()
 	var m runtime.MemStats
@@ -127,7 +128,7 @@ func heap() float64 {
 	return float64(m.HeapAlloc)
 }
 
-// perOp returns the time of one of n operations, in ns.
+// perOp returns the time that one of n operations took, in ns.
 func perOp(elapsed time.Duration, n int) float64 { return float64(elapsed) / float64(n) }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

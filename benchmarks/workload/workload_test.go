@@ -20,7 +20,7 @@ var tiny = Scale{
 	KeyFeeds: 100,
 }
 
-// Every contestant does all work, but for the hand-off, which is about latency.
+// Every contestant does all work, except the hand-off, which only measures latency.
 func TestWorkloads(t *testing.T) {
 	for _, w := range All() {
 		t.Run(w.Name, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestWorkloads(t *testing.T) {
 	}
 }
 
-// A stalled subscriber stops those whose writer waits, and them only.
+// A stalled subscriber stops the contestants whose writer waits, and no others.
 func TestBlocked(t *testing.T) {
 	for _, c := range contest.All() {
 		if c.Traits.IsFloor {
@@ -65,7 +65,7 @@ func TestBlocked(t *testing.T) {
 	}
 }
 
-// What is missing without a word, double, or wrong is an error.
+// A change that is missing without notice, delivered twice, or wrong is an error.
 func TestCheck(t *testing.T) {
 	const base, writes = 10, 4
 	whole := contest.Tally{Changes: 4, Sum: 11 + 12 + 13 + 14, Last: 14}

@@ -8,12 +8,12 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
 )
 
-// patience is how long a writer that waits for slow readers may stand still before it
+// patience is the time without a write after which a writer that waits for slow readers
 // counts as blocked.
 const patience = time.Second
 
-// A writer updates the rows with the keys, each to a version one higher than the last,
-// in a goroutine that may be blocked.
+// A writer updates the rows with the keys in a goroutine, which may block. Each update
+// increases the version by one.
 type writer struct {
 	contestant contest.Contestant
 	store      contest.Store
@@ -25,8 +25,8 @@ type writer struct {
 	done    sync.WaitGroup
 }
 
-// write returns when all writes are made; or, of a contestant whose writer waits for
-// readers, when none has been made for a while.
+// write returns when all writes are made. If the contestant's writer waits for readers, it
+// also returns when there was no write for a while.
 func (w *writer) write() (made int, blocked bool) {
 	finished := make(chan struct{})
 	w.done.Go(func() {
@@ -55,6 +55,6 @@ func (w *writer) write() (made int, blocked bool) {
 	}
 }
 
-// end returns when no write is under way. If the writer was blocked, the feeds must
-// have been closed.
+// end waits for the writer's goroutine. If the writer was blocked, the feeds must have been
+// closed.
 func (w *writer) end() { w.done.Wait() }

@@ -7,10 +7,10 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
 )
 
-// txSize is how many rows a transaction updates.
+// txSize is the number of rows that a transaction updates.
 const txSize = 100
 
-// Writes are made without a feed.
+// Writes measures writes without a feed.
 var Writes = Workload{
 	Name:  "writes",
 	Title: "Single writes without a feed",

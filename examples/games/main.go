@@ -1,7 +1,7 @@
-// Games is the first example of RethinkDB's manual page on changes, line for
-// line: one client follows the changes of a table, and prints them, while a
-// second client writes to it. In place of two connections to a server there are
-// two goroutines and one table.
+// Games is the first example of RethinkDB's manual page on changes, line for line. One
+// client follows the changes of a table and prints them, while a second client writes to
+// it. The clients are two goroutines and share the table, where RethinkDB has two
+// connections to a server.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A Game is a row of the table games; its primary key is ID.
+// A Game is a row of the table games. Its primary key is ID.
 type Game struct {
 	ID      int    `json:"id"`
 	Player1 string `json:"player1,omitempty"`
@@ -37,8 +37,8 @@ func main() {
 func run(w io.Writer) error {
 	games := changefeed.NewTable("games", func(g *Game) int { return g.ID })
 
-	// Client 1. It is subscribed when Changes returns, so it misses nothing, however
-	// late its goroutine begins.
+	// Client 1. It is subscribed as soon as Changes returns, so it misses nothing even if
+	// its goroutine starts late.
 	feed := games.Changes(context.Background())
 	client1 := make(chan error, 1)
 	go func() { client1 <- follow(w, feed) }()
@@ -48,13 +48,13 @@ func run(w io.Writer) error {
 	_, err2 := games.Update(1, func(g *Game) { g.Player1 = "Bob" })
 	_, err3 := games.Replace(Game{ID: 1, Player1: "Bob", Player2: "Alice"})
 	_, err4 := games.Delete(1)
-	games.Drop() // client 1 gets an error, after all changes before it
+	games.Drop() // client 1 receives an error after all changes
 
 	return errors.Join(err1, err2, err3, err4, <-client1)
 }
 
-// follow prints the changes of a feed as JSON, each after its kind, and its errors as
-// text, until the feed ends. It returns an error if it cannot print.
+// follow prints the changes of a feed, each as its kind and JSON, and its errors as text.
+// It returns nil when the feed ends, or an error if it cannot print.
 func follow(w io.Writer, feed changefeed.Stream[changefeed.Change[Game]]) error {
 	for change, err := range feed {
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The test binary is the program if the environment says so.
+// If RUN_GAMES is set, the test binary runs the program instead of the tests.
 func TestMain(m *testing.M) {
 	if os.Getenv("RUN_GAMES") != "" {
 		main()
@@ -27,7 +27,7 @@ func TestHelp(t *testing.T) {
 	require.Regexp(t, `^Games prints the changes of a table .*\.\n$`, string(out))
 }
 
-// Client 1 prints what it prints on RethinkDB's manual page, each change after its kind.
+// Client 1 prints the same changes as on RethinkDB's manual page, each after its kind.
 func TestTheManualsFirstExample(t *testing.T) {
 	var out strings.Builder
 	require.NoError(t, run(&out))
@@ -41,7 +41,7 @@ changefeed: changes of "games": table dropped
 
 var errFull = errors.New("disk full")
 
-// A shortDisk takes n writes and no more.
+// A shortDisk accepts n writes and fails all later ones.
 type shortDisk struct{ n int }
 
 func (d *shortDisk) Write(p []byte) (int, error) {
@@ -51,7 +51,7 @@ func (d *shortDisk) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Output that cannot be written, be it a change or the final error, is an error.
+// If a change or the final error cannot be printed, run returns an error.
 func TestOutputFails(t *testing.T) {
 	for n := range 5 {
 		require.ErrorIs(t, run(&shortDisk{n}), errFull, "after %d lines", n)

@@ -1,11 +1,11 @@
-// Leaderboard shows the scores of a few players, which change at random, in a table that
-// redraws in place until the game is over, or until q or ^C is pressed. If the input or the
-// output is not a terminal, it prints a line for each thing that happens.
+// Leaderboard shows the scores of six players, which change at random. It redraws a table
+// in place until the game is over, or until q or ^C is pressed. If the input or the output
+// is not a terminal, it prints a line for each event instead.
 //
 // Three goroutines follow one table, each in its own way. One follows an index value (a
 // team), beginning with the present rows. One follows a predicate (enough points for the
-// hall of fame). One follows all changes: it breaks off after every tenth and resumes after
-// the last change that it read.
+// hall of fame). One follows all changes. It ends its subscription after every tenth
+// change, and resumes with a new one after the last change that it read.
 //
 //	go run ./examples/leaderboard
 //	go run ./examples/leaderboard -writes 20 -every 0 | cat
@@ -38,11 +38,11 @@ type Player struct {
 	Score int
 }
 
-// fame is the score from which a player is in the hall of fame.
+// fame is the lowest score in the hall of fame.
 const fame = 100
 
-const about = `Leaderboard shows the scores of six players, which change at random, and
-what three goroutines learn from changefeeds: the points of a team, the players
+const about = `Leaderboard shows the scores of six players, which change at random, and the
+output of three goroutines that follow them: the points of a team, the players
 with %d points or more, and every change.
 `
 
@@ -51,9 +51,9 @@ func main() {
 		fmt.Fprintf(os.Stderr, about, fame)
 		flag.PrintDefaults()
 	}
-	writes := flag.Int("writes", 200, "how often a score changes")
-	every := flag.Duration("every", 100*time.Millisecond, "how long a score stands")
-	seed := flag.Uint64("seed", rand.Uint64(), "of the changes")
+	writes := flag.Int("writes", 200, "number of score changes")
+	every := flag.Duration("every", 100*time.Millisecond, "pause between changes")
+	seed := flag.Uint64("seed", rand.Uint64(), "seed of the random changes")
 	flag.Parse()
 	if err := onTerminal(*writes, *every, rand.New(rand.NewPCG(*seed, 0))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -61,8 +61,8 @@ func main() {
 	}
 }
 
-// onTerminal plays on the terminal of the program, until the end or until somebody stops
-// it.
+// onTerminal plays the game on the program's standard input and output, until it is over
+// or the user stops it.
 func onTerminal(writes int, every time.Duration, random *rand.Rand) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -82,12 +82,12 @@ func onTerminal(writes int, every time.Duration, random *rand.Rand) error {
 	return run(ctx, &screen{out: os.Stdout, inPlace: true}, writes, every, random)
 }
 
-// run plays, with followers that show what they see, until ctx is done or all writes are
-// made. It returns when the followers have seen the end.
+// run plays the game and starts its followers. It ends the game when ctx is done or all
+// writes are made, and returns when the followers have read everything.
 func run(ctx context.Context, show *screen, writes int, every time.Duration, random *rand.Rand) error {
 	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
 	teams := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
-	players.Retain(1000) // for the follower that goes on after a break
+	players.Retain(1000) // for the follower that resumes after a break
 	show.players = players
 	for i, name := range []string{"Alice", "Bob", "Carol", "Dave", "Eve", "Frank"} {
 		p := Player{Name: name, Team: []string{"red", "blue"}[i%2], Score: 50}
@@ -96,8 +96,8 @@ func run(ctx context.Context, show *screen, writes int, every time.Duration, ran
 		}
 	}
 
-	// Subscribed before the first write and the goroutines: nothing is missed. The feeds end
-	// with the table and not with ctx, which would cut off what is still to be shown.
+	// The subscriptions are made before the first write, so nothing is missed. The feeds end
+	// with the table and not with ctx. Otherwise unread changes would be lost.
 	forever := context.Background()
 	red := teams.Equal("red").Changes(forever, changefeed.IncludeInitial(), changefeed.Named("red team"))
 	famous := players.Where(func(p *Player) bool { return p.Score >= fame }).
@@ -113,14 +113,15 @@ func run(ctx context.Context, show *screen, writes int, every time.Duration, ran
 		return err
 	}
 	for logged.Load() < players.Seq() && players.Seq() > start {
-		time.Sleep(time.Millisecond) // a follower that comes back to a dropped table finds nothing
+		time.Sleep(time.Millisecond) // a dropped table retains nothing for a follower that resumes
 	}
-	players.Drop() // ends every feed, after all that it still has to read
+	players.Drop() // ends every feed once it has delivered its buffered changes
 	followers.Wait()
 	return nil
 }
 
-// play changes scores, and now and then a player's team, until ctx is done.
+// play changes scores, and sometimes a player's team, until all writes are made or ctx is
+// done.
 func play(ctx context.Context, players *changefeed.Table[string, Player], writes int, every time.Duration, random *rand.Rand) error {
 	names := make([]string, 0, players.Len())
 	for name := range players.All() {
@@ -147,8 +148,8 @@ func play(ctx context.Context, players *changefeed.Table[string, Player], writes
 	return nil
 }
 
-// followTeam keeps the team's total. A player who changes sides comes into the feed,
-// or leaves it: for the team that is an insert, or a delete.
+// followTeam shows the team's total. If a player joins the team, the feed reports an
+// insert. If a player leaves the team, it reports a delete.
 func followTeam(show *screen, changes changefeed.Stream[changefeed.Change[Player]]) {
 	total := 0
 	for c, err := range changes {
@@ -168,7 +169,7 @@ func followTeam(show *screen, changes changefeed.Stream[changefeed.Change[Player
 	}
 }
 
-// followFame tells who comes into the hall of fame, and who leaves it.
+// followFame shows the players in the hall of fame whenever one enters or leaves it.
 func followFame(show *screen, changes changefeed.Stream[changefeed.Change[Player]]) {
 	var famous []string
 	for c, err := range changes {
@@ -181,23 +182,23 @@ func followFame(show *screen, changes changefeed.Stream[changefeed.Change[Player
 			famous = append(famous, c.New.Name)
 		case changefeed.Delete:
 			famous = slices.DeleteFunc(famous, func(name string) bool { return name == c.Old.Name })
-		default: // Ready; or another score, but still famous
+		default: // Ready, or an update of a player who stays famous
 			continue
 		}
 		show.say("hall of fame", cmp.Or(strings.Join(famous, ", "), "nobody"))
 	}
 }
 
-// followWithBreaks follows all changes after the one numbered seq. It breaks off after
-// every tenth, as a client whose connection fails, and goes on where it was, which it
-// tells by logged.
+// followWithBreaks follows all changes after the one numbered seq. It ends its
+// subscription after every tenth change, like a client whose connection fails, and resumes
+// with a new one. It stores its position in logged.
 func followWithBreaks(show *screen, players *changefeed.Table[string, Player], seq uint64, logged *atomic.Uint64) {
 	for breaks, ended := 0, false; !ended; breaks++ {
 		ctx, cancel := context.WithCancel(context.Background())
 		read := 0
 		for c, err := range players.Changes(ctx, changefeed.After(seq), changefeed.Named("log")) {
 			if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
-				show.say("log", fmt.Sprintf("missed %d changes", skipped.Count)) // more than Retain holds
+				show.say("log", fmt.Sprintf("missed %d changes", skipped.Count)) // no longer retained
 				seq = skipped.To
 				logged.Store(seq)
 				continue
@@ -218,8 +219,8 @@ func followWithBreaks(show *screen, players *changefeed.Table[string, Player], s
 	}
 }
 
-// A screen shows what the followers say: the newest of each below the table of players,
-// or line by line.
+// A screen shows the followers' messages. In place, it shows the newest message of each
+// follower below the table of players. Otherwise it prints the messages line by line.
 type screen struct {
 	players *changefeed.Table[string, Player]
 	inPlace bool
@@ -244,7 +245,7 @@ func (s *screen) say(who, what string) {
 	s.drawLocked()
 }
 
-// ended says why a follower came to its end.
+// ended shows the error that ended a follower. In place, it shows nothing.
 func (s *screen) ended(who string, err error) {
 	if errors.Is(err, changefeed.ErrTableDropped) {
 		err = errors.New("the game is over")
@@ -264,7 +265,7 @@ func (s *screen) drawLocked() {
 		}
 	}, func(a, b Player) int { return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Name, b.Name)) })
 	if len(players) == 0 {
-		return // dropped: the last picture stays
+		return // the table is dropped, and the last picture stays
 	}
 	for i, p := range players {
 		lines = append(lines, fmt.Sprintf("%d  %-6s %-4s %4d %s", i+1, p.Name, p.Team, p.Score, strings.Repeat("#", min(p.Score/5, 40))))
@@ -274,10 +275,10 @@ func (s *screen) drawLocked() {
 		lines = append(lines, fmt.Sprintf("%-12s %s", who, s.said[who]))
 	}
 	if s.lines > 0 {
-		fmt.Fprintf(s.out, "\x1b[%dA", s.lines) // up
+		fmt.Fprintf(s.out, "\x1b[%dA", s.lines) // cursor up
 	}
 	for _, line := range lines {
-		fmt.Fprintf(s.out, "\x1b[2K%s\n", line) // in the place of what stood there
+		fmt.Fprintf(s.out, "\x1b[2K%s\n", line) // clear the old line first
 	}
 	s.lines = len(lines)
 }

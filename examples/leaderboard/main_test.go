@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// played is what a game of so many writes, with time for all to read, shows.
+// played returns the output of a game with the given number of writes. Followers have time
+// to read every change.
 func played(t *testing.T, inPlace bool, writes int) string {
 	var out bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
@@ -27,7 +28,7 @@ func played(t *testing.T, inPlace bool, writes int) string {
 	return out.String()
 }
 
-// The test binary is the program if the environment says so.
+// If RUN_LEADERBOARD is set, the test binary runs the program instead of the tests.
 func TestMain(m *testing.M) {
 	if os.Getenv("RUN_LEADERBOARD") != "" {
 		main()
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program returns the program, to be started with such arguments.
+// program returns a command that runs the program with the given arguments.
 func program(t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "RUN_LEADERBOARD=1")
@@ -53,7 +54,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// Without a terminal, the program says what it shows, and then what happens.
+// Without a terminal, the program prints its description and then one line for each event.
 func TestWithoutATerminal(t *testing.T) {
 	out, err := program(t, "-writes", "20", "-every", "0").Output()
 	require.NoError(t, err)
@@ -61,7 +62,7 @@ func TestWithoutATerminal(t *testing.T) {
 	require.Equal(t, 3, strings.Count(string(out), "the game is over"))
 }
 
-// A game that is stopped ends at once, and the followers read to the end of it.
+// A game that is stopped ends at once, and the followers read all of its changes.
 func TestStopped(t *testing.T) {
 	const writes, players = 13, 6
 	var out bytes.Buffer
@@ -89,7 +90,7 @@ func TestStopAtQ(t *testing.T) {
 	stopAtQ(strings.NewReader("xyz"), func() { require.Fail(t, "stopped without a q") })
 }
 
-// What is not a terminal is left alone.
+// quietKeys leaves a file that is not a terminal alone.
 func TestQuietKeysWithoutATerminal(t *testing.T) {
 	file, err := os.Create(t.TempDir() + "/file")
 	require.NoError(t, err)
@@ -103,7 +104,7 @@ func TestQuietKeysWithoutATerminal(t *testing.T) {
 	}
 }
 
-// The follower that breaks off misses nothing and sees nothing twice.
+// The follower that takes breaks neither misses a change nor sees one twice.
 func TestTheLogGoesOnWhereItBrokeOff(t *testing.T) {
 	const writes, players = 95, 6
 	out := played(t, false, writes)
@@ -117,8 +118,8 @@ func TestTheLogGoesOnWhereItBrokeOff(t *testing.T) {
 	}
 }
 
-// unchanged returns the numbers up to last that no change has: writes that set a score
-// to what it was.
+// unchanged returns the numbers up to last that are missing in the log, because the write
+// left its score equal.
 func unchanged(out string, last int) (numbers []int) {
 	for n := 7; n <= last; n++ {
 		if !strings.Contains(out, fmt.Sprintf("change %d after", n)) {
@@ -128,19 +129,19 @@ func unchanged(out string, last int) (numbers []int) {
 	return numbers
 }
 
-// Who is in the hall of fame, as those that come into the selection and leave it tell,
-// is who has the points, as the log of all changes tells.
+// The hall of fame, which is computed from inserts and deletes of the selection, agrees
+// with the scores in the log of all changes.
 func TestTheHallOfFameIsWhoHasThePoints(t *testing.T) {
 	out := played(t, false, 200)
 	scores := map[string]int{}
-	var told []string
+	var shown []string
 	for _, line := range regexp.MustCompile(`(\w+) \d+ -> (\d+)|hall of fame: (.*)`).FindAllStringSubmatch(out, -1) {
 		if line[1] != "" {
 			scores[line[1]], _ = strconv.Atoi(line[2])
 		} else if line[3] != "the game is over" && line[3] != "nobody" {
-			told = strings.Split(line[3], ", ")
+			shown = strings.Split(line[3], ", ")
 		} else if line[3] == "nobody" {
-			told = nil
+			shown = nil
 		}
 	}
 	var want []string
@@ -150,10 +151,10 @@ func TestTheHallOfFameIsWhoHasThePoints(t *testing.T) {
 		}
 	}
 	require.NotEmpty(t, want)
-	require.ElementsMatch(t, want, told)
+	require.ElementsMatch(t, want, shown)
 }
 
-// On a terminal, each picture stands in the place of the one before.
+// On a terminal, each picture is drawn over the previous one.
 func TestATerminalIsDrawnInPlace(t *testing.T) {
 	out := played(t, true, 30)
 	pictures := strings.Split(out, "\x1b[10A")
@@ -172,7 +173,8 @@ func TestATerminalIsDrawnInPlace(t *testing.T) {
 	}
 }
 
-// Also a game without pauses is told whole, for the table is dropped when all is read.
+// A game without pauses is logged completely, too, because the table is dropped only when
+// everything has been read.
 func TestAFastGameIsToldWhole(t *testing.T) {
 	for range 50 {
 		var out bytes.Buffer

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// quietKeys sets a terminal so that it hands out keys as they are pressed, and does not
-// show them. It returns a function that sets the terminal back. It returns false if in and
-// out are not both a terminal, and where there is no stty, as on Windows.
+// quietKeys sets a terminal so that keys can be read as soon as they are pressed, and are
+// not shown. It returns a function that restores the old settings. It returns false if in
+// and out are not both terminals, or if there is no stty, as on Windows.
 func quietKeys(in, out *os.File) (restore func(), ok bool) {
 	if !isDevice(in) || !isDevice(out) {
 		return nil, false
@@ -20,8 +20,8 @@ func quietKeys(in, out *os.File) (restore func(), ok bool) {
 		return nil, false
 	}
 	restore = func() {
-		signal.Ignore(os.Interrupt) // one more ^C does not kill stty
-		_, _ = stty(in, before)     // a terminal that is gone needs no restoring
+		signal.Ignore(os.Interrupt) // another ^C must not kill stty
+		_, _ = stty(in, before)     // fails only if the terminal is gone
 	}
 	if _, err := stty(in, "-icanon", "-echo", "min", "1", "time", "0"); err != nil {
 		restore()
@@ -30,13 +30,14 @@ func quietKeys(in, out *os.File) (restore func(), ok bool) {
 	return restore, true
 }
 
-// isDevice reports whether f is a terminal, or another device of characters.
+// isDevice reports whether f is a terminal or another character device.
 func isDevice(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// stty sets a terminal, or returns how it is set. It fails if there is no terminal.
+// stty changes the settings of a terminal, or returns them. It returns an error if the
+// file is not a terminal.
 func stty(terminal *os.File, args ...string) (string, error) {
 	cmd := exec.Command("stty", args...)
 	cmd.Stdin = terminal
@@ -44,7 +45,7 @@ func stty(terminal *os.File, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// stopAtQ reads keys, and calls stop at a q.
+// stopAtQ reads keys until one is a q, and then calls stop.
 func stopAtQ(keys io.Reader, stop func()) {
 	var key [1]byte
 	for {

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A pty is a terminal without a window: what is written to keyboard are keys, and what is
-// read from it is what a window would show.
+// A pty is a terminal without a window. Writing to keyboard presses keys, and reading from
+// it returns the text that a window would show.
 type pty struct {
 	*testing.T
 	keyboard, terminal *os.File
@@ -31,7 +31,7 @@ func newPty(t *testing.T) pty {
 		require.NoError(t, err)
 		return value
 	}
-	ioctl(syscall.TIOCSPTLCK) // to 0: unlocked
+	ioctl(syscall.TIOCSPTLCK) // with the value 0, which unlocks it
 	return pty{t, keyboard, open(t, fmt.Sprint("/dev/pts/", ioctl(syscall.TIOCGPTN)))}
 }
 
@@ -50,7 +50,7 @@ func (p pty) press(keys string) {
 	require.NoError(p, err)
 }
 
-// until reads what is shown, up to and with text.
+// until reads and returns the output, up to and including text.
 func (p pty) until(text string) string {
 	var shown strings.Builder
 	for b := make([]byte, 1); !strings.HasSuffix(shown.String(), text); {
@@ -61,15 +61,15 @@ func (p pty) until(text string) string {
 	return shown.String()
 }
 
-// set returns how the terminal is set.
+// set returns the terminal's settings.
 func (p pty) set() string {
 	how, err := stty(p.terminal, "-g")
 	require.NoError(p, err)
 	return how
 }
 
-// A key that is pressed can be read at once and is not shown, until the terminal is set
-// back.
+// Until the settings are restored, a key can be read as soon as it is pressed, and is not
+// shown.
 func TestQuietKeys(t *testing.T) {
 	p := newPty(t)
 	before := p.set()
@@ -90,8 +90,8 @@ func TestQuietKeys(t *testing.T) {
 	require.Equal(t, "y", p.until("y"))
 }
 
-// On a terminal, the program ends at q and ^C, shows no keys, and leaves the terminal as it
-// was.
+// On a terminal, the program ends at q and ^C, does not show the keys, and restores the
+// terminal.
 func TestOnATerminal(t *testing.T) {
 	for _, last := range []string{"q", "Q", "\x03", "\x03\x03\x03", "q\x03"} {
 		t.Run(fmt.Sprintf("%q", last), func(t *testing.T) {

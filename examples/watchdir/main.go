@@ -3,27 +3,26 @@
 //
 //	watchdir [-interval 1s] [-once] DIR
 //
-// It shows how a table turns states into changes. The scanner (scan.go) only
-// writes: it upserts every file it sees and deletes every row whose file it no
-// longer sees. It compares nothing and tells nobody, for a write that leaves the
-// row equal is no change. What there is to print comes from the changefeed alone,
-// in a goroutine of its own (show), with the row before and after; the scanner
-// never waits for it. A printer that falls behind by more than the feed's buffer
-// reads how much it missed: "skipped N changes".
+// It shows how a table turns states into changes. The scanner (scan.go) only writes: it
+// upserts every file that it finds, and deletes every row whose file it no longer finds.
+// It neither compares rows nor prints, because a write that leaves a row equal is no
+// change. A second goroutine (show) prints the changes, with the row before and after,
+// from a changefeed. The scanner never waits for it. If the printer falls behind by more
+// than the feed's buffer, it learns how much it missed, and prints "skipped N changes".
 //
-// The first scan is the baseline, of which nothing is printed: the feed begins
-// after it. From then on a scan follows interval after interval, until an
-// interrupt; with -once there is one, whose findings are printed, and that is all.
-// At either end the table is dropped, and that ends the feed when all is printed.
+// The first scan is the baseline. The feed begins after it, so nothing of it is printed.
+// Then there is a scan after each interval, until an interrupt. With -once there is only
+// one more scan. In the end the table is dropped. That ends the feed when everything is
+// printed.
 //
-// Files are all that is not a directory. A symbolic link is a file and not
-// followed, but DIR itself may be one. Directories are walked and have no row: what
-// a directory's size and time tell is told by its files. A file changed if its
-// size, mode or modification time did; what was in it is not looked at. Paths are
-// relative to DIR, and quoted where they are not plain words.
+// Everything that is not a directory is a file. A symbolic link is a file and is not
+// followed, but DIR itself may be a link. Directories are walked and have no row, because
+// their size and time only reflect their files. A file has changed if its size, mode or
+// modification time has changed. Its contents are not compared. Paths are relative to DIR,
+// and are quoted if they are not plain words.
 //
-// What cannot be read is reported once on standard error and passed over: its rows
-// stay as they are until it can be read again, or is gone.
+// A path that cannot be read is reported once on standard error and then ignored. Its rows
+// stay as they are until it can be read again or is gone.
 package main
 
 import (
@@ -44,12 +43,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop) // a second interrupt does not wait for what is being printed
+	context.AfterFunc(ctx, stop) // a second interrupt ends the program even while it prints
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program: it returns the exit code, 2 for bad usage and 1 for other
-// errors. An interrupt, which cancels ctx, is no error.
+// run runs the program and returns its exit code: 2 for bad usage, and 1 for other errors.
+// An interrupt cancels ctx, and is not an error.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("watchdir", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -90,28 +89,27 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// watch scans again and again, or once, and prints what changed since it was
-// called.
+// watch scans repeatedly, or once, and prints the changes made since it was called.
 func watch(ctx context.Context, s *scanner, interval time.Duration, once bool, stdout io.Writer) error {
 	if err := s.scan(ctx); err != nil {
 		return err
 	}
-	// The feed ends with the table and not with ctx, which would cut off what is
-	// still to be printed.
+	// The feed ends with the table and not with ctx. Otherwise changes that are still to
+	// be printed would be lost.
 	feed := s.files.Changes(context.Background())
 	ctx, cancel := context.WithCancel(ctx)
 	printed := make(chan error, 1)
 	go func() {
-		defer cancel() // nobody scans for a printer that failed
+		defer cancel() // if the printer fails, the scans end, too
 		printed <- show(stdout, feed)
 	}()
 
 	err := poll(ctx, s, interval, once)
 	s.files.Drop()
-	return cmp.Or(<-printed, err) // a printer that failed is why the scans ended
+	return cmp.Or(<-printed, err) // an error of the printer is the cause of err
 }
 
-// poll scans after each interval, or after one.
+// poll scans after each interval, or only once.
 func poll(ctx context.Context, s *scanner, interval time.Duration, once bool) error {
 	for {
 		select {
@@ -125,7 +123,7 @@ func poll(ctx context.Context, s *scanner, interval time.Duration, once bool) er
 	}
 }
 
-// show prints what comes on a feed, a line each, until the table is dropped.
+// show prints a line for each change of the feed, until the table is dropped.
 func show(w io.Writer, feed changefeed.Stream[changefeed.Change[File]]) error {
 	for c, err := range feed {
 		var line string
@@ -147,7 +145,7 @@ func show(w io.Writer, feed changefeed.Stream[changefeed.Change[File]]) error {
 	return nil
 }
 
-// describe tells of a change in one line.
+// describe returns a line of text for a change.
 func describe(c changefeed.Change[File]) string {
 	name := quote(c.Row().Path)
 	switch c.Kind {
@@ -169,8 +167,8 @@ func describe(c changefeed.Change[File]) string {
 	return fmt.Sprintf("changed %s (%s)", name, strings.Join(what, ", "))
 }
 
-// quote returns a path as it is, or as a Go string if it would not read as one word
-// of one line.
+// quote returns a path unchanged if it is a single word on a single line. Otherwise it
+// returns the path as a quoted Go string.
 func quote(path string) string {
 	if q := strconv.Quote(path); strings.Contains(path, " ") || q != `"`+path+`"` {
 		return q

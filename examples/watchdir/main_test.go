@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An output can be read while it is written.
+// An output can be read while it is being written.
 type output struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -33,7 +33,7 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// A gate is an output that lets nothing through until it is open.
+// A gate is an output whose writes block until it is open.
 type gate struct {
 	output
 	open chan struct{}
@@ -44,13 +44,13 @@ func (g *gate) Write(p []byte) (int, error) {
 	return g.output.Write(p)
 }
 
-// A brokenPipe is an output that fails.
+// A brokenPipe is an output whose writes fail.
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-// A program runs in a synctest bubble: its clock is the bubble's, its files are
-// real. A goroutine that it left behind would fail the test.
+// A program runs in a synctest bubble. Its clock is the bubble's, and its files are real.
+// If it leaves a goroutine behind, the test fails.
 type program struct {
 	*testing.T
 	stderr    output
@@ -58,8 +58,8 @@ type program struct {
 	exit      chan int
 }
 
-// start returns when the program has made its first scan, and waits for the
-// interval to pass.
+// start starts a program. It returns when the program has made its first scan and waits
+// for the interval to pass.
 func start(t *testing.T, stdout io.Writer, args ...string) *program {
 	ctx, cancel := context.WithCancel(t.Context())
 	p := &program{T: t, interrupt: cancel, exit: make(chan int, 1)}
@@ -68,13 +68,13 @@ func start(t *testing.T, stdout io.Writer, args ...string) *program {
 	return p
 }
 
-// pass lets time pass, and happen what happens then.
+// pass lets time pass, and waits until the program has done everything that is due.
 func (p *program) pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// exits checks that the program ends, with that code and errors.
+// exits checks that the program has ended with the given exit code and error output.
 func (p *program) exits(code int, stderr string) {
 	p.pass(0)
 	require.Len(p, p.exit, 1, "still running")
@@ -99,8 +99,7 @@ func TestOncePrintsWhatOneIntervalChanges(t *testing.T) {
 	})
 }
 
-// The files that are there at first, and those that stay as they are, are not
-// printed.
+// Files that are there from the start, and files that do not change, are not printed.
 func TestWatchingGoesOnUntilInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newTree(t, "a", "b")
@@ -121,7 +120,7 @@ func TestWatchingGoesOnUntilInterrupted(t *testing.T) {
 	})
 }
 
-// An interrupt ends the program also before the first scan is through.
+// An interrupt ends the program even before the first scan is complete.
 func TestInterruptedAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -130,8 +129,8 @@ func TestInterruptedAtOnce(t *testing.T) {
 	require.Empty(t, stderr.String())
 }
 
-// Scans do not wait for the printer, and what they found is printed to the end, also
-// after an interrupt.
+// Scans do not wait for the printer. All changes that they found are printed, even after
+// an interrupt.
 func TestAllThatWasFoundIsPrinted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newTree(t, "a")
@@ -161,14 +160,14 @@ func TestAPrinterThatFailsEndsTheProgram(t *testing.T) {
 func TestBadUsage(t *testing.T) {
 	d := newTree(t, "file")
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // what runs by mistake ends at once
+	cancel() // if a case starts to scan by mistake, it ends at once
 	missing := filepath.Join(d.dir, "missing")
-	_, notThere := os.Stat(missing) // its text depends on the system
+	_, notThere := os.Stat(missing) // the text of the error depends on the system
 	for _, test := range []struct {
 		name   string
 		args   []string
 		exit   int
-		stderr string // a part of it
+		stderr string // a part of the error output
 	}{
 		{"no directory", nil, 2, "usage: watchdir"},
 		{"two directories", []string{d.dir, d.dir}, 2, "usage: watchdir"},

@@ -9,24 +9,24 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A File is the row of the table: what a scan sees of a file.
+// A File is the row that a scan stores for a file.
 //
-// The time is a number, so that == compares all of a row as it should. Of a
-// time.Time it would also compare where it is shown (the location's pointer) and
-// how it was read (the monotonic clock), and equal files might be changes.
+// The time is a number, so that == compares rows correctly. With a time.Time, == would
+// also compare the pointer to its location and its monotonic clock reading. An unchanged
+// file could then differ from its row.
 type File struct {
-	Path    string // relative to the root, with slashes; the primary key
+	Path    string // relative to the root, with slashes (the primary key)
 	Size    int64
 	Mode    fs.FileMode
 	ModTime int64 // nanoseconds since 1970
 }
 
-// A scanner keeps a table like a tree of files.
+// A scanner keeps a table in step with a tree of files.
 type scanner struct {
 	root       fs.FS
 	files      *changefeed.Table[string, File]
 	report     func(error)
-	unreadable map[string]bool // what the last scan reported, or knew to be reported
+	unreadable map[string]bool // unreadable paths of the last scan, which are reported
 }
 
 func newScanner(root fs.FS, report func(error)) *scanner {
@@ -37,9 +37,9 @@ func newScanner(root fs.FS, report func(error)) *scanner {
 	}
 }
 
-// scan makes the table what the tree is now. It takes time in proportion to the
-// number of files, before and now. If ctx is done, it leaves off and returns its
-// error; no file that it has not come to counts as deleted.
+// scan updates the table to the present state of the tree. It takes time in proportion to
+// the number of files, including deleted ones. If ctx is done, scan stops and returns the
+// context's error. It then deletes no rows, because it has not visited every file.
 func (s *scanner) scan(ctx context.Context) error {
 	seen := make(map[string]bool, s.files.Len())
 	unreadable := make(map[string]bool)
@@ -51,21 +51,21 @@ func (s *scanner) scan(ctx context.Context) error {
 			err = &fs.PathError{Op: "stat", Path: name, Err: errors.New("not a directory")}
 		}
 		if err == nil && entry.IsDir() {
-			return nil // walked next; if that fails, it comes once more, with the error
+			return nil // WalkDir reads it next, and calls this function again if that fails
 		}
 		var info fs.FileInfo
 		if err == nil {
 			info, err = entry.Info()
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it vanished after it was listed
+			return nil // the file was deleted after it was listed
 		}
 		if err != nil {
 			if !s.unreadable[name] {
 				s.report(err)
 			}
 			unreadable[name] = true
-			seen[name] = entry != nil && !entry.IsDir() // a file is there, but nothing is known of it
+			seen[name] = entry != nil && !entry.IsDir() // the file exists, so its row stays
 			return nil
 		}
 		seen[name] = true
@@ -77,7 +77,7 @@ func (s *scanner) scan(ctx context.Context) error {
 	}
 	s.unreadable = unreadable
 
-	for name := range s.files.All() { // as it is now: deleting does not disturb it
+	for name := range s.files.All() { // a snapshot, so rows can be deleted in the loop
 		if seen[name] || s.hidden(name) {
 			continue
 		}
@@ -88,8 +88,7 @@ func (s *scanner) scan(ctx context.Context) error {
 	return nil
 }
 
-// hidden reports whether a file lies in a directory that the last scan could not
-// read.
+// hidden reports whether a file is in a directory that the last scan could not read.
 func (s *scanner) hidden(name string) bool {
 	for name != "." {
 		name = path.Dir(name)

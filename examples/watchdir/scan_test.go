@@ -22,7 +22,7 @@ import (
 // 100 ns, the unit of Windows.
 var epoch = time.Date(2001, 2, 3, 4, 5, 6, 700, time.UTC)
 
-// A tree is a directory to make changes in.
+// A tree is a temporary directory whose files a test changes.
 type tree struct {
 	*testing.T
 	dir string
@@ -42,7 +42,7 @@ func (d tree) write(name, content string) {
 	file := d.path(name)
 	require.NoError(d, os.MkdirAll(filepath.Dir(file), 0o755))
 	require.NoError(d, os.WriteFile(file, []byte(content), 0o644))
-	require.NoError(d, os.Chmod(file, 0o644)) // whatever the umask
+	require.NoError(d, os.Chmod(file, 0o644)) // the umask may have changed it
 	d.touch(name, epoch)
 }
 
@@ -62,7 +62,7 @@ func (d tree) stat(name string) fs.FileInfo {
 
 func (d tree) remove(name string) { require.NoError(d, os.RemoveAll(d.path(name))) }
 
-// A watcher scans, and tells what show prints of it.
+// A watcher scans, and returns the lines that show prints after each scan.
 type watcher struct {
 	*testing.T
 	*scanner
@@ -70,7 +70,7 @@ type watcher struct {
 	reports []string
 }
 
-// newWatcher returns a watcher that knows the tree as it is.
+// newWatcher returns a watcher that has made its first scan.
 func newWatcher(t *testing.T, root fs.FS) *watcher {
 	w := &watcher{T: t}
 	w.scanner = newScanner(root, func(err error) { w.reports = append(w.reports, err.Error()) })
@@ -79,7 +79,7 @@ func newWatcher(t *testing.T, root fs.FS) *watcher {
 	return w
 }
 
-// next scans and returns the lines of what changed.
+// next scans and returns a line for each change.
 func (w *watcher) next() (lines []string) {
 	before := w.files.Seq()
 	require.NoError(w, w.scan(w.Context()))
@@ -141,14 +141,14 @@ func TestAScanTellsWhatChanged(t *testing.T) {
 			w := newWatcher(t, os.DirFS(d.dir))
 			test.edit(d)
 			require.Equal(t, test.want, w.next())
-			require.Empty(t, w.next(), "told twice")
+			require.Empty(t, w.next(), "reported twice")
 			require.Empty(t, w.reports)
 		})
 	}
 }
 
-// Modes and the sizes of links depend on the system: on Windows, a file is read-only or
-// not, and a link has no size.
+// Modes and the sizes of links depend on the system. On Windows, a file is either
+// read-only or not, and a link has no size.
 func TestAScanTellsModesAndLinks(t *testing.T) {
 	d := newTree(t, "a", "dir/c")
 	w := newWatcher(t, os.DirFS(d.dir))
@@ -167,7 +167,7 @@ func TestAScanTellsModesAndLinks(t *testing.T) {
 	d.write("a", "123")
 	require.Equal(t, []string{fmt.Sprintf("changed a (0 -> 3 bytes, mode %v -> %v, modified 2001-02-03T04:05:06.0000007Z)", after, before)}, w.next())
 
-	// A link to a directory is not followed, and one to nothing is a file.
+	// A link to a directory is not followed, and a dangling link is a file.
 	require.NoError(t, os.Symlink("dir", d.path("link")))
 	require.NoError(t, os.Symlink("gone", d.path("dir/link")))
 	require.Equal(t, []string{
@@ -189,8 +189,9 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-// A faultyFS has faults, by path: such a directory cannot be listed, and of such a
-// file nothing but its name can be read. (To root, modes are no fault.)
+// A faultyFS has paths with faults. A directory with a fault cannot be listed. Of a file
+// with a fault, only the name can be read. Modes cannot be used for this, because root
+// ignores them.
 type faultyFS struct {
 	fs.FS
 	faults map[string]error
@@ -220,8 +221,8 @@ func (e faultyEntry) Info() (fs.FileInfo, error) {
 	return e.DirEntry.Info()
 }
 
-// A path that cannot be read is reported once, and what was known of it and of all
-// beneath it stays, until it can be read again.
+// A path that cannot be read is reported once. The rows of it and of everything below it
+// stay until it can be read again.
 func TestAnUnreadablePathIsPassedOver(t *testing.T) {
 	for _, test := range []struct {
 		path, report  string
@@ -275,8 +276,7 @@ func TestAnUnreadablePathIsPassedOver(t *testing.T) {
 	}
 }
 
-// The rows beneath an unreadable directory stay; that of a file in whose place it
-// came does not.
+// If an unreadable directory replaces a file, the row of the file is deleted.
 func TestAnUnreadableDirectoryInPlaceOfAFile(t *testing.T) {
 	d := newTree(t, "a")
 	root := faultyFS{os.DirFS(d.dir), map[string]error{"a": fs.ErrPermission}}
@@ -288,8 +288,8 @@ func TestAnUnreadableDirectoryInPlaceOfAFile(t *testing.T) {
 	require.Equal(t, []string{"open a: permission denied"}, w.reports)
 }
 
-// A root that is no longer a directory cannot be read either. On Linux, the path "." of such
-// a root is an error; on Windows, it is a file.
+// If the root is no longer a directory, it is unreadable. On Linux, the path "." of such a
+// root is an error. On Windows, it is a file.
 func TestTheRootBecomesAFile(t *testing.T) {
 	d := newTree(t, "root/a")
 	w := newWatcher(t, os.DirFS(d.path("root")))
@@ -304,7 +304,8 @@ func TestTheRootBecomesAFile(t *testing.T) {
 	require.Equal(t, []string{"stat .: not a directory"}, w.reports)
 }
 
-// What vanishes between being listed and being read is no error, and deleted.
+// If a path is removed after it was listed and before it is read, that is no error, and
+// its row is deleted.
 func TestAFileVanishesDuringAScan(t *testing.T) {
 	d := newTree(t, "a", "dir/c", "dir/e")
 	root := faultyFS{os.DirFS(d.dir), map[string]error{}}
@@ -316,7 +317,7 @@ func TestAFileVanishesDuringAScan(t *testing.T) {
 	require.Empty(t, w.reports)
 }
 
-// A scan that is interrupted takes nothing for deleted.
+// A scan that is interrupted deletes no rows.
 func TestAnInterruptedScan(t *testing.T) {
 	d := newTree(t, "a", "b")
 	w := newWatcher(t, os.DirFS(d.dir))
@@ -327,7 +328,7 @@ func TestAnInterruptedScan(t *testing.T) {
 	require.Empty(t, w.next())
 }
 
-// The table is the tree, with thousands of files as with three.
+// The table follows a tree with thousands of files, too.
 func TestManyFiles(t *testing.T) {
 	d := newTree(t)
 	w := newWatcher(t, os.DirFS(d.dir))
@@ -348,7 +349,7 @@ func TestManyFiles(t *testing.T) {
 	require.Equal(t, 1900, w.files.Len())
 }
 
-// A printer that fell behind tells how much it missed, at the place where it did.
+// A printer that falls behind prints how many changes it missed, in their place.
 func TestShowTellsWhatWasSkipped(t *testing.T) {
 	files := newScanner(nil, nil).files
 	feed := files.Changes(t.Context(), changefeed.Buffer(2))
@@ -362,7 +363,7 @@ func TestShowTellsWhatWasSkipped(t *testing.T) {
 	require.Equal(t, "skipped 3 changes\ncreated file3 (0 bytes)\ncreated file4 (0 bytes)\n", out.String())
 }
 
-// An end of the feed that watch did not ask for is an error.
+// If the feed ends for another reason than a drop of the table, show returns an error.
 func TestShowReturnsOtherEnds(t *testing.T) {
 	cause := errors.New("a cause")
 	ctx, cancel := context.WithCancelCause(t.Context())

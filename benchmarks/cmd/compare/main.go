@@ -1,11 +1,11 @@
-// Compare gives this library, and what a Go developer would use in its place, the
-// same work in one run, and shows what came of it: tables on standard output, all
-// figures in a JSON file, and pictures beside it.
+// Compare compares this library with the alternatives that a Go developer has. It gives
+// all of them the same work in one run. It prints tables to standard output, and writes
+// all figures to a JSON file and pictures beside it.
 //
 //	go run ./cmd/compare           # under 15 minutes on two cores
 //	go run ./cmd/compare -quick    # under one minute: shows that everything works
 //	go run ./cmd/compare -contestants changefeed,channels -workloads fanout,latency
-//	go run ./cmd/compare -from results/DATE.json    # shows again what was measured
+//	go run ./cmd/compare -from results/DATE.json    # shows the figures of an earlier run
 package main
 
 import (
@@ -65,7 +65,7 @@ func namesOf[T any](all []T, name func(T) string) []string {
 	return names
 }
 
-// profiled runs f, and writes a profile of it unless file is empty.
+// profiled runs f, and writes a CPU profile of it unless file is empty.
 func profiled(file string, f func() error) error {
 	if file == "" {
 		return f()
@@ -82,7 +82,7 @@ func profiled(file string, f func() error) error {
 	return f()
 }
 
-// A comparison is what is to be run.
+// A comparison describes a run.
 type comparison struct {
 	scale       workload.Scale
 	quick       bool
@@ -93,8 +93,8 @@ type comparison struct {
 	progress    io.Writer
 }
 
-// measure has those named do the work named, and shows what came of it. Empty names
-// are all.
+// measure gives the named contestants the named workloads, and shows the results. An empty
+// list of names stands for all.
 func (c *comparison) measure(contestants, workloads string) (err error) {
 	if c.contestants, err = named(contest.All(), contestantName, contestants); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (c *comparison) measure(contestants, workloads string) (err error) {
 	return c.run()
 }
 
-// again shows what a file has.
+// again shows the report in a file.
 func (c *comparison) again(file string) error {
 	r, err := report.Read(file)
 	if err != nil {
@@ -130,7 +130,7 @@ func named[T any](all []T, name func(T) string, list string) ([]T, error) {
 	return some, nil
 }
 
-// run runs all rounds, and writes what was measured.
+// run runs all rounds, and writes the report.
 func (c *comparison) run() error {
 	r := report.New(c.quick, c.scale.Rounds, c.contestants)
 	start := time.Now()
@@ -145,7 +145,8 @@ func (c *comparison) run() error {
 	return c.write(r)
 }
 
-// round has all contestants run each case of the workload once. Who begins changes.
+// round makes all contestants run each case of the workload once. The first contestant is
+// another one in each round.
 func (c *comparison) round(r *report.Report, w workload.Workload, round int, start time.Time) error {
 	for _, cs := range w.Cases(c.scale) {
 		fmt.Fprintf(c.progress, "%5.0f s  round %d of %d  %s: %s ", time.Since(start).Seconds(), round+1, c.scale.Rounds, w.Name, cs.Name)
@@ -167,7 +168,7 @@ func (c *comparison) round(r *report.Report, w workload.Workload, round int, sta
 	return nil
 }
 
-// write writes the file and the pictures.
+// write writes the report's file and pictures.
 func (c *comparison) write(r *report.Report) error {
 	if err := os.MkdirAll(c.out, 0o755); err != nil {
 		return err
@@ -180,7 +181,7 @@ func (c *comparison) write(r *report.Report) error {
 	return c.draw(r)
 }
 
-// suffix keeps the files of a quick run from those of others.
+// suffix returns a suffix for the names of files, which is different for a quick run.
 func suffix(r *report.Report) string {
 	if r.Quick {
 		return "-quick"

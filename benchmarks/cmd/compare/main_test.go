@@ -12,8 +12,8 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/workload"
 )
 
-// A run writes its file and the pictures of what was measured, and the file shows the
-// same again.
+// A run writes its file and pictures, and the file can be shown again with the same
+// figures.
 func TestCompare(t *testing.T) {
 	var tables, progress, again bytes.Buffer
 	out := filepath.Join(t.TempDir(), "new", "results")
@@ -48,7 +48,7 @@ func TestCompare(t *testing.T) {
 
 	all, err := os.ReadDir(out)
 	require.NoError(t, err)
-	for _, file := range all { // .gitignore has their ends
+	for _, file := range all { // .gitignore lists these suffixes
 		require.Regexp(t, `-quick\.(json|svg)$`, file.Name())
 	}
 
