@@ -527,15 +527,15 @@ func (e *each[K, V]) flush() (flushed, more bool) { return false, true }
 func (e *each[K, V]) pending() bool               { return false }
 
 // A feedSet is the set of a table's subscriptions. It has a lock of its own, because a
-// subscription can end while the table's lock is held. A Changes takes that lock under the
-// table's, so nobody holds it for longer than maxListed steps (T6).
+// subscription can end while the table's lock is held. Changes takes the set's lock while
+// it holds the table's. The set's lock is therefore held for at most maxListed steps (T6).
 type feedSet[K, V any] struct {
-	mu     sync.Mutex                         // a leaf; guards what follows
+	mu     sync.Mutex                         // a leaf, guards the fields below
 	subs   *btree.BTreeG[*subscription[K, V]] // oldest first
 	lastID uint64                             // of the last one added
 }
 
-// maxListed is how many subscriptions are listed before the mutex is given up.
+// maxListed is the number of subscriptions that are listed before the lock is released.
 const maxListed = 64
 
 func (f *feedSet[K, V]) add(s *subscription[K, V]) {
@@ -555,8 +555,8 @@ func (f *feedSet[K, V]) remove(s *subscription[K, V]) bool {
 }
 
 // oldestFirst yields the subscriptions in the order in which they were added. It yields
-// each one that is in the set throughout the range. The mutex is not held while yield
-// runs.
+// every subscription that is in the set during the whole range. The set's lock is not held
+// while yield runs.
 func (f *feedSet[K, V]) oldestFirst() iter.Seq[*subscription[K, V]] {
 	return func(yield func(*subscription[K, V]) bool) {
 		last := new(subscription[K, V]) // its id comes before the first
@@ -570,8 +570,8 @@ func (f *feedSet[K, V]) oldestFirst() iter.Seq[*subscription[K, V]] {
 	}
 }
 
-// next appends the subscriptions that come after one which may have left the set, up to
-// maxListed of them.
+// next appends up to maxListed subscriptions that were added after the given one, which may
+// have left the set.
 func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, V]) []*subscription[K, V] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -627,11 +627,13 @@ func (i FeedInfo) String() string {
 	return fmt.Sprintf("%s: buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
 }
 
-// Feeds tells of each subscription that has not ended, in the order in which they
-// were made. After a drop, one stays listed until its loop has read the final error; when
-// a context is done, for a moment. Each FeedInfo is exact, but they are not all of one
-// moment. Feeds takes time in proportion to their number. A writer never waits that long:
-// Feeds gives up its locks after a few subscriptions.
+// Feeds returns the figures of each subscription that has not ended, in the order in which
+// they were made. After a Drop, a subscription is listed until its loop has received the
+// final error. After the end of a context, it may be listed for a moment. Each FeedInfo is
+// exact, but not all of them are of one moment.
+//
+// Feeds takes linear time in the number of subscriptions. No writer waits that long, because
+// Feeds releases its lock after every few subscriptions.
 func (t *Table[K, V]) Feeds() []FeedInfo {
 	infos := []FeedInfo{}
 	for s := range t.feeds.oldestFirst() {

@@ -25,7 +25,7 @@ type FeedOption func(*feedConfig)
 type feedConfig struct {
 	name        string
 	buffer      int
-	batch       int // maximum length of a batch; 1 for Changes
+	batch       int // maximum length of a batch, 1 for Changes
 	initial     bool
 	after       *uint64
 	squashes    bool

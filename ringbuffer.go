@@ -416,7 +416,7 @@ type window[T any] struct {
 
 	// The reader's. Others only load them.
 	pos    atomic.Uint64 // of the next element to read
-	wakeup chan struct{} // gets a value each time that somebody else takes it off the queue; nil until it waits
+	wakeup chan struct{} // gets a value each time that somebody else takes it off the queue, nil until it waits
 
 	// These change under ring.mu.
 	limit    uint64

@@ -43,8 +43,9 @@ import (
 // Rows are compared with V's method Equal(V) bool or Equal(*V) bool, on either receiver,
 // if there is one. Otherwise they are compared with == if V is strictly comparable (it
 // contains no interface), has no method Clone, and a plain copy of it is a deep one. In
-// all other cases they are compared as [reflect.DeepEqual] does, which compares what
-// pointers point to. V alone decides, when the table is made.
+// all other cases they are compared as [reflect.DeepEqual] does, which compares the
+// targets of pointers. Contexts and values that hold a lock are compared by address
+// instead. V alone decides, when the table is made.
 //
 // Two [time.Time] values of one instant are equal to == and DeepEqual only if location
 // and monotonic reading are, too. Store t.UTC().Round(0), or define Equal. A row with a
@@ -52,16 +53,17 @@ import (
 // not look into a slice, map or pointer that both rows share.
 //
 // Deep copies and deep comparisons cost as much as reflection does, so rows that are
-// written often should define Clone and Equal.
+// written often should define Clone and Equal. Neither limits the depth of a row: a linked
+// list of a million nodes does not overflow the stack.
 //
 // # Functions under a lock
 //
 // Key functions, compare functions, functions of indexes, Clone, Equal, and the
 // functions passed to Update, Compute and [Transact] can run under a table's lock. They
 // must be quick, because readers and writers of the table wait. They must call no table
-// at all, except for [Table.Name] and [Table.String]. A call to their own table deadlocks. A call to
-// another table can deadlock, too: two transactions that only read each other's table
-// wait for each other forever. The function passed to Transact reaches its tables
+// at all, except for [Table.Name] and [Table.String]. A call to their own table deadlocks.
+// A call to another table can deadlock, too: two transactions that only read each other's
+// table wait for each other forever. The function passed to Transact reaches its tables
 // through [Table.In] only.
 type Table[K, V any] struct {
 	// These invariants hold at all times. Code that keeps one names it.
