@@ -16,8 +16,11 @@ import (
 // The table keeps an index up to date with every write, which costs the write
 // another B-tree operation for each value that comes or goes (BenchmarkIndex). One that
 // stays costs that, too, in the first write to the row after rows were read: by All,
-// Backward, Len, IncludeInitial or Resync. An index shares the table's lock and its
-// history: what a selection of it shows is the table at one sequence number.
+// Backward, Len, IncludeInitial or Resync. In a row with several values, it also costs
+// that when another value comes or goes directly before it.
+//
+// An index shares the table's lock and its history: what a selection of it shows is the
+// table at one sequence number.
 //
 // The function that returns a row's value runs with the table's lock held and
 // without, also for rows written long ago. It must depend on the row alone, must not
@@ -36,15 +39,20 @@ type Index[S cmp.Ordered, K, V any] struct {
 	rows     sorted[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // of the write under way: the row's values before and after it, in order, each once
+
+	// Entries with these cells are not rows. They stand before and after all rows with
+	// their value.
+	before, after cell[K, V]
 }
 
-// An indexEntry is a row under one of its values. One on a side is no row, but stands
-// before or after all rows with its value.
+// An indexEntry is a row under one of its values. It knows the row's previous value.
+// From that alone a walk sees whether the row has an earlier value in an interval. An
+// entry is never changed, because a clone of the tree may share it.
 type indexEntry[S, K, V any] struct {
-	value S
-	key   K
-	cell  *cell[K, V]
-	side  int8
+	value    S
+	key      K
+	cell     *cell[K, V]
+	previous *S // nil: value is the row's first
 }
 
 // A tableIndex is an [Index] as its table sees it, whatever its values. All is done
@@ -86,6 +94,8 @@ func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(r
 
 // NewMultiIndex is [NewIndex] for rows that have any number of values. A value that
 // the function returns twice counts once; a row without one is not in the index.
+// Reading a Range or From takes time in proportion to the number of values selected, of
+// all rows together.
 func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
 	var all func(row *V, to []S) []S
 	if values != nil {
@@ -126,7 +136,10 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 	x.scopes.order, x.scopes.seqOf = cmp.Compare[S], t.seqOf
 	x.rows.clones = &t.clones
 	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
-		if c := cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.side, b.side)); c != 0 {
+		if c := cmp.Compare(a.value, b.value); c != 0 {
+			return c < 0
+		}
+		if c := x.sideOf(a.cell) - x.sideOf(b.cell); c != 0 {
 			return c < 0
 		}
 		return t.order(a.key, b.key) < 0
@@ -164,6 +177,18 @@ func (x *Index[S, K, V]) build() (err error) {
 	return err
 }
 
+// sideOf tells where an entry with the cell stands among the rows with its value: before
+// them, among them or after them.
+func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
+	switch c {
+	case &x.before:
+		return -1
+	case &x.after:
+		return 1
+	}
+	return 0
+}
+
 func (x *Index[S, K, V]) indexName() string { return x.name }
 
 func (x *Index[S, K, V]) plan(old, new *V) {
@@ -189,10 +214,10 @@ func (x *Index[S, K, V]) check() (err error) {
 		return nil
 	}
 	for _, v := range x.new {
-		if among(x.old, v) {
+		if _, has := find(x.old, v); has {
 			continue // this row has it
 		}
-		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, side: -1}, func(e indexEntry[S, K, V]) bool {
+		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: &x.before}, func(e indexEntry[S, K, V]) bool {
 			if cmp.Compare(e.value, v) == 0 {
 				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.row)}
 			}
@@ -204,21 +229,38 @@ func (x *Index[S, K, V]) check() (err error) {
 
 func (x *Index[S, K, V]) apply(key K, c *cell[K, V], isNew bool) {
 	for _, v := range x.old {
-		if !among(x.new, v) {
+		if _, stays := find(x.new, v); !stays {
 			x.rows.remove(indexEntry[S, K, V]{value: v, key: key})
 		}
 	}
-	for _, v := range x.new {
-		if isNew || !among(x.old, v) {
-			x.rows.put(indexEntry[S, K, V]{value: v, key: key, cell: c})
+	for i, v := range x.new {
+		at, stays := find(x.old, v)
+		if isNew || !stays || x.multi && !sameLast(x.old[:at], x.new[:i]) {
+			x.rows.put(indexEntry[S, K, V]{v, key, c, lastOf(x.new[:i])})
 		}
 	}
 }
 
-// among reports whether a value is among those in order.
-func among[S cmp.Ordered](values []S, v S) bool {
-	_, ok := slices.BinarySearchFunc(values, v, cmp.Compare[S])
-	return ok
+// find returns the place of a value among those in order, and whether it is there.
+func find[S cmp.Ordered](values []S, v S) (at int, ok bool) {
+	return slices.BinarySearchFunc(values, v, cmp.Compare[S])
+}
+
+// sameLast reports whether both lists end with the same value, or are empty.
+func sameLast[S cmp.Ordered](a, b []S) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return len(a) == len(b)
+	}
+	return cmp.Compare(a[len(a)-1], b[len(b)-1]) == 0
+}
+
+// lastOf returns the last of the values, or nil if there are none. It returns a copy, so
+// that nothing holds the list.
+func lastOf[S any](values []S) *S {
+	if len(values) == 0 {
+		return nil
+	}
+	return new(values[len(values)-1])
 }
 
 func (x *Index[S, K, V]) enter(o *outbox[K, V]) {
@@ -262,18 +304,9 @@ type indexPart[S cmp.Ordered, K, V any] struct {
 }
 
 func (p *indexPart[S, K, V]) has(row *V) bool {
-	_, ok := p.firstOf(row)
-	return ok
-}
-
-// firstOf returns the first of a row's values that is in the interval.
-func (p *indexPart[S, K, V]) firstOf(row *V) (first S, ok bool) {
-	for _, v := range p.index.values(row, nil) {
-		if p.values.contains(v, cmp.Compare[S]) && (!ok || cmp.Less(v, first)) {
-			first, ok = v, true
-		}
-	}
-	return first, ok
+	return slices.ContainsFunc(p.index.values(row, nil), func(v S) bool {
+		return p.values.contains(v, cmp.Compare[S])
+	})
 }
 
 func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.scope(&p.values) }
@@ -284,22 +317,20 @@ func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
 	if tree == nil {
 		return nil
 	}
-	first := &indexEntry[S, K, V]{value: p.values.from, side: -1}
+	first := &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.before}
 	var last *indexEntry[S, K, V]
 	switch p.values.extent {
 	case between:
-		last = &indexEntry[S, K, V]{value: p.values.to, side: -1}
+		last = &indexEntry[S, K, V]{value: p.values.to, cell: &p.index.before}
 	case point:
-		last = &indexEntry[S, K, V]{value: p.values.from, side: 1}
+		last = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.after}
 	}
 	cellOf := func(e indexEntry[S, K, V]) (*cell[K, V], bool) {
 		if !p.values.contains(e.value, cmp.Compare[S]) {
 			return nil, false
 		}
-		if p.index.multi && p.values.extent != point {
-			if first, _ := p.firstOf(e.cell.row); cmp.Compare(first, e.value) != 0 {
-				return nil, true // it comes, or came, at its first value
-			}
+		if e.previous != nil && p.values.contains(*e.previous, cmp.Compare[S]) {
+			return nil, true // the row comes, or came, at an earlier value
 		}
 		return e.cell, true
 	}

@@ -97,7 +97,7 @@ func (w *walk[E, K, V]) goOn(visit func(key K, row *V) bool) {
 	if w.cells == nil {
 		w.cells = make([]*cell[K, V], 0, minWalk)
 	}
-	w.cells = w.cells[:0] // those left when cellOf panicked come again
+	w.cells = w.cells[:0] // those left when key panicked come again
 	again, more := w.begun, true
 	collect := func(e E) bool {
 		if again {

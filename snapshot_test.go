@@ -79,16 +79,16 @@ func TestAWalkGoesOnAfterTheLastRowVisited(t *testing.T) {
 	}
 }
 
-// A panic in an index's function, which a walk calls, loses no row and doubles none.
-func TestAWalkGoesOnAfterAPanicInAnIndex(t *testing.T) {
-	games := newGames()
+// A panic in the key function, which a walk calls, loses no row and doubles none.
+func TestAWalkGoesOnAfterAPanicInTheKeyFunction(t *testing.T) {
 	calls, at := 0, 0
-	scores := NewMultiIndex(games, "scores", func(g *game) []int {
+	games := NewTable("games", func(g *game) int {
 		if calls++; calls == at {
-			panic("in values")
+			panic("in key")
 		}
-		return []int{g.Score}
+		return g.ID
 	})
+	scores := NewMultiIndex(games, "scores", func(g *game) []int { return []int{g.Score} })
 	for id := range 20 {
 		must[game](t)(games.Insert(game{ID: id, Score: id}))
 	}
@@ -102,7 +102,7 @@ func TestAWalkGoesOnAfterAPanicInAnIndex(t *testing.T) {
 			}
 		}
 	}
-	require.PanicsWithValue(t, "in values", read)
+	require.PanicsWithValue(t, "in key", read)
 	read()
 	require.Len(t, ids, 20)
 	require.True(t, slices.IsSorted(ids))
