@@ -61,7 +61,7 @@ type tableIndex[K, V any] interface {
 	indexName() string
 
 	// plan prepares the write that puts new in the place of old; either may be nil. All
-	// that may panic does so here. (T4)
+	// that may panic does so here. (T4) A forget must follow, also after a panic.
 	plan(old, new *V)
 
 	// check returns an error if the planned write would break a unique index.
@@ -73,6 +73,9 @@ type tableIndex[K, V any] interface {
 
 	// enter tells in which scopes the row of the planned write was and is.
 	enter(o *outbox[K, V])
+
+	// forget releases the values of the planned write.
+	forget()
 
 	clear()
 }
@@ -159,22 +162,26 @@ func (x *Index[S, K, V]) build() (err error) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
 	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		row := e.cell.row
-		if row == nil {
-			return true
+		if e.cell.row != nil {
+			err = x.add(e.key, e.cell)
 		}
-		x.plan(nil, row)
-		if err = x.check(); err != nil {
-			err = fmt.Errorf("%w %s", err, quoted(t.key(row)))
-			return false
-		}
-		x.apply(e.key, e.cell, true)
-		return true
+		return err == nil
 	})
 	if err == nil {
 		t.indexes = append(t.indexes, x)
 	}
 	return err
+}
+
+// add puts a row of the table into the index.
+func (x *Index[S, K, V]) add(key K, c *cell[K, V]) error {
+	defer x.forget()
+	x.plan(nil, c.row)
+	if err := x.check(); err != nil {
+		return fmt.Errorf("%w %s", err, quoted(x.table.key(c.row)))
+	}
+	x.apply(key, c, true)
+	return nil
 }
 
 // sideOf tells where an entry with the cell stands among the rows with its value: before
@@ -192,9 +199,11 @@ func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
 func (x *Index[S, K, V]) indexName() string { return x.name }
 
 func (x *Index[S, K, V]) plan(old, new *V) {
-	x.old = x.valuesOf(old, x.old[:0])
-	x.new = x.valuesOf(new, x.new[:0])
+	x.old = x.valuesOf(old, x.old)
+	x.new = x.valuesOf(new, x.new)
 }
+
+func (x *Index[S, K, V]) forget() { x.old, x.new = emptied(x.old), emptied(x.new) }
 
 // valuesOf appends the row's values, in order and each once.
 func (x *Index[S, K, V]) valuesOf(row *V, to []S) []S {

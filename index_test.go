@@ -823,6 +823,73 @@ func TestAnIndexOfADroppedTableIsEmpty(t *testing.T) {
 	require.ErrorIs(t, err, ErrTableDropped)
 }
 
+// What a write needed is released when it is over, also if it failed: neither the values
+// of its row nor the space for many.
+func TestAWriteLeavesNoValuesInAnIndex(t *testing.T) {
+	const size = 1 << 20
+	many := func(*indexDoc) []int { return make([]int, size) } // all of them are one value
+	const bad = "bad"
+	for name, write := range map[string]func(docs *Table[int, indexDoc]){
+		"a large value": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "tag", func(d *indexDoc) []string { return d.Tags })
+			must[indexDoc](t)(docs.Insert(indexDoc{1, []string{strings.Repeat("x", size)}}))
+			must[indexDoc](t)(docs.Delete(1))
+		},
+		"many values": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "many", many)
+			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
+		},
+		"many values in NewMultiIndex": func(docs *Table[int, indexDoc]) {
+			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
+			NewMultiIndex(docs, "many", many)
+		},
+		"an error": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "many", many)
+			_, err := NewUniqueIndex(docs, "unique", func(*indexDoc) int { return 0 })
+			require.NoError(t, err)
+			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
+			_, err = docs.Insert(indexDoc{ID: 2})
+			require.ErrorIs(t, err, ErrDuplicateKey)
+		},
+		"a panic": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "many", func(d *indexDoc) []int {
+				if len(d.Tags) > 0 {
+					panic(bad)
+				}
+				return many(d)
+			})
+			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
+			require.PanicsWithValue(t, bad, func() { _, _ = docs.Upsert(indexDoc{1, []string{bad}}) })
+		},
+		"a panic in a later index": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "many", many)
+			NewIndex(docs, "bad", func(*indexDoc) int { panic(bad) })
+			require.PanicsWithValue(t, bad, func() { _, _ = docs.Insert(indexDoc{ID: 1}) })
+		},
+		"a transaction": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "many", many)
+			require.NoError(t, Transact(func(tx *Tx) error {
+				must[indexDoc](t)(docs.In(tx).Insert(indexDoc{ID: 1}))
+				return nil
+			}, docs))
+		},
+		"a rollback": func(docs *Table[int, indexDoc]) {
+			NewMultiIndex(docs, "tag", func(d *indexDoc) []string { return d.Tags })
+			require.Equal(t, errTakenBack, Transact(func(tx *Tx) error {
+				must[indexDoc](t)(docs.In(tx).Insert(indexDoc{1, []string{strings.Repeat("x", size)}}))
+				return errTakenBack
+			}, docs))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			docs := NewTable("docs", func(d *indexDoc) int { return d.ID })
+			held := heldBy(func() { write(docs) })
+			require.Less(t, held, size/2)
+			runtime.KeepAlive(docs)
+		})
+	}
+}
+
 // A write to a row of an index of one value allocates the row and nothing else, be it
 // that the row moves or stays. Entries have no more in them than that takes.
 func TestAWriteToAnIndexedRowAllocatesTheRow(t *testing.T) {

@@ -224,7 +224,7 @@ func (t *Table[K, V]) write(key K, next func(old *V) (*V, error)) (Change[V], er
 
 func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (*V, error)) (c Change[V], w waking[V], err error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.endWrite()
 	if t.dropped {
 		return c, w, ErrTableDropped
 	}
@@ -235,7 +235,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next func(old *V) (*V, error)) (c C
 }
 
 // writeLocked makes a write that is not published. All that may fail or panic is done
-// when commitLocked begins (T4).
+// when commitLocked begins (T4). A forgetPlansLocked must follow, also after a panic.
 func (t *Table[K, V]) writeLocked(key K, next func(old *V) (*V, error)) (Change[V], error) {
 	at := t.cellLocked(key)
 	old := at.content()
@@ -260,6 +260,19 @@ func (t *Table[K, V]) writeLocked(key K, next func(old *V) (*V, error)) (Change[
 	}
 	t.commitLocked(&c, key, at)
 	return c, nil
+}
+
+// endWrite ends a write and unlocks the table.
+func (t *Table[K, V]) endWrite() {
+	t.forgetPlansLocked()
+	t.mu.Unlock()
+}
+
+// forgetPlansLocked releases what the indexes planned for a write.
+func (t *Table[K, V]) forgetPlansLocked() {
+	for _, x := range t.indexes {
+		x.forget()
+	}
 }
 
 // cellLocked returns the cell of a key, or nil.

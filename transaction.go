@@ -157,6 +157,7 @@ func (t *Table[K, V]) rollbackLocked() {
 			x.plan(r.is, r.was)
 		}
 		t.storeLocked(r.key, t.cellLocked(r.key), r.was)
+		t.forgetPlansLocked()
 		t.seq--
 	}
 }
@@ -292,7 +293,10 @@ func (x TxTable[K, V]) writeInTx(key K, next func(old *V) (*V, error)) (Change[V
 		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to it; write before or after", t.name))
 	}
 	t.writing = true
-	defer func() { t.writing = false }()
+	defer func() {
+		t.writing = false
+		t.forgetPlansLocked()
+	}()
 	return t.writeLocked(key, next)
 }
 
