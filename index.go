@@ -25,9 +25,9 @@ import (
 // The function that returns a row's value runs with the table's lock held and
 // without, also for rows written long ago. It must depend on the row alone, must not
 // change it or call the table, and should be quick. If it panics in a write, the
-// panic reaches the caller, and nothing was written. Values are in the order of
+// panic reaches the caller, and nothing was written. It is not called when a transaction is rolled back. Values are in the order of
 // [cmp.Compare]. A function that does not return the same for the same row leaves an
-// index, or a transaction that is taken back, in disorder.
+// index in disorder.
 type Index[S cmp.Ordered, K, V any] struct {
 	table  *Table[K, V]
 	name   string
@@ -39,6 +39,11 @@ type Index[S cmp.Ordered, K, V any] struct {
 	rows     sorted[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // of the write under way: the row's values before and after it, in order, each once
+
+	// Of the transaction under way: old and new of each of its writes, one after the
+	// other, and how many they are.
+	undo       []S
+	undoCounts []valueCounts
 
 	// Entries with these cells are not rows. They stand before and after all rows with
 	// their value.
@@ -54,6 +59,9 @@ type indexEntry[S, K, V any] struct {
 	cell     *cell[K, V]
 	previous *S // nil: value is the row's first
 }
+
+// A valueCounts is how many values a row has before and after a write.
+type valueCounts struct{ old, new int }
 
 // A tableIndex is an [Index] as its table sees it, whatever its values. All is done
 // with the table's lock held.
@@ -76,6 +84,15 @@ type tableIndex[K, V any] interface {
 
 	// forget releases the values of the planned write.
 	forget()
+
+	// keepForUndo keeps the values of the planned write until endTx.
+	keepForUndo()
+
+	// planUndo plans to take back the last write that was kept and not yet taken back. It
+	// calls no function of the user's. A forget must follow.
+	planUndo()
+
+	endTx()
 
 	clear()
 }
@@ -204,6 +221,27 @@ func (x *Index[S, K, V]) plan(old, new *V) {
 }
 
 func (x *Index[S, K, V]) forget() { x.old, x.new = emptied(x.old), emptied(x.new) }
+
+func (x *Index[S, K, V]) keepForUndo() {
+	x.undo = append(append(x.undo, x.old...), x.new...)
+	x.undoCounts = append(x.undoCounts, valueCounts{len(x.old), len(x.new)})
+}
+
+func (x *Index[S, K, V]) planUndo() {
+	last := len(x.undoCounts) - 1
+	n := x.undoCounts[last]
+	begin := len(x.undo) - n.old - n.new
+	values := x.undo[begin:]
+	x.old = append(x.old, values[n.old:]...)
+	x.new = append(x.new, values[:n.old]...)
+	clear(values)
+	x.undo, x.undoCounts = x.undo[:begin], x.undoCounts[:last]
+}
+
+func (x *Index[S, K, V]) endTx() {
+	x.forget()
+	x.undo, x.undoCounts = emptied(x.undo), emptied(x.undoCounts)
+}
 
 // valuesOf appends the row's values, in order and each once.
 func (x *Index[S, K, V]) valuesOf(row *V, to []S) []S {

@@ -301,7 +301,10 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	t.seq++
 	c.Seq = t.seq
 	if t.inTx {
-		t.undo = append(t.undo, replacement[K, V]{key, c.Old, c.New})
+		t.undo = append(t.undo, replacement[K, V]{key, c.Old})
+		for _, x := range t.indexes {
+			x.keepForUndo()
+		}
 	}
 
 	o := &t.outbox

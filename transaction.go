@@ -32,10 +32,11 @@ type txTable interface {
 	rollbackLocked()
 }
 
-// A replacement is a write that a transaction made, for it to be taken back.
+// A replacement is a write that a transaction made, for it to be taken back. The
+// indexes keep what they need for that themselves.
 type replacement[K, V any] struct {
-	key     K
-	was, is *V
+	key K
+	was *V
 }
 
 // Transact makes all writes of fn to the tables, or none: if fn returns an error,
@@ -146,7 +147,8 @@ func (t *Table[K, V]) publishLocked() (wake func()) {
 	return w.wake
 }
 
-// rollbackLocked takes the writes back, the last one first. T4
+// rollbackLocked takes the writes back, the last one first. It calls no function of the
+// user's but compare, so nothing may fail. T4
 func (t *Table[K, V]) rollbackLocked() {
 	defer func() {
 		t.endTxLocked()
@@ -154,7 +156,7 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	for _, r := range slices.Backward(t.undo) {
 		for _, x := range t.indexes {
-			x.plan(r.is, r.was)
+			x.planUndo()
 		}
 		t.storeLocked(r.key, t.cellLocked(r.key), r.was)
 		t.forgetPlansLocked()
@@ -165,6 +167,9 @@ func (t *Table[K, V]) rollbackLocked() {
 func (t *Table[K, V]) endTxLocked() {
 	t.inTx = false
 	t.undo = emptied(t.undo)
+	for _, x := range t.indexes {
+		x.endTx()
+	}
 }
 
 // A TxTable is a table in a transaction: see [Transact]. Its methods are some of the

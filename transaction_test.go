@@ -781,11 +781,118 @@ func TestATransactionBeyondTheBuffer(t *testing.T) {
 	}
 }
 
+// "A rollback calls no function of the user's", neither of a row nor of a key, of whatever
+// index: one that would panic or return another value then does no harm. T4
+func TestARollbackCallsNoFunction(t *testing.T) {
+	type row struct {
+		ID   int
+		Name string
+		Tags []string
+	}
+	for _, how := range []string{"error", "panic", "Goexit"} {
+		t.Run(how, func(t *testing.T) {
+			over, calls := false, 0
+			call := func() {
+				if over {
+					calls++
+					panic("called in a rollback")
+				}
+			}
+			rows := NewTable("rows", func(r *row) int { call(); return r.ID })
+			names := NewIndex(rows, "name", func(r *row) string { call(); return r.Name })
+			tags := NewMultiIndex(rows, "tag", func(r *row) []string { call(); return r.Tags })
+			unique, err := NewUniqueIndex(rows, "unique", func(r *row) string { call(); return r.Name })
+			require.NoError(t, err)
+			for i, name := range []string{"Ann", "Bob", "Carl"} {
+				must[row](t)(rows.Insert(row{i, name, []string{name, "a", "z"}}))
+			}
+			absent := rows.Row(4).Changes(t.Context(), Poll(nil))
+			var feeds []Stream[Change[row]]
+			for _, s := range []Selection[int, row]{rows.all(), rows.From(1), names.Equal("Bob"), tags.From("a"), unique.Range("A", "D")} {
+				feeds = append(feeds, s.Changes(t.Context(), Poll(nil)), s.Changes(t.Context(), Poll(nil), Squash(0)))
+			}
+			state := func() []string {
+				return slices.Concat(tableLines(rows), linesOf("name", entriesOf(names)), linesOf("tag", entriesOf(tags)), linesOf("unique", entriesOf(unique)))
+			}
+			before := state()
+			var wg sync.WaitGroup
+			wg.Go(func() { // of its own, for Goexit ends it
+				defer func() {
+					if p := recover(); p != nil && p != errTakenBack {
+						t.Error(p)
+					}
+				}()
+				err := Transact(func(tx *Tx) error {
+					w := rows.In(tx)
+					for i := range 400 {
+						must[row](t)(w.Upsert(row{i % 4, fmt.Sprint("new", i), []string{"b", fmt.Sprint(i % 10)}}))
+					}
+					must[row](t)(w.Update(1, func(r *row) { r.Tags = append(r.Tags, "a", "c") }))
+					must[row](t)(w.Delete(2))
+					must[row](t)(w.Delete(4 - 1))
+					require.Len(t, maps.Collect(w.All()), 2) // the rows are cloned
+					must[row](t)(w.Insert(row{2, "Dan", nil}))
+					must[row](t)(w.Insert(row{4, "Eve", []string{"z"}}))
+					over = true
+					switch how {
+					case "panic":
+						panic(errTakenBack)
+					case "Goexit":
+						runtime.Goexit()
+					}
+					return errTakenBack
+				}, rows)
+				if err != errTakenBack {
+					t.Error(err)
+				}
+			})
+			wg.Wait()
+			require.True(t, over)
+			require.Zero(t, calls)
+			over = false
+			require.Equal(t, before, state())
+			for _, feed := range append(feeds, absent) {
+				require.Empty(t, kindsOf(feed))
+			}
+			must[row](t)(rows.Upsert(row{1, "Zoe", []string{"b"}}))
+			requireIndex(t, names, func(r *row) []string { return []string{r.Name} })
+			requireIndex(t, tags, func(r *row) []string { return r.Tags })
+		})
+	}
+}
+
+// A rollback takes back the values that a write put into an index, whatever the index's
+// function returns for the row afterwards.
+func TestARollbackTakesBackTheValuesThatWereWritten(t *testing.T) {
+	games := newGames()
+	next := 0
+	value := func(*game) int { next++; return next }
+	once := NewIndex(games, "once", value)
+	several := NewMultiIndex(games, "several", func(g *game) []int { return []int{value(g), value(g)} })
+	for id := range 3 {
+		must[game](t)(games.Insert(game{ID: id}))
+	}
+	before, beforeSeveral := entriesOf(once), entriesOf(several)
+	require.Len(t, before, 3)
+	require.Len(t, beforeSeveral, 6)
+	require.Equal(t, errTakenBack, Transact(func(tx *Tx) error {
+		for id := 3; id < 10; id++ {
+			must[game](t)(games.In(tx).Insert(game{ID: id}))
+		}
+		return errTakenBack
+	}, games))
+	require.Equal(t, before, entriesOf(once))
+	require.Equal(t, beforeSeveral, entriesOf(several))
+}
+
 // What a large transaction needed is released when it is over, also if it is taken
-// back: neither the rows that it replaced nor the space for its list is held.
+// back: neither the rows that it replaced nor the space for its list is held, and in an
+// index neither their values nor the space for those.
 func TestALargeTransactionLeavesNoSpaceBehind(t *testing.T) {
 	for _, result := range []error{nil, errTakenBack} {
 		games := newGames()
+		NewIndex(games, "score", func(g *game) int { return g.Score })
+		NewMultiIndex(games, "digits", digits)
 		must[game](t)(games.Insert(game{ID: 1}))
 		feed := games.Changes(t.Context(), Buffer(1))
 		held := heldBy(func() {
