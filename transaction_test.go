@@ -885,6 +885,63 @@ func TestARollbackTakesBackTheValuesThatWereWritten(t *testing.T) {
 	require.Equal(t, beforeSeveral, entriesOf(several))
 }
 
+// A panic in the rollback of one table, which only a compare function can cause, reaches
+// the caller. The other tables are rolled back, before and after that one, and all are
+// free. T4
+func TestAPanicInTheRollbackOfATableLeavesNoOtherOneHalfDone(t *testing.T) {
+	for bad := range 3 {
+		t.Run(fmt.Sprint("table ", bad), func(t *testing.T) {
+			over, value := false, errors.New("in compare")
+			var tables []*Table[int, game]
+			var given []AnyTable
+			var feeds []Stream[Change[game]]
+			var before []tableState[game]
+			var scores []*Index[int, int, game]
+			for i := range 3 {
+				games := NewTableFunc("games", func(g *game) int { return g.ID }, func(a, b int) int {
+					if over && i == bad {
+						panic(value)
+					}
+					return a - b
+				})
+				scores = append(scores, NewIndex(games, "score", func(g *game) int { return g.Score }))
+				must[game](t)(games.Insert(game{ID: 1}))
+				must[game](t)(games.Insert(game{ID: 2}))
+				feeds = append(feeds, games.Changes(t.Context(), Poll(nil)))
+				tables, given, before = append(tables, games), append(given, games), append(before, stateOf(games))
+			}
+			require.PanicsWithValue(t, value, func() {
+				_ = Transact(func(tx *Tx) error {
+					for _, games := range tables {
+						w := games.In(tx)
+						must[game](t)(w.Insert(game{ID: 3}))
+						must[game](t)(w.Update(1, func(g *game) { g.Score = 1 }))
+						must[game](t)(w.Delete(2))
+					}
+					over = true
+					return errTakenBack
+				}, given...)
+			})
+			over = false
+			for i, games := range tables {
+				require.True(t, games.mu.TryLock(), "the lock of table %d must be free", i)
+				require.False(t, games.inTx)
+				games.outbox.requireEmpty(t)
+				games.mu.Unlock()
+				require.Empty(t, selTold(feeds[i]))
+				if i != bad {
+					requireState(t, before[i], games)
+				}
+				c := must[game](t)(games.Insert(game{ID: 4, Score: 9}))
+				require.Equal(t, i != bad, c.Seq == 3)
+				for _, e := range entriesOf(scores[i]) {
+					require.Equal(t, e.key == 4, e.value == 9, "the plan of a write that was not taken back must not be left")
+				}
+			}
+		})
+	}
+}
+
 // What a large transaction needed is released when it is over, also if it is taken
 // back: neither the rows that it replaced nor the space for its list is held, and in an
 // index neither their values nor the space for those.
