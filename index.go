@@ -11,7 +11,8 @@ import (
 // An Index finds the rows of a table by a value that depends on the row, and not by
 // the primary key: RethinkDB's secondary index. Its selections are read and followed
 // as the table's are, in the order of value and key. Make one with [NewIndex],
-// [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table.
+// [NewMultiIndex] or [NewUniqueIndex]; it is there for as long as its table. A zero Index
+// must not be used.
 //
 // The table keeps an index up to date with every write, which costs the write
 // another B-tree operation for each value that comes or goes (BenchmarkIndex). One that
@@ -23,9 +24,10 @@ import (
 // table at one sequence number.
 //
 // The function that returns a row's value runs with the table's lock held and
-// without, also for rows written long ago. It must depend on the row alone, must not
-// change it or call the table, and should be quick. If it panics in a write, the
-// panic reaches the caller, and nothing was written. It is not called when a transaction is rolled back. Values are in the order of
+// without, also for rows written long ago. It must depend on the row alone and must not
+// change it. It must call no table at all: neither this one nor another. It should be
+// quick. If it panics in a write, the panic reaches the caller, and nothing was written.
+// It is not called when a transaction is rolled back. Values are in the order of
 // [cmp.Compare]. A function that does not return the same for the same row leaves an
 // index in disorder.
 type Index[S cmp.Ordered, K, V any] struct {

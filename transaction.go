@@ -176,6 +176,7 @@ func (t *Table[K, V]) endTxLocked() {
 // [Table]'s, and see what the transaction wrote; selections and indexes cannot be read
 // in a transaction. It is for fn, and for one goroutine at a time; to use it after the
 // transaction's end panics, and so does a write in a function that a write calls.
+// A zero TxTable must not be used.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
 	tx    *Tx // nil: each write is by itself
