@@ -76,7 +76,7 @@ func (w *fuzzWindow) push(v int) {
 }
 
 // ready reports whether there is a reason not to wait.
-func (w *fuzzWindow) ready() bool { return len(w.unread) > 0 || w.ended || w.ring.closed.Load() }
+func (w *fuzzWindow) ready() bool { return len(w.unread) > 0 || w.ended || w.ring.isClosed() }
 
 // FuzzRing does what the bytes say to a ring and to a buffer for each window.
 func FuzzRing(f *testing.F) {
@@ -104,7 +104,7 @@ func FuzzRing(f *testing.F) {
 			op := roll(16)
 			if op < 2 { // append a few, or more than a page
 				for range []int{1, 2, 9, 40, 300}[roll(5)] {
-					if r.closed.Load() {
+					if r.isClosed() {
 						break // append after close is not allowed
 					}
 					r.append(appended)
@@ -117,13 +117,13 @@ func FuzzRing(f *testing.F) {
 				}
 				wake(1)
 			}
-			if op == 7 && !r.closed.Load() { // R1, R3
+			if op == 7 && !r.isClosed() { // R1, R3
 				for i := range []int{1, 9, 300}[roll(3)] {
 					r.put(-i)
 				}
 				r.takeBack()
 			}
-			if op == 2 && len(windows) < 20 && !r.closed.Load() {
+			if op == 2 && len(windows) < 20 && !r.isClosed() {
 				w := new(fuzzWindow)
 				r.open(&w.window, []uint64{1, 2, 8, 60, 300, DefaultBuffer}[roll(6)])
 				windows = append(windows, w)
@@ -157,7 +157,7 @@ func FuzzRing(f *testing.F) {
 				for range n {
 					fuzzRead(t, w)
 				}
-				require.True(t, w.ended || w.drained() == (r.closed.Load() && len(w.unread) == 0))
+				require.True(t, w.ended || w.drained() == (r.isClosed() && len(w.unread) == 0))
 			}
 			fuzzUsage(t, &r, windows)
 		}

@@ -63,7 +63,7 @@ type ring[T any] struct {
 	end     atomic.Uint64           // of what is published
 	tail    atomic.Pointer[page[T]] // the page that is being filled; nil: nothing is kept
 	parked  atomic.Int64            // length of queue; changes under mu
-	closed  atomic.Bool             // nothing will be appended any more
+	closed  atomic.Uint64           // one more than the end, which is final then; 0: elements may still come
 	windows int32                   // open ones; guarded by mu
 	next    uint64                  // position of the next element to put; the writer's
 	number  func(v T) uint64        // the owner's number of an element; nil: its position + 1
@@ -196,7 +196,10 @@ func (r *ring[T]) addPageLocked(first uint64) *page[T] {
 
 // close ends the ring: readers get what is still buffered, and then nothing more.
 // The caller calls wake afterwards.
-func (r *ring[T]) close() { r.closed.Store(true) }
+func (r *ring[T]) close() { r.closed.Store(r.end.Load() + 1) }
+
+// isClosed reports whether close was called.
+func (r *ring[T]) isClosed() bool { return r.closed.Load() > 0 }
 
 // begin makes pos the position of the next element, unless something is kept.
 func (r *ring[T]) begin(pos uint64) {
@@ -542,11 +545,9 @@ func (w *window[T]) moveLocked(p *page[T]) {
 	}
 }
 
-// drained reports whether the ring is closed and w has read all of it.
-func (w *window[T]) drained() bool {
-	// The end is loaded after closed: what came before the close counts.
-	return w.ring.closed.Load() && w.ring.end.Load() == w.pos.Load()
-}
+// drained reports whether the ring is closed and w has read all of it. One load tells
+// both, so that no element can come between the two.
+func (w *window[T]) drained() bool { return w.ring.closed.Load() == w.pos.Load()+1 }
 
 // wait returns when there is something to read, or the ring or w is closed; at
 // once if that is so already. No wake-up is lost (F3): the window is in the queue
@@ -607,7 +608,7 @@ func tell(wake chan<- struct{}) {
 
 // readyLocked reports whether w need not wait.
 func (w *window[T]) readyLocked() bool {
-	return w.page.Load() == nil || w.ring.end.Load() != w.pos.Load() || w.ring.closed.Load()
+	return w.page.Load() == nil || w.ring.end.Load() != w.pos.Load() || w.ring.isClosed()
 }
 
 // close gives up the window: it holds nothing any more, its reads find nothing,

@@ -223,6 +223,7 @@ func requireRing(t *testing.T, r *ring[int], open []*modelWindow) {
 	if len(open) == 0 {
 		require.Empty(t, r.pages, "R3: nobody reads")
 		require.Nil(t, tail, "R3: nobody reads")
+		require.Nil(t, r.behind, "R3: nobody reads")
 		return
 	}
 	require.Same(t, tail, r.pages[len(r.pages)-1])
@@ -741,6 +742,8 @@ func (c *crowd) enabled(a *actor) bool {
 		return !c.locked
 	case "receive":
 		return len(c.windows[a.window].wakeup) > 0
+	case "close ring": // Table.Drop and writes exclude each other
+		return !slices.ContainsFunc(c.actors, func(a actor) bool { return a.writes > 0 })
 	}
 	return true
 }
@@ -808,9 +811,13 @@ func (c *crowd) step(a *actor) error {
 			a.at = "busy"
 		}
 	case "look for end":
+		end := c.ring.end.Load()
 		a.at = "enter queue"
 		if w.drained() {
 			a.at = ""
+			if w.pos.Load() != end {
+				return fmt.Errorf("window %d: drained at %d of %d", a.window, w.pos.Load(), end)
+			}
 		}
 
 	// window.wait, window.park
@@ -867,7 +874,7 @@ func (c *crowd) state() (s crowdState) {
 	if n := len(c.ring.pages); n > 0 {
 		s.oldest, s.tail = c.ring.pages[0].first, c.ring.pages[n-1].first
 	}
-	s.end, s.closed, s.locked = c.ring.end.Load(), c.ring.closed.Load(), c.locked
+	s.end, s.closed, s.locked = c.ring.end.Load(), c.ring.isClosed(), c.locked
 	return s
 }
 
@@ -913,7 +920,7 @@ func (c *crowd) checkEnd() error {
 			return fmt.Errorf("an actor cannot %s", a.at)
 		case w.pos.Load() != c.ring.end.Load():
 			return fmt.Errorf("F3: window %d waits while there is something to read", a.window)
-		case c.ring.closed.Load() || c.cancelled[a.window]:
+		case c.ring.isClosed() || c.cancelled[a.window]:
 			return fmt.Errorf("F4: window %d waits after the end", a.window)
 		case !w.queued:
 			return fmt.Errorf("window %d waits outside the queue", a.window)
@@ -991,7 +998,7 @@ func TestRingWakesInEveryInterleaving(t *testing.T) {
 		{name: "cancel all", readers: 2, writes: []int{1}, cancel: []int{0, 1}, states: 11_678},
 		{name: "cancel one of three", readers: 3, slow: 3, writes: []int{1}, cancel: []int{1}, states: 9_778},
 		{name: "drop", readers: 2, drop: true, states: 238},
-		{name: "drop after write", readers: 2, writes: []int{1}, drop: true, states: 5_370},
+		{name: "drop after write", readers: 2, writes: []int{1}, drop: true, states: 4_379},
 		{name: "drop and cancel", readers: 2, cancel: []int{0}, drop: true, states: 866},
 		{name: "page's end", readers: 2, writes: []int{2}, start: 7, states: 4_299},
 		{name: "overflow", readers: 2, writes: []int{3}, limit: 2, states: 12_339},
@@ -1256,7 +1263,7 @@ func TestRingUsageIsOfOneMoment(t *testing.T) {
 	wg.Wait()
 }
 
-// A page costs its head, its slots, its tally and its place in the directory; to
+// A page costs its head, its slots and its place in the directory; to
 // append, read, wait and wake cost nothing on top of that.
 func TestRingAllocatesForPagesOnly(t *testing.T) {
 	for name, f := range map[string]func(*ring[int], *window[int]){
@@ -1299,7 +1306,7 @@ func TestRingAllocatesForPagesOnly(t *testing.T) {
 				page()
 			}
 			n := testing.AllocsPerRun(100, page)
-			require.LessOrEqual(t, n, 4.0)
+			require.LessOrEqual(t, n, 3.0)
 		})
 	}
 }

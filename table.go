@@ -345,7 +345,7 @@ func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
 func (t *Table[K, V]) Drop() {
 	t.drop()
 	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
-		if r := &s.scope.ring; !r.closed.Load() {
+		if r := &s.scope.ring; !r.isClosed() {
 			r.close()
 			r.wake(1)
 		}
