@@ -1454,6 +1454,65 @@ func TestRingTake(t *testing.T) {
 	}
 }
 
+// A watchedContext calls a function each time that it has looked whether it is done.
+type watchedContext struct {
+	context.Context
+	looked func()
+}
+
+func (c *watchedContext) Err() error {
+	err := c.Context.Err()
+	c.looked()
+	return err
+}
+
+// A context may end as soon as a reader has looked at it. Then the window is closed, and
+// if it was the last one the ring begins anew, on another page. The reader takes nothing
+// more from its own page, the rest of which was never written. R1
+func TestRingReadsNothingThatCameAfterTheContextEnded(t *testing.T) {
+	for unread := range minPage {
+		for name, read := range map[string]func(w *window[int], ctx context.Context) []int{
+			"take": func(w *window[int], ctx context.Context) []int { return w.take(ctx, nil, 100) },
+			"deliver": func(w *window[int], ctx context.Context) (got []int) {
+				w.deliver(ctx, func(v int, _ error) bool {
+					got = append(got, v)
+					return true
+				})
+				return got
+			},
+		} {
+			t.Run(fmt.Sprintf("%s/%d", name, unread), func(t *testing.T) {
+				var r ring[int]
+				var w, next window[int]
+				r.open(&w, 100)
+				for range unread {
+					r.append(1)
+				}
+				inner, cancel := context.WithCancel(t.Context())
+				ctx := &watchedContext{inner, func() {
+					if inner.Err() != nil {
+						return
+					}
+					cancel()
+					w.close()
+					require.Empty(t, r.pages)
+					r.open(&next, 100)
+					for range 2 * minPage {
+						r.append(2)
+					}
+				}}
+				want := slices.Repeat([]int{1}, unread)
+				if name == "deliver" {
+					want = want[:min(unread, 1)] // it looks before each
+				}
+				require.ElementsMatch(t, want, read(&w, ctx))
+				require.Equal(t, unread > 0, inner.Err() != nil, "the context has ended while it was read")
+				require.Empty(t, read(&w, t.Context()), "the window is closed")
+			})
+		}
+	}
+}
+
 // take hands out "at most n, and those to which the last of them is joined", as far as
 // they are on the page.
 func TestRingTakesWhatIsJoined(t *testing.T) {
