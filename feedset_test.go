@@ -1,8 +1,11 @@
 package changefeed
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -165,4 +168,105 @@ func TestDropReachesEveryFeed(t *testing.T) {
 		wg.Wait()
 		require.Empty(t, games.Feeds())
 	}
+}
+
+// A table may be dropped, and the context end, as soon as the loop has looked at the
+// context. The subscription has ended then, and may have missed a write, so the final
+// error is the context's cause and not ErrTableDropped. F4
+func TestAContextThatEndsBehindTheLoopsBackWins(t *testing.T) {
+	cause := errors.New("cause")
+	for _, squashed := range []bool{false, true} {
+		for _, batches := range []bool{false, true} {
+			for _, missed := range []bool{false, true} {
+				t.Run(fmt.Sprintf("squashed=%t/batches=%t/missed=%t", squashed, batches, missed), func(t *testing.T) {
+					// final returns the final error if all ends after the loop has looked n times, or nil
+					// if the loop does not look so often.
+					final := func(n int) (final error) {
+						games := newGames()
+						inner, cancel := context.WithCancelCause(t.Context())
+						defer cancel(nil)
+						looks := 0
+						ctx := &watchedContext{inner, func() {
+							if looks++; looks != n {
+								return
+							}
+							if missed {
+								games.Insert(game{ID: 3})
+							}
+							games.Drop()
+							cancel(cause)
+							for len(games.Feeds()) > 0 { // until the subscription has ended
+								runtime.Gosched()
+							}
+						}}
+						opts := []FeedOption{Poll(nil)}
+						if squashed {
+							opts = append(opts, Squash(0))
+						}
+						changes, several := games.Changes(ctx, opts...), games.Batches(ctx, 10, opts...)
+						games.Insert(game{ID: 1})
+						games.Insert(game{ID: 2})
+						looks = 0
+						if batches {
+							for _, err := range several {
+								final = err
+							}
+						} else {
+							for _, err := range changes {
+								final = err
+							}
+						}
+						return final
+					}
+					n := 1
+					for ; ; n++ {
+						err := final(n)
+						if err == nil {
+							break
+						}
+						require.Equal(t, cause, err, "after it has looked %d times", n)
+					}
+					require.Greater(t, n, 2, "it looks more often")
+				})
+			}
+		}
+	}
+}
+
+// "After a loop that broke off, at once if something is left": also of a set. F3
+func TestALoopThatBreaksInsideASquashedSetIsNotified(t *testing.T) {
+	t.Run("Changes", func(t *testing.T) {
+		games, wake := newGames(), make(chan struct{}, 1)
+		requireNotifiedInsideASet(t, games, wake, games.Changes(t.Context(), Squash(0), Poll(wake)))
+	})
+	t.Run("Batches", func(t *testing.T) {
+		games, wake := newGames(), make(chan struct{}, 1)
+		requireNotifiedInsideASet(t, games, wake, games.Batches(t.Context(), 1, Squash(0), Poll(wake)))
+	})
+}
+
+func requireNotifiedInsideASet[T any](t *testing.T, games *Table[int, game], wake chan struct{}, feed Stream[T]) {
+	read := func(n int) {
+		for _, err := range feed {
+			require.NoError(t, err)
+			if n--; n == 0 {
+				return
+			}
+		}
+		require.Zero(t, n)
+	}
+	for id := range 3 {
+		_, err := games.Insert(game{ID: id})
+		require.NoError(t, err)
+	}
+	for range 2 {
+		read(1)
+		require.Len(t, wake, 1, "something is left of the set")
+		<-wake
+	}
+	read(1)
+	require.Empty(t, wake, "nothing is left")
+	_, err := games.Insert(game{ID: 3})
+	require.NoError(t, err)
+	require.Len(t, wake, 1)
 }
