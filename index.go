@@ -29,6 +29,7 @@ import (
 // transaction is rolled back. If it does not always return the same value for a row, the
 // index becomes inconsistent with its table.
 type Index[S cmp.Ordered, K, V any] struct {
+	guard  indexGuard[S, K, V] // as in Table
 	table  *Table[K, V]
 	name   string
 	values func(row *V, to []S) []S // appends the row's values
@@ -217,6 +218,7 @@ func (x *Index[S, K, V]) indexName() string { return x.name }
 func (x *Index[S, K, V]) plan(old, new *V) {
 	x.old = x.valuesOf(old, x.old)
 	x.new = x.valuesOf(new, x.new)
+	x.guard.plan(x, old, new)
 }
 
 func (x *Index[S, K, V]) forget() { x.old, x.new = recycle(x.old), recycle(x.new) }

@@ -70,6 +70,7 @@ var mayUse = map[string]string{
 	"query.go":      "",
 	"ringbuffer.go": "",
 	"row.go":        "",
+	"debug_off.go":  "changefeed.go index.go query.go table.go",
 
 	// What users see of a change, and what they ask for.
 	"changefeed.go": "errors.go row.go",
@@ -83,11 +84,11 @@ var mayUse = map[string]string{
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
-	"table.go":       "changefeed.go feed.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go squash.go tree.go write.go",
-	"write.go":       "changefeed.go errors.go index.go interval.go scope.go table.go tree.go",
+	"table.go":       "changefeed.go debug_off.go feed.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go squash.go tree.go write.go",
+	"write.go":       "changefeed.go debug_off.go errors.go index.go interval.go scope.go table.go tree.go",
 	"transaction.go": "changefeed.go errors.go index.go scope.go selection.go snapshot.go table.go write.go",
-	"selection.go":   "batch.go changefeed.go feed.go interval.go option.go query.go scope.go snapshot.go table.go tree.go write.go",
-	"index.go":       "errors.go interval.go scope.go selection.go snapshot.go table.go tree.go",
+	"selection.go":   "batch.go changefeed.go debug_off.go feed.go interval.go option.go query.go scope.go snapshot.go table.go tree.go write.go",
+	"index.go":       "debug_off.go errors.go interval.go scope.go selection.go snapshot.go table.go tree.go",
 
 	// The loop's side.
 	"feed.go":  "changefeed.go errors.go option.go ringbuffer.go scope.go selection.go snapshot.go squash.go table.go",

@@ -158,7 +158,7 @@ func (s Selection[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream
 	if err != nil {
 		return failed[Change[V]](err)
 	}
-	return f.changes
+	return s.table.guard.changes(f.changes)
 }
 
 // Batches is like [Selection.Changes] but yields several changes at a time: all that are
@@ -184,7 +184,7 @@ func (s Selection[K, V]) Batches(ctx context.Context, max int, opts ...FeedOptio
 	if err != nil {
 		return failed[[]Change[V]](err)
 	}
-	return f.batches(max)
+	return s.table.guard.batches(f.batches(max))
 }
 
 // all selects the whole table.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"sync"
 	"sync/atomic"
 
 	"github.com/google/btree"
@@ -81,6 +80,7 @@ type Table[K, V any] struct {
 	//	    add a page, to publish or discard several changes, and to wake a loop. These
 	//	    are held for a few steps each, and never while a subscriber's code runs.
 
+	guard rowGuard[K, V] // without the tag changefeed_debug it has no size, if it is the first field
 	name  string
 	key   func(row *V) K
 	copy  func(row *V) *V
@@ -91,7 +91,7 @@ type Table[K, V any] struct {
 	lockID  uint64     // transactions lock tables in this order
 	allPart part[K, V] // the part that is the whole table
 
-	mu      sync.RWMutex      // T1; guards the fields from here to undo
+	mu      tableMutex        // T1; guards the fields from here to undo
 	rows    tree[entry[K, V]] // also has a cell for each missing row that is followed
 	len     int               // number of rows
 	seq     uint64            // of the last change
@@ -157,6 +157,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	t.feeds.subs = btree.NewG(degree, (*subscription[K, V]).madeBefore)
+	t.guard.begin(t)
 	return t
 }
 
@@ -353,6 +354,7 @@ func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
 	if stored == nil {
 		return row, false
 	}
+	t.guard.check(stored)
 	return *stored, true
 }
 

@@ -58,7 +58,7 @@ func (x *txTables) state() []string {
 // requireUntouched requires that all is as it was, to the keys as they were written.
 func (x *txTables) requireUntouched(t *testing.T, was []string) {
 	t.Helper()
-	for _, mu := range []*sync.RWMutex{&x.mu, &x.users.mu} {
+	for _, mu := range []*tableMutex{&x.mu, &x.users.mu} {
 		require.True(t, mu.TryLock(), "the lock must be free")
 		mu.Unlock()
 	}
@@ -613,7 +613,7 @@ func TestATransactionHoldsNoTableWhileItWaitsForAnEarlierOne(t *testing.T) {
 	})
 	<-began
 	for range 100 {
-		for _, mu := range []*sync.RWMutex{&second.mu, &third.mu} {
+		for _, mu := range []*tableMutex{&second.mu, &third.mu} {
 			if !mu.TryLock() {
 				first.mu.Unlock()
 				t.Fatal("a later table is locked")

@@ -112,6 +112,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	at := t.cellLocked(key)
 	old := at.rowOrNil()
+	t.guard.check(old)
 	row, err := next(old)
 	if err != nil {
 		return Change[V]{}, err
@@ -131,6 +132,7 @@ func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 			return Change[V]{}, err
 		}
 	}
+	t.guard.keep(c.New)
 	t.commitLocked(&c, key, at)
 	return c, nil
 }

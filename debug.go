@@ -1,0 +1,201 @@
+//go:build changefeed_debug
+
+package changefeed
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"weak"
+)
+
+// With the build tag changefeed_debug, the types in this file check how a program uses
+// its tables, and panic when they find misuse. Without the tag, those in debug_off.go
+// take their place, and do nothing.
+
+// A tableMutex is the lock of a table. It panics if a goroutine that holds it for writing
+// locks it again, which would deadlock: user functions run under the lock, and must not
+// call the table.
+type tableMutex struct {
+	sync.RWMutex
+	table  string
+	holder atomic.Uint64 // the goroutine that holds it for writing; 0: none, or one that runs no user function
+}
+
+// Lock is like [sync.RWMutex.Lock] but panics if the goroutine holds the lock.
+func (m *tableMutex) Lock() {
+	m.check()
+	m.RWMutex.Lock()
+	m.holder.Store(goroutineID())
+}
+
+// Unlock is like [sync.RWMutex.Unlock].
+func (m *tableMutex) Unlock() {
+	m.holder.Store(0)
+	m.RWMutex.Unlock()
+}
+
+// RLock is like [sync.RWMutex.RLock] but panics if the goroutine holds the lock.
+func (m *tableMutex) RLock() {
+	m.check()
+	m.RWMutex.RLock()
+}
+
+func (m *tableMutex) check() {
+	if holder := m.holder.Load(); holder != 0 && holder == goroutineID() {
+		panic(fmt.Sprintf("changefeed: a function that runs under the lock of table %q calls the table, which would deadlock; inside Transact use Table.In, otherwise call the table before or after", m.table))
+	}
+}
+
+// goroutineID returns the number that a stack trace has for this goroutine. It is never
+// that of another goroutine, and never 0.
+func goroutineID() uint64 {
+	var trace [64]byte // goroutine 7 [running]: ...
+	n := runtime.Stack(trace[:], false)
+	id, err := strconv.ParseUint(string(bytes.Fields(trace[:n])[1]), 10, 64)
+	if err != nil {
+		panic(fmt.Sprintf("changefeed: no goroutine number in %q", trace[:n]))
+	}
+	return id
+}
+
+// A weakMap has a value for each row, as long as the row is in memory. It is safe for
+// concurrent use.
+type weakMap[V, T any] struct{ values sync.Map } // by weak.Pointer[V]
+
+func (m *weakMap[V, T]) store(row *V, value T) {
+	at := weak.Make(row)
+	if _, known := m.values.Swap(at, value); !known {
+		runtime.AddCleanup(row, func(at weak.Pointer[V]) { m.values.Delete(at) }, at)
+	}
+}
+
+func (m *weakMap[V, T]) load(row *V) (value T, ok bool) {
+	v, ok := m.values.Load(weak.Make(row))
+	if ok {
+		value = v.(T)
+	}
+	return value, ok
+}
+
+// A rowGuard panics if a row was changed after the table stored it. It keeps a copy of
+// each row, made as for an update, and compares it with another copy when the row is
+// read, written to and deleted, and before and after a loop has it in a change. (T3)
+//
+// It does not find a change
+//
+//   - of the parts that a row shares with its copy: see Rows in the package documentation.
+//     A row's method Clone decides that for its type.
+//   - that was undone in time, or of a row that nobody uses any more.
+//   - of a row with a NaN, a non-nil function or anything else that makes two copies of it
+//     differ.
+//
+// A method Equal of the rows is not called, because it may ignore some fields.
+type rowGuard[K, V any] struct {
+	table  string
+	key    func(row *V) K
+	copy   func(row *V) *V
+	equal  func(a, b *[]V) bool
+	copies *weakMap[V, []V] // of one row each; not a part of the table, which the map's cleanups would hold
+}
+
+// begin begins to guard a new table. The table's key function checks its row from now on,
+// because every loop that reads rows calls it.
+func (g *rowGuard[K, V]) begin(t *Table[K, V]) {
+	*g = rowGuard[K, V]{t.name, t.key, t.copy, chooseEqual[[]V](), new(weakMap[V, []V])} // a slice has no method Equal
+	t.key = func(row *V) K {
+		g.check(row)
+		return g.key(row)
+	}
+	t.mu.table = t.name
+}
+
+// keep begins to guard a row that is about to be stored, or nil.
+func (g *rowGuard[K, V]) keep(row *V) {
+	if row == nil {
+		return
+	}
+	g.check(row) // it may be stored already
+	if kept := g.copyOf(row); g.equal(&kept, new(g.copyOf(row))) {
+		g.copies.store(row, kept)
+	}
+}
+
+// check panics if a row, which may be nil, is guarded and was changed.
+func (g *rowGuard[K, V]) check(row *V) {
+	if row == nil {
+		return
+	}
+	if kept, ok := g.copies.load(row); ok && !g.equal(&kept, new(g.copyOf(row))) {
+		panic(fmt.Sprintf("changefeed: row %s of table %q was changed after it was stored; rows are read-only: use Update, or Clone the row first",
+			quoted(g.key(&kept[0])), g.table))
+	}
+}
+
+func (g *rowGuard[K, V]) copyOf(row *V) []V { return []V{*g.copy(row)} }
+
+// changes returns the stream of s that checks the rows of each change.
+func (g *rowGuard[K, V]) changes(s Stream[Change[V]]) Stream[Change[V]] {
+	return func(yield func(Change[V], error) bool) {
+		s(func(c Change[V], err error) bool {
+			return g.checkAround(func() bool { return yield(c, err) }, c)
+		})
+	}
+}
+
+// batches is like changes, for batches.
+func (g *rowGuard[K, V]) batches(s Stream[[]Change[V]]) Stream[[]Change[V]] {
+	return func(yield func([]Change[V], error) bool) {
+		s(func(batch []Change[V], err error) bool {
+			return g.checkAround(func() bool { return yield(batch, err) }, slices.Clone(batch)...) // the loop may change batch
+		})
+	}
+}
+
+// checkAround checks the rows of changes before and after the body of a loop has them.
+func (g *rowGuard[K, V]) checkAround(body func() (more bool), changes ...Change[V]) (more bool) {
+	check := func() {
+		for _, c := range changes {
+			g.check(c.Old)
+			g.check(c.New)
+		}
+	}
+	check()
+	more = body()
+	check()
+	return more
+}
+
+// An indexGuard panics if an index disagrees with its table.
+type indexGuard[S cmp.Ordered, K, V any] struct {
+	values *weakMap[V, []S] // of each row when it was stored; not a part of the index: see rowGuard
+}
+
+// plan checks the write that x has planned. The values of the old row must be those that
+// it had when it was stored, and the index must have the row under each of them.
+func (g *indexGuard[S, K, V]) plan(x *Index[S, K, V], old, new *V) {
+	if g.values == nil {
+		g.values = &weakMap[V, []S]{}
+	}
+	if old != nil {
+		key := x.table.key(old)
+		if stored, ok := g.values.load(old); ok && slices.Compare(stored, x.old) != 0 {
+			panic(fmt.Sprintf("changefeed: the function of index %q of table %q returned %v for row %s, and returns %v now for the same row; it must depend on the row alone",
+				x.name, x.table.name, stored, quoted(key), x.old))
+		}
+		for _, v := range x.old {
+			if e, ok := x.rows.tree.Get(indexEntry[S, K, V]{value: v, key: key}); !ok || e.cell.row != old {
+				panic(fmt.Sprintf("changefeed: index %q of table %q does not have row %s under its value %s; if the compare function is a strict order, report a bug of changefeed",
+					x.name, x.table.name, quoted(key), quoted(v)))
+			}
+		}
+	}
+	if new != nil {
+		g.values.store(new, slices.Clone(x.new))
+	}
+}
