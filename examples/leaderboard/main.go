@@ -1,12 +1,6 @@
-<<<<<<< ours
 // Leaderboard shows the scores of six players, which change at random. It redraws a table
-// in place until the game is over, or until q or ^C is pressed. If the input or the output
-// is not a terminal, it prints a line for each event instead.
-=======
-// Leaderboard shows the scores of a few players, which change at random, in a table that
-// redraws in place until the game is over, or until q or ^C is pressed. Without a terminal,
-// or without stty, it prints a line for each thing that happens.
->>>>>>> theirs
+// in place until the game is over, or until q or ^C is pressed. Without a terminal, or
+// without stty, it prints a line for each event instead.
 //
 // Three goroutines follow one table, each in its own way. One follows an index value (a
 // team), beginning with the present rows. One follows a predicate (enough points for the
@@ -67,14 +61,8 @@ func main() {
 	}
 }
 
-<<<<<<< ours
-// onTerminal plays the game on the program's standard input and output, until it is over
-// or the user stops it.
-func onTerminal(writes int, every time.Duration, random *rand.Rand) error {
-=======
 // onStdio runs the game on the standard streams, until its end or until somebody stops it.
 func onStdio(writes int, every time.Duration, random *rand.Rand) error {
->>>>>>> theirs
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
