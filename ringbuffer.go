@@ -713,13 +713,13 @@ func (w *window[T]) leaveQueueLocked() {
 // allocation. However many others there are, to count a window takes the logarithm of
 // their number, for the ring's mutex is held meanwhile.
 type tally struct {
-	one  limitCount                // counts no windows at first
+	one  limitCount                // of no limit if its count is 0
 	rest *btree.BTreeG[limitCount] // the others, and those that came to one's limit before one did; nil: none
 }
 
 type limitCount struct {
-	limit   uint64
-	windows int
+	limit uint64
+	count int
 }
 
 // largest returns the largest limit counted, or 0; also of a nil tally.
@@ -727,7 +727,7 @@ func (t *tally) largest() (limit uint64) {
 	if t == nil {
 		return 0
 	}
-	if t.one.windows > 0 {
+	if t.one.count > 0 {
 		limit = t.one.limit
 	}
 	if t.rest != nil {
@@ -740,10 +740,10 @@ func (t *tally) largest() (limit uint64) {
 // add counts one window more of that limit, or one less if n is -1.
 func (t *tally) add(limit uint64, n int) {
 	switch one := &t.one; {
-	case one.windows == 0 && n > 0:
+	case one.count == 0 && n > 0:
 		*one = limitCount{limit, n}
-	case one.windows > 0 && one.limit == limit:
-		one.windows += n
+	case one.count > 0 && one.limit == limit:
+		one.count += n
 	default:
 		t.addToRest(limit, n)
 	}
@@ -754,8 +754,8 @@ func (t *tally) addToRest(limit uint64, n int) {
 		t.rest = btree.NewWithFreeListG(degree, func(a, b limitCount) bool { return a.limit < b.limit }, btree.NewFreeListG[limitCount](0))
 	}
 	c, _ := t.rest.Get(limitCount{limit: limit})
-	c = limitCount{limit, c.windows + n}
-	if c.windows > 0 {
+	c = limitCount{limit, c.count + n}
+	if c.count > 0 {
 		t.rest.ReplaceOrInsert(c)
 		return
 	}
