@@ -797,8 +797,8 @@ type tally struct {
 }
 
 type limitCount struct {
-	limit   uint64
-	windows int
+	limit uint64
+	count int
 }
 
 // largest returns the largest limit that is counted, or 0. t may be nil.
@@ -806,7 +806,7 @@ func (t *tally) largest() (limit uint64) {
 	if t == nil {
 		return 0
 	}
-	if t.one.windows > 0 {
+	if t.one.count > 0 {
 		limit = t.one.limit
 	}
 	if t.rest != nil {
@@ -819,10 +819,10 @@ func (t *tally) largest() (limit uint64) {
 // add counts one window more with the limit, or one less if n is -1.
 func (t *tally) add(limit uint64, n int) {
 	switch one := &t.one; {
-	case one.windows == 0 && n > 0:
+	case one.count == 0 && n > 0:
 		*one = limitCount{limit, n}
-	case one.windows > 0 && one.limit == limit:
-		one.windows += n
+	case one.count > 0 && one.limit == limit:
+		one.count += n
 	default:
 		t.addToRest(limit, n)
 	}
@@ -833,8 +833,8 @@ func (t *tally) addToRest(limit uint64, n int) {
 		t.rest = btree.NewWithFreeListG(8, func(a, b limitCount) bool { return a.limit < b.limit }, btree.NewFreeListG[limitCount](0))
 	}
 	c, _ := t.rest.Get(limitCount{limit: limit})
-	c = limitCount{limit, c.windows + n}
-	if c.windows > 0 {
+	c = limitCount{limit, c.count + n}
+	if c.count > 0 {
 		t.rest.ReplaceOrInsert(c)
 		return
 	}

@@ -286,12 +286,12 @@ func (t *tally) counts() map[uint64]int {
 	if t == nil {
 		return counts
 	}
-	if t.one.windows > 0 {
-		counts[t.one.limit] = t.one.windows
+	if t.one.count > 0 {
+		counts[t.one.limit] = t.one.count
 	}
 	if t.rest != nil {
 		t.rest.Ascend(func(c limitCount) bool {
-			counts[c.limit] += c.windows
+			counts[c.limit] += c.count
 			return true
 		})
 	}
@@ -452,7 +452,7 @@ func TestRingTallyCountsByLimit(t *testing.T) {
 			case len(model) == 0:
 				require.Nil(t, counted.rest, "an empty tally holds nothing")
 				reached["empty"]++
-			case one.windows == 0:
+			case one.count == 0:
 				reached["only in the tree"]++
 			case counted.rest != nil && counted.rest.Has(one):
 				reached["a limit counted in two places"]++

@@ -3,13 +3,11 @@ package changefeed
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"flag"
 	"iter"
 	"maps"
 	"math"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -541,84 +539,6 @@ func (r *touchy) Equal(other *touchy) bool {
 	return r.ID == other.do(other.equal).ID && r.Value == other.Value
 }
 
-// "If edit, f, key, Equal or Clone panics, the panic reaches the caller, the lock is
-// free and the table is as it was" (T4); so it is when one of them calls
-// runtime.Goexit, as t.FailNow does.
-func TestWritesThatPanicLeaveTheTableAsItWas(t *testing.T) {
-	for name, write := range map[string]func(table *Table[int, touchy], fail func()){
-		"key in Insert":  func(table *Table[int, touchy], fail func()) { _, _ = table.Insert(touchy{ID: 3, key: fail}) },
-		"key in Upsert":  func(table *Table[int, touchy], fail func()) { _, _ = table.Upsert(touchy{ID: 1, key: fail}) },
-		"key in Replace": func(table *Table[int, touchy], fail func()) { _, _ = table.Replace(touchy{ID: 1, key: fail}) },
-		"key in Update":  func(table *Table[int, touchy], fail func()) { _, _ = table.Update(1, func(r *touchy) { r.key = fail }) },
-		"edit": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Update(1, func(r *touchy) { r.Value = 9; fail() })
-		},
-		"Equal in Upsert": func(table *Table[int, touchy], fail func()) { _, _ = table.Upsert(touchy{ID: 1, equal: fail}) },
-		"Equal in Replace": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Replace(touchy{ID: 1, equal: fail})
-		},
-		"Equal in Update": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Update(1, func(r *touchy) { r.equal = fail })
-		},
-		"Clone in Update": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Update(2, func(r *touchy) { t.Error("edit was called") })
-		},
-		"Clone in Compute": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Compute(2, func(r *touchy) *touchy { t.Error("f was called"); return r })
-		},
-		"f for a row": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Compute(1, func(r *touchy) *touchy { r.Value = 9; fail(); return r })
-		},
-		"f for no row": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Compute(3, func(r *touchy) *touchy { fail(); return r })
-		},
-		"key in Compute": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Compute(3, func(r *touchy) *touchy { return &touchy{ID: 3, key: fail} })
-		},
-		"Equal in Compute": func(table *Table[int, touchy], fail func()) {
-			_, _ = table.Compute(1, func(r *touchy) *touchy { return &touchy{ID: 1, equal: fail} })
-		},
-	} {
-		value := errors.New("the value that the caller gets")
-		for how, fail := range map[string]func(){
-			"panics": func() { panic(value) },
-			"exits":  runtime.Goexit,
-		} {
-			t.Run(name+" "+how, func(t *testing.T) {
-				table := NewTable("touchy", func(r *touchy) int { return r.do(r.key).ID })
-				failed := false
-				fails := func() { failed = true; fail() }
-				must[touchy](t)(table.Insert(touchy{ID: 1}))
-				must[touchy](t)(table.Insert(touchy{ID: 2, clone: fails}))
-				feed := table.Changes(t.Context())
-				before := stateOf(table)
-				require.Len(t, before.feeds, 1)
-
-				var recovered any
-				returned := false
-				var wg sync.WaitGroup
-				wg.Go(func() { // of its own, for Goexit ends it
-					defer func() { recovered = recover() }()
-					write(table, fails)
-					returned = true
-				})
-				wg.Wait()
-				require.True(t, failed, "the function was called")
-				require.False(t, returned)
-				if how == "panics" {
-					require.Same(t, value, recovered)
-				}
-
-				requireState(t, before, table)
-				require.Zero(t, stored(table, 1).Value, "T3")
-				c := must[touchy](t)(table.Upsert(touchy{ID: 1, Value: 5}))
-				require.Equal(t, uint64(3), c.Seq, "no number was used")
-				require.True(t, c == take(feed, 1)[0].v)
-			})
-		}
-	}
-}
-
 func TestChangeRowIsNewOrOldForADelete(t *testing.T) {
 	old, is := &game{ID: 1}, &game{ID: 1, Score: 1}
 	require.Same(t, is, Change[game]{Kind: Insert, New: is}.Row())
@@ -666,39 +586,6 @@ func TestChangesMarshalAsInRethinkDB(t *testing.T) {
 	}
 	_, err := json.Marshal(Change[func()]{New: new(func() {})})
 	require.ErrorAs(t, err, new(*json.UnsupportedTypeError))
-}
-
-// A row is copied and compared without more memory than it takes; "with no
-// subscriber ... a write builds no event".
-func TestAllocations(t *testing.T) {
-	games := newGames()
-	for id := range 1000 {
-		must[game](t)(games.Insert(game{ID: id, Player: "Bob"}))
-	}
-	n := 0
-	score := func(g *game) { n++; g.Score = n }
-	same := func(*game) {}
-	lookup := func() { games.Get(500) }
-	for _, test := range []struct {
-		name string
-		want float64
-		do   func()
-	}{
-		{"Get", 0, lookup},
-		{"Update", 1, func() { _, _ = games.Update(500, score) }}, // the new row
-		{"Update to an equal row", 1, func() { _, _ = games.Update(500, same) }},
-		{"equal", 0, func() {
-			if !games.equal(stored(games, 1), stored(games, 1)) {
-				t.Error("a row is not equal to itself")
-			}
-		}},
-		{"Len and Seq", 0, func() { games.Len(); games.Seq() }},
-	} {
-		require.Equal(t, test.want, testing.AllocsPerRun(100, test.do), test.name)
-	}
-	require.Equal(t, Update, must[game](t)(games.Update(500, score)).Kind)
-	require.Nil(t, games.allScope.ring.tail.Load())
-	require.Zero(t, games.allScope.ring.end.Load(), "no event was built")
 }
 
 // T1, T2 and T4 under all at once: what the writes returned, put in the order of

@@ -1,0 +1,333 @@
+//go:build !changefeed_debug
+
+package changefeed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// These tests measure allocations and memory, or count the calls of users' functions. The
+// checks of the build tag changefeed_debug add to all of these.
+
+// Delivering allocates nothing, through three stages neither.
+func TestDeliveringAChangeAllocatesNothing(t *testing.T) {
+	const n = 20_000
+	all := func(Change[game]) bool { return true }
+	games := newGames()
+	plain := games.Changes(t.Context())
+	staged := Map(games.Changes(t.Context()).Filter(all).Map(func(c Change[game]) Change[game] { return c }),
+		func(c Change[game]) *game { return c.New }).Limit(10 * n)
+	feedWrites(t, games, 2*n) // a warm-up is read too
+	require.Less(t, allocsPerElement(plain, n), 0.01)
+	require.Less(t, allocsPerElement(staged, n), 0.01)
+}
+
+// A write allocates the new row and its share of a page, whatever the number of
+// subscribers; a waiting loop costs no memory for its waiting.
+func TestUpdateAllocatesTheRowAndItsShareOfAPage(t *testing.T) {
+	const n = 10_000
+	for _, subscribers := range []int{0, 1, 100} {
+		games := newGames()
+		feedWrites(t, games, 1)
+		feeds := make([]Stream[Change[game]], subscribers)
+		for i := range feeds {
+			feeds[i] = games.Changes(t.Context(), Buffer(1000))
+		}
+		allocs := testing.AllocsPerRun(1, func() {
+			for range n {
+				_, _ = games.Update(1, func(g *game) { g.Score++ })
+			}
+		}) / n
+		t.Logf("%d subscribers: %.4f", subscribers, allocs)
+		require.GreaterOrEqual(t, allocs, 1.0)
+		require.Less(t, allocs, 1.1)
+		runtime.KeepAlive(feeds)
+	}
+}
+
+func TestWaitingAllocatesNothing(t *testing.T) {
+	const n = 2000
+	games := newGames()
+	feedWrites(t, games, 1)
+	feed := games.Changes(t.Context())
+	read := make(chan struct{})
+	go func() {
+		for range feed {
+			read <- struct{}{}
+		}
+		close(read)
+	}()
+	allocs := testing.AllocsPerRun(1, func() {
+		for range n {
+			for games.allScope.ring.parked.Load() == 0 {
+				runtime.Gosched()
+			}
+			_, _ = games.Update(1, func(g *game) { g.Score++ })
+			<-read
+		}
+	}) / n
+	require.Less(t, allocs, 1.1) // those of the update
+	games.Drop()
+	<-read
+	<-read
+}
+
+// A write to a row of an index of one value allocates the row and nothing else, be it
+// that the row moves or stays. Entries have no more in them than that takes.
+func TestAWriteToAnIndexedRowAllocatesTheRow(t *testing.T) {
+	games := newGames()
+	NewIndex(games, "player", func(g *game) string { return g.Player })
+	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
+	unique, err := NewUniqueIndex(games, "unique", func(g *game) int { return g.Score })
+	require.NoError(t, err)
+	for id := range 1000 {
+		must[game](t)(games.Insert(game{ID: id, Player: "Bob", Score: id}))
+	}
+	score := 1000
+	edit := func(g *game) { score++; g.Score = score }
+	require.Equal(t, 1.0, testing.AllocsPerRun(100, func() { _, _ = games.Update(500, edit) }))
+	for _, x := range []*Index[int, int, game]{scores, unique} {
+		x.rows.tree.Ascend(func(e indexEntry[int, int, game]) bool {
+			require.Nil(t, e.previous)
+			return true
+		})
+	}
+	type entryOfValueKeyAndTwoPointers struct {
+		value, key int
+		cell, next *int
+	}
+	require.Equal(t, reflect.TypeFor[entryOfValueKeyAndTwoPointers]().Size(), reflect.TypeFor[indexEntry[int, int, game]]().Size())
+}
+
+// "hold exactly the newest n changes": the memory of them, to within a page, and none
+// when there is nothing to hold. R3
+func TestRetainHoldsTheNewestAndNothingElse(t *testing.T) {
+	blobs := newBlobs()
+	_, err := blobs.Insert(feedBlob{ID: 1})
+	require.NoError(t, err)
+	const n, size = 5000, 32 + 160 // of a change and a row
+	held := heldBy(func() {
+		blobs.Retain(n)
+		writeBlobs(t, blobs, 3*n)
+	})
+	require.Greater(t, held, n*size)
+	require.Less(t, held, (n+3*maxPage)*size)
+	pages := blobs.allScope.ring.pages
+	// The rest of a page, and one that is not dropped before the next begins.
+	require.Less(t, blobs.allScope.ring.end.Load()-n-pages[0].first, uint64(2*maxPage), "not more than a page beyond")
+	pages = nil
+	require.Greater(t, -heldBy(func() { blobs.Retain(n / 2) }), (n/2-2*maxPage)*size)
+	blobs.Retain(0)
+	require.Empty(t, blobs.allScope.ring.pages)
+	require.Nil(t, pages)
+}
+
+// Delivering allocates nothing, from the ring of a row or a range neither.
+func TestDeliveringToAPartAllocatesNothing(t *testing.T) {
+	const n = 10_000
+	games := newOptionGames()
+	for name, feed := range map[string]Stream[Change[game]]{
+		"Row":         games.Row(1).Changes(t.Context()),
+		"Range":       games.Range(0, 2).Changes(t.Context()),
+		"Where":       games.Where(func(*game) bool { return true }).Changes(t.Context()),
+		"Index.Equal": games.players.Equal("").Changes(t.Context()),
+	} {
+		feedWrites(t, games.Table, 2*n) // a warm-up is read too
+		require.Less(t, allocsPerElement(feed, n), 0.01, name)
+	}
+	batches := games.Row(1).Batches(t.Context(), 100)
+	feedWrites(t, games.Table, 2*n)
+	require.Less(t, allocsPerElement(batches, n/100)/100, 0.01)
+}
+
+// "Row ... feeds cost a write nothing when the row is not theirs": it allocates the
+// row, and nothing else; a write to one of theirs has its share of a page besides.
+func TestAWriteBesideRowFeedsAllocatesTheRow(t *testing.T) {
+	const n = 1000
+	games := newGames()
+	optionRows(t, games, 0, 1)
+	feeds := make([]Stream[Change[game]], n)
+	for i := range feeds {
+		feeds[i] = games.Row(i+1).Changes(t.Context(), Buffer(10))
+	}
+	update := func(key int) float64 {
+		return testing.AllocsPerRun(1, func() {
+			for range n {
+				_, _ = games.Update(key, func(g *game) { g.Score++ })
+			}
+		}) / n
+	}
+	require.Equal(t, 1.0, update(0))
+	require.GreaterOrEqual(t, update(1), 1.0)
+	require.Less(t, update(1), 1.1)
+	runtime.KeepAlive(feeds)
+}
+
+// "a Row feed costs at most 1 KB": its scope, page and subscription, and its place in
+// the tree where there is no row.
+func TestARowFeedCostsAtMostAKilobyte(t *testing.T) {
+	const n = 10_000
+	t.Run("int keys", func(t *testing.T) {
+		games := newGames()
+		for i := range n / 2 {
+			_, err := games.Insert(game{ID: i})
+			require.NoError(t, err)
+		}
+		requireRowFeedsCost(t, games, n, func(i int) int { return i })
+	})
+	t.Run("string keys", func(t *testing.T) {
+		type team struct {
+			Name  string
+			Score int
+		}
+		teams := NewTable("teams", func(row *team) string { return row.Name })
+		for i := range n / 2 {
+			_, err := teams.Insert(team{Name: fmt.Sprint("team ", i)})
+			require.NoError(t, err)
+		}
+		requireRowFeedsCost(t, teams, n, func(i int) string { return fmt.Sprint("team ", i) })
+	})
+}
+
+// requireRowFeedsCost subscribes to n rows, half of which are missing.
+func requireRowFeedsCost[K, V any](t *testing.T, table *Table[K, V], n int, key func(i int) K) {
+	keys := make([]K, n)
+	for i := range keys {
+		keys[i] = key(i)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	feeds := make([]Stream[Change[V]], n)
+	before := heapBytes()
+	for i := range feeds {
+		feeds[i] = table.Row(keys[i]).Changes(ctx)
+	}
+	each := (heapBytes() - before) / float64(n)
+	t.Logf("%.0f bytes", each)
+	require.Greater(t, each, 200.0, "or it was not measured")
+	require.LessOrEqual(t, each, 1024.0)
+	runtime.KeepAlive(feeds)
+	runtime.KeepAlive(keys)
+	cancel()
+	for len(table.Feeds()) > 0 {
+		runtime.Gosched() // leave nothing that is released while others measure
+	}
+}
+
+// "If edit, f, key, Equal or Clone panics, the panic reaches the caller, the lock is
+// free and the table is as it was" (T4); so it is when one of them calls
+// runtime.Goexit, as t.FailNow does.
+func TestWritesThatPanicLeaveTheTableAsItWas(t *testing.T) {
+	for name, write := range map[string]func(table *Table[int, touchy], fail func()){
+		"key in Insert":  func(table *Table[int, touchy], fail func()) { _, _ = table.Insert(touchy{ID: 3, key: fail}) },
+		"key in Upsert":  func(table *Table[int, touchy], fail func()) { _, _ = table.Upsert(touchy{ID: 1, key: fail}) },
+		"key in Replace": func(table *Table[int, touchy], fail func()) { _, _ = table.Replace(touchy{ID: 1, key: fail}) },
+		"key in Update":  func(table *Table[int, touchy], fail func()) { _, _ = table.Update(1, func(r *touchy) { r.key = fail }) },
+		"edit": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Update(1, func(r *touchy) { r.Value = 9; fail() })
+		},
+		"Equal in Upsert": func(table *Table[int, touchy], fail func()) { _, _ = table.Upsert(touchy{ID: 1, equal: fail}) },
+		"Equal in Replace": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Replace(touchy{ID: 1, equal: fail})
+		},
+		"Equal in Update": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Update(1, func(r *touchy) { r.equal = fail })
+		},
+		"Clone in Update": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Update(2, func(r *touchy) { t.Error("edit was called") })
+		},
+		"Clone in Compute": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(2, func(r *touchy) *touchy { t.Error("f was called"); return r })
+		},
+		"f for a row": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(1, func(r *touchy) *touchy { r.Value = 9; fail(); return r })
+		},
+		"f for no row": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(3, func(r *touchy) *touchy { fail(); return r })
+		},
+		"key in Compute": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(3, func(r *touchy) *touchy { return &touchy{ID: 3, key: fail} })
+		},
+		"Equal in Compute": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(1, func(r *touchy) *touchy { return &touchy{ID: 1, equal: fail} })
+		},
+	} {
+		value := errors.New("the value that the caller gets")
+		for how, fail := range map[string]func(){
+			"panics": func() { panic(value) },
+			"exits":  runtime.Goexit,
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				table := NewTable("touchy", func(r *touchy) int { return r.do(r.key).ID })
+				failed := false
+				fails := func() { failed = true; fail() }
+				must[touchy](t)(table.Insert(touchy{ID: 1}))
+				must[touchy](t)(table.Insert(touchy{ID: 2, clone: fails}))
+				feed := table.Changes(t.Context())
+				before := stateOf(table)
+				require.Len(t, before.feeds, 1)
+
+				var recovered any
+				returned := false
+				var wg sync.WaitGroup
+				wg.Go(func() { // of its own, for Goexit ends it
+					defer func() { recovered = recover() }()
+					write(table, fails)
+					returned = true
+				})
+				wg.Wait()
+				require.True(t, failed, "the function was called")
+				require.False(t, returned)
+				if how == "panics" {
+					require.Same(t, value, recovered)
+				}
+
+				requireState(t, before, table)
+				require.Zero(t, stored(table, 1).Value, "T3")
+				c := must[touchy](t)(table.Upsert(touchy{ID: 1, Value: 5}))
+				require.Equal(t, uint64(3), c.Seq, "no number was used")
+				require.True(t, c == take(feed, 1)[0].v)
+			})
+		}
+	}
+}
+
+// A row is copied and compared without more memory than it takes; "with no
+// subscriber ... a write builds no event".
+func TestAllocations(t *testing.T) {
+	games := newGames()
+	for id := range 1000 {
+		must[game](t)(games.Insert(game{ID: id, Player: "Bob"}))
+	}
+	n := 0
+	score := func(g *game) { n++; g.Score = n }
+	same := func(*game) {}
+	lookup := func() { games.Get(500) }
+	for _, test := range []struct {
+		name string
+		want float64
+		do   func()
+	}{
+		{"Get", 0, lookup},
+		{"Update", 1, func() { _, _ = games.Update(500, score) }}, // the new row
+		{"Update to an equal row", 1, func() { _, _ = games.Update(500, same) }},
+		{"equal", 0, func() {
+			if !games.equal(stored(games, 1), stored(games, 1)) {
+				t.Error("a row is not equal to itself")
+			}
+		}},
+		{"Len and Seq", 0, func() { games.Len(); games.Seq() }},
+	} {
+		require.Equal(t, test.want, testing.AllocsPerRun(100, test.do), test.name)
+	}
+	require.Equal(t, Update, must[game](t)(games.Update(500, score)).Kind)
+	require.Nil(t, games.allScope.ring.tail.Load())
+	require.Zero(t, games.allScope.ring.end.Load(), "no event was built")
+}
