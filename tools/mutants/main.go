@@ -2,7 +2,7 @@
 // deliberate faults to the package, one at a time, runs the tests with each, and
 // reports the faults that no test noticed: the survivors.
 //
-//	go run -C tools ./mutants                  # all mutants: about half an hour
+//	go run -C tools ./mutants                  # all mutants
 //	go run -C tools ./mutants -run 'squash|F3' # those whose names match
 //	go run -C tools ./mutants -l               # only check the list, in seconds
 //
@@ -166,8 +166,11 @@ func (r *runner) runWithout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if res.outcome != survived {
+	switch res.outcome {
+	case killed:
 		return fmt.Errorf("the tests fail without a mutant:\n%s", res.output)
+	case timedOut:
+		return fmt.Errorf("the tests take longer than %v without a mutant", unlimited.timeout)
 	}
 	if r.timeout == 0 {
 		r.timeout = max(4*time.Since(begin), 30*time.Second)

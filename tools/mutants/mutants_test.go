@@ -151,6 +151,14 @@ func TestTheTestsMustPassWithoutAMutant(t *testing.T) {
 	}
 }
 
+func TestTheTestsMustEndInTimeWithoutAMutant(t *testing.T) {
+	c := sample("Max")
+	c.timeout = 1
+	if _, err := c.run(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "the tests take longer than 1ns without a mutant") {
+		t.Error(err)
+	}
+}
+
 // A writerFunc is a function that is called with what is written.
 type writerFunc func(p []byte)
 
