@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -888,33 +887,6 @@ func TestAWriteLeavesNoValuesInAnIndex(t *testing.T) {
 			runtime.KeepAlive(docs)
 		})
 	}
-}
-
-// A write to a row of an index of one value allocates the row and nothing else, be it
-// that the row moves or stays. Entries have no more in them than that takes.
-func TestAWriteToAnIndexedRowAllocatesTheRow(t *testing.T) {
-	games := newGames()
-	NewIndex(games, "player", func(g *game) string { return g.Player })
-	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
-	unique, err := NewUniqueIndex(games, "unique", func(g *game) int { return g.Score })
-	require.NoError(t, err)
-	for id := range 1000 {
-		must[game](t)(games.Insert(game{ID: id, Player: "Bob", Score: id}))
-	}
-	score := 1000
-	edit := func(g *game) { score++; g.Score = score }
-	require.Equal(t, 1.0, testing.AllocsPerRun(100, func() { _, _ = games.Update(500, edit) }))
-	for _, x := range []*Index[int, int, game]{scores, unique} {
-		x.rows.tree.Ascend(func(e indexEntry[int, int, game]) bool {
-			require.Nil(t, e.previous)
-			return true
-		})
-	}
-	type entryOfValueKeyAndTwoPointers struct {
-		value, key int
-		cell, next *int
-	}
-	require.Equal(t, reflect.TypeFor[entryOfValueKeyAndTwoPointers]().Size(), reflect.TypeFor[indexEntry[int, int, game]]().Size())
 }
 
 // A range over an index sees the rows as they were when it began, also if each of them

@@ -867,29 +867,6 @@ func TestRetainWhileFeedsBegin(t *testing.T) {
 	readers.Wait()
 }
 
-// "hold exactly the newest n changes": the memory of them, to within a page, and none
-// when there is nothing to hold. R3
-func TestRetainHoldsTheNewestAndNothingElse(t *testing.T) {
-	blobs := newBlobs()
-	_, err := blobs.Insert(feedBlob{ID: 1})
-	require.NoError(t, err)
-	const n, size = 5000, 32 + 160 // of a change and a row
-	held := heldBy(func() {
-		blobs.Retain(n)
-		writeBlobs(t, blobs, 3*n)
-	})
-	require.Greater(t, held, n*size)
-	require.Less(t, held, (n+3*maxPage)*size)
-	pages := blobs.allScope.ring.pages
-	// The rest of a page, and one that is not dropped before the next begins.
-	require.Less(t, blobs.allScope.ring.end.Load()-n-pages[0].first, uint64(2*maxPage), "not more than a page beyond")
-	pages = nil
-	require.Greater(t, -heldBy(func() { blobs.Retain(n / 2) }), (n/2-2*maxPage)*size)
-	blobs.Retain(0)
-	require.Empty(t, blobs.allScope.ring.pages)
-	require.Nil(t, pages)
-}
-
 // optionOverflowing is a table with three rows, of which three have changed twice
 // since the feed began, whose buffer is of two changes.
 func optionOverflowing(t *testing.T, sel func(games *Table[int, game]) Selection[int, game], opts ...FeedOption) (*Table[int, game], Stream[Change[game]], func()) {
@@ -1946,97 +1923,6 @@ func TestAllOptionsCombine(t *testing.T) {
 		}
 	}
 	requireOutcomes(t, reached, "+", "=", "-", "r", "s", "d")
-}
-
-// Delivering allocates nothing, from the ring of a row or a range neither.
-func TestDeliveringToAPartAllocatesNothing(t *testing.T) {
-	const n = 10_000
-	games := newOptionGames()
-	for name, feed := range map[string]Stream[Change[game]]{
-		"Row":         games.Row(1).Changes(t.Context()),
-		"Range":       games.Range(0, 2).Changes(t.Context()),
-		"Where":       games.Where(func(*game) bool { return true }).Changes(t.Context()),
-		"Index.Equal": games.players.Equal("").Changes(t.Context()),
-	} {
-		feedWrites(t, games.Table, 2*n) // a warm-up is read too
-		require.Less(t, allocsPerElement(feed, n), 0.01, name)
-	}
-	batches := games.Row(1).Batches(t.Context(), 100)
-	feedWrites(t, games.Table, 2*n)
-	require.Less(t, allocsPerElement(batches, n/100)/100, 0.01)
-}
-
-// "Row ... feeds cost a write nothing when the row is not theirs": it allocates the
-// row, and nothing else; a write to one of theirs has its share of a page besides.
-func TestAWriteBesideRowFeedsAllocatesTheRow(t *testing.T) {
-	const n = 1000
-	games := newGames()
-	optionRows(t, games, 0, 1)
-	feeds := make([]Stream[Change[game]], n)
-	for i := range feeds {
-		feeds[i] = games.Row(i+1).Changes(t.Context(), Buffer(10))
-	}
-	update := func(key int) float64 {
-		return testing.AllocsPerRun(1, func() {
-			for range n {
-				_, _ = games.Update(key, func(g *game) { g.Score++ })
-			}
-		}) / n
-	}
-	require.Equal(t, 1.0, update(0))
-	require.GreaterOrEqual(t, update(1), 1.0)
-	require.Less(t, update(1), 1.1)
-	runtime.KeepAlive(feeds)
-}
-
-// "a Row feed costs at most 1 KB": its scope, page and subscription, and its place in
-// the tree where there is no row.
-func TestARowFeedCostsAtMostAKilobyte(t *testing.T) {
-	const n = 10_000
-	t.Run("int keys", func(t *testing.T) {
-		games := newGames()
-		for i := range n / 2 {
-			_, err := games.Insert(game{ID: i})
-			require.NoError(t, err)
-		}
-		requireRowFeedsCost(t, games, n, func(i int) int { return i })
-	})
-	t.Run("string keys", func(t *testing.T) {
-		type team struct {
-			Name  string
-			Score int
-		}
-		teams := NewTable("teams", func(row *team) string { return row.Name })
-		for i := range n / 2 {
-			_, err := teams.Insert(team{Name: fmt.Sprint("team ", i)})
-			require.NoError(t, err)
-		}
-		requireRowFeedsCost(t, teams, n, func(i int) string { return fmt.Sprint("team ", i) })
-	})
-}
-
-// requireRowFeedsCost subscribes to n rows, half of which are missing.
-func requireRowFeedsCost[K, V any](t *testing.T, table *Table[K, V], n int, key func(i int) K) {
-	keys := make([]K, n)
-	for i := range keys {
-		keys[i] = key(i)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	feeds := make([]Stream[Change[V]], n)
-	before := heapBytes()
-	for i := range feeds {
-		feeds[i] = table.Row(keys[i]).Changes(ctx)
-	}
-	each := (heapBytes() - before) / float64(n)
-	t.Logf("%.0f bytes", each)
-	require.Greater(t, each, 200.0, "or it was not measured")
-	require.LessOrEqual(t, each, 1024.0)
-	runtime.KeepAlive(feeds)
-	runtime.KeepAlive(keys)
-	cancel()
-	for len(table.Feeds()) > 0 {
-		runtime.Gosched() // leave nothing that is released while others measure
-	}
 }
 
 // A context that ends while a feed waits to begin anew comes before its notice, and
