@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// These take the place of the types in debug.go in a build without the tag
-// changefeed_debug. They have no size, and the compiler removes the calls.
+// Without the tag changefeed_debug, these take the place of the types in debug.go. They
+// have no size, and the compiler removes the calls.
 
 type tableMutex = sync.RWMutex
 

@@ -10,6 +10,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"weak"
 
@@ -19,7 +20,7 @@ import (
 // These are the tests of debug.go: each misuse panics with its message, and what is
 // allowed does not.
 
-// A guardedRow row has all that a row can refer to.
+// A guardedRow has all that a row can refer to.
 type guardedRow struct {
 	ID   int
 	Tags []string
@@ -35,7 +36,7 @@ func newGuarded() guardedRow {
 	}
 }
 
-const guardedChanged = `changefeed: row 1 of table "guardedRow" was changed after it was stored; rows are read-only: use Update, or Clone the row first`
+const guardedChanged = `changefeed: row 1 of table "guarded" was changed after it was stored; rows are read-only: use Update, or Clone the row first`
 
 // A guardedTable has the row 1 and an index.
 type guardedTable struct {
@@ -44,7 +45,7 @@ type guardedTable struct {
 }
 
 func newGuardedTable() guardedTable {
-	t := NewTable("guardedRow", func(g *guardedRow) int { return g.ID })
+	t := NewTable("guarded", func(g *guardedRow) int { return g.ID })
 	return guardedTable{t, NewMultiIndex(t, "tags", func(g *guardedRow) []string { return g.Tags })}
 }
 
@@ -338,6 +339,20 @@ func TestDebugDoesNotCheckWhatCopiesShareOrDiffersInThem(t *testing.T) {
 		got, _ := table.Get(1)
 		got.reads.n++
 		require.NotPanics(t, func() { must[row](t)(table.Delete(1)) })
+	})
+	t.Run("known by their address", func(t *testing.T) {
+		type job struct {
+			Ctx context.Context
+			Err error
+			Mu  *sync.Mutex
+		}
+		table := oneRow[job]()
+		ctx, cancel := context.WithCancel(t.Context())
+		must[job](t)(table.Insert(job{ctx, errors.New("a"), new(sync.Mutex)}))
+		got, _ := table.Get(1)
+		got.Mu.Lock()
+		cancel()
+		require.NotPanics(t, func() { must[job](t)(table.Delete(1)) })
 	})
 	t.Run("of no size", func(t *testing.T) {
 		table := oneRow[struct{}]()

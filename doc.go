@@ -51,7 +51,8 @@
 //
 // A row passed to a table belongs to it, with everything that the row refers to. A
 // stored row never changes again, because a write stores another row in its place. Rows
-// can therefore be read without locking, and must not be modified.
+// can therefore be read without locking, and must not be modified. With the build tag
+// changefeed_debug, the package panics when it finds a modified row.
 //
 // [Table.Update] and [Table.Compute] pass a deep copy to their function. It shares values
 // that are known by their address: errors, contexts, *time.Location, timers, locks and

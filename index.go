@@ -29,7 +29,7 @@ import (
 // transaction is rolled back. If it does not always return the same value for a row, the
 // index becomes inconsistent with its table.
 type Index[S cmp.Ordered, K, V any] struct {
-	guard  indexGuard[S, K, V] // as in Table
+	guard  indexGuard[S, K, V] // like Table.guard
 	table  *Table[K, V]
 	name   string
 	values func(row *V, to []S) []S // appends the row's values

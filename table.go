@@ -80,7 +80,7 @@ type Table[K, V any] struct {
 	//	    add a page, to publish or discard several changes, and to wake a loop. These
 	//	    are held for a few steps each, and never while a subscriber's code runs.
 
-	guard rowGuard[K, V] // without the tag changefeed_debug it has no size, if it is the first field
+	guard rowGuard[K, V] // see debug.go; without its tag, only a first field costs no padding
 	name  string
 	key   func(row *V) K
 	copy  func(row *V) *V

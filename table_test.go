@@ -539,6 +539,90 @@ func (r *touchy) Equal(other *touchy) bool {
 	return r.ID == other.do(other.equal).ID && r.Value == other.Value
 }
 
+// "If edit, f, key, Equal or Clone panics, the panic reaches the caller, the lock is
+// free and the table is as it was" (T4); so it is when one of them calls
+// runtime.Goexit, as t.FailNow does.
+func TestWritesThatPanicLeaveTheTableAsItWas(t *testing.T) {
+	for name, write := range map[string]func(table *Table[int, touchy], fail func()){
+		"key in Insert":  func(table *Table[int, touchy], fail func()) { _, _ = table.Insert(touchy{ID: 3, key: fail}) },
+		"key in Upsert":  func(table *Table[int, touchy], fail func()) { _, _ = table.Upsert(touchy{ID: 1, key: fail}) },
+		"key in Replace": func(table *Table[int, touchy], fail func()) { _, _ = table.Replace(touchy{ID: 1, key: fail}) },
+		"key in Update":  func(table *Table[int, touchy], fail func()) { _, _ = table.Update(1, func(r *touchy) { r.key = fail }) },
+		"edit": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Update(1, func(r *touchy) { r.Value = 9; fail() })
+		},
+		"Equal in Upsert": func(table *Table[int, touchy], fail func()) { _, _ = table.Upsert(touchy{ID: 1, equal: fail}) },
+		"Equal in Replace": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Replace(touchy{ID: 1, equal: fail})
+		},
+		"Equal in Update": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Update(1, func(r *touchy) { r.equal = fail })
+		},
+		"Clone in Update": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Update(2, func(r *touchy) { t.Error("edit was called") })
+		},
+		"Clone in Compute": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(2, func(r *touchy) *touchy { t.Error("f was called"); return r })
+		},
+		"f for a row": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(1, func(r *touchy) *touchy { r.Value = 9; fail(); return r })
+		},
+		"f for no row": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(3, func(r *touchy) *touchy { fail(); return r })
+		},
+		"key in Compute": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(3, func(r *touchy) *touchy { return &touchy{ID: 3, key: fail} })
+		},
+		"Equal in Compute": func(table *Table[int, touchy], fail func()) {
+			_, _ = table.Compute(1, func(r *touchy) *touchy { return &touchy{ID: 1, equal: fail} })
+		},
+	} {
+		value := errors.New("the value that the caller gets")
+		for how, fail := range map[string]func(){
+			"panics": func() { panic(value) },
+			"exits":  runtime.Goexit,
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				table := NewTable("touchy", func(r *touchy) int { return r.do(r.key).ID })
+				failed, ready := false, false
+				fails := func() { failed = true; fail() }
+				must[touchy](t)(table.Insert(touchy{ID: 1}))
+				must[touchy](t)(table.Insert(touchy{ID: 2, clone: func() {
+					if ready { // with the tag changefeed_debug, Insert clones the row
+						fails()
+					}
+				}}))
+				feed := table.Changes(t.Context())
+				before := stateOf(table)
+				require.Len(t, before.feeds, 1)
+
+				var recovered any
+				returned := false
+				var wg sync.WaitGroup
+				ready = true
+				wg.Go(func() { // of its own, for Goexit ends it
+					defer func() { recovered = recover() }()
+					write(table, fails)
+					returned = true
+				})
+				wg.Wait()
+				ready = false
+				require.True(t, failed, "the function was called")
+				require.False(t, returned)
+				if how == "panics" {
+					require.Same(t, value, recovered)
+				}
+
+				requireState(t, before, table)
+				require.Zero(t, stored(table, 1).Value, "T3")
+				c := must[touchy](t)(table.Upsert(touchy{ID: 1, Value: 5}))
+				require.Equal(t, uint64(3), c.Seq, "no number was used")
+				require.True(t, c == take(feed, 1)[0].v)
+			})
+		}
+	}
+}
+
 func TestChangeRowIsNewOrOldForADelete(t *testing.T) {
 	old, is := &game{ID: 1}, &game{ID: 1, Score: 1}
 	require.Same(t, is, Change[game]{Kind: Insert, New: is}.Row())
