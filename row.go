@@ -10,8 +10,8 @@ import (
 )
 
 // How a table copies and compares its rows is settled once, when it is made, by
-// the type of the rows alone. The rules, which the package documentation gives to
-// users, are in chooseCopy and chooseEqual.
+// the type of the rows alone. The rules are in chooseCopy and chooseEqual. The package
+// documentation and Table state them for users.
 
 // chooseCopy returns the function that makes the copy which an update may edit.
 func chooseCopy[V any]() func(row *V) *V {

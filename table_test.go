@@ -3,11 +3,13 @@ package changefeed
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"flag"
 	"iter"
 	"maps"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
