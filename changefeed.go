@@ -91,8 +91,8 @@ type changeJSON struct {
 //   - {"state": "ready"} is [Ready].
 //   - new_val without old_val is [Initial].
 //   - With both keys, new_val alone is [Insert] and old_val alone is [Delete].
-//   - Two rows are [Update], or [None] if they are equal (see Rows in the package
-//     documentation). New is then Old, as in the Change that the write returned.
+//   - Two rows are [Update], or [None] if they are equal rows of a [Table]. New is then
+//     Old, as in the Change that the write returned.
 //   - Two nulls are the zero Change, whose Kind is None.
 //
 // Two things do not survive the round trip. A row that is itself null in JSON, for
