@@ -101,7 +101,8 @@ type changeJSON struct {
 //
 // Unknown keys are ignored, and JSON null leaves c as it is, as encoding/json does with a
 // struct. Anything else is an error, for example the JSON of a [SkippedError] or another
-// state. After an error, c is unchanged.
+// state. After an error, c is unchanged. A reader of lines that may contain notices first
+// looks for the key error.
 func (c *Change[V]) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" {
 		return nil

@@ -42,10 +42,10 @@
 // A write never waits, blocks or fails because of a subscriber. A change is stored once
 // for each followed part of the table that contains its row. A write therefore costs the
 // same for one and for ten thousand subscribers to a part, whether they read or not. If
-// some are waiting, the write wakes one. [Squash] is an exception.
+// some are waiting, the write wakes only a few. [Squash] is an exception.
 //
-// [Transact] makes several writes, to one table or several, or none of them. No feed
-// yields the first of these changes before it can yield the last.
+// [Transact] makes several writes, to one table or several, or none of them. A feed
+// yields none of these changes before it can yield all of them.
 //
 // # Rows
 //
@@ -95,8 +95,8 @@
 //
 // # Options
 //
-// Options can be combined with each other, with every selection, and with Batches as
-// with Changes. The exceptions:
+// Options can be combined with each other and with every selection. Two pairs are
+// refused, and some change each other:
 //
 //	After, IncludeInitial    refused with ErrInvalidOption
 //	OnOverflow, Squash       refused with ErrInvalidOption
@@ -116,9 +116,9 @@
 // can use tables. A stream is for one goroutine at a time.
 //
 // Other functions can run under a table's lock: those passed to Update, Compute and
-// [Transact], key functions, index values, Clone and Equal. They must be quick and must
-// call no table at all. A call to their own table deadlocks. So can two transactions that
-// only read each other's table. Inside Transact, use [Table.In].
+// [Transact], key and compare functions, index values, Clone and Equal. They must be
+// quick and must call no table at all. A call to their own table deadlocks. So can two
+// transactions that only read each other's table. Inside Transact, use [Table.In].
 //
 // The package leaves no goroutine running. It starts short ones when a context ends,
 // when a Squash is due, and when a write notifies many feeds with [Poll].
@@ -132,11 +132,11 @@
 //
 // # Memory
 //
-// Unread changes are held once for all subscribers to a part of the table. A stalled
+// Unread changes are stored once for all subscribers to a part of the table. A stalled
 // subscriber holds at most as many as its buffer, with their old rows. With Squash it
 // holds one change for each row, and with IncludeInitial a snapshot until Ready.
-// [Table.Retain] holds changes for the table. The garbage collector ends a subscription
-// whose stream is unreachable.
+// [Table.Retain] retains changes for later feeds. The garbage collector ends a
+// subscription whose stream is unreachable.
 //
 // # Differences from RethinkDB
 //

@@ -458,7 +458,7 @@ func ExampleIncludeInitial() {
 	for c, err := range feed {
 		switch {
 		case err != nil:
-			clear(cache) // after a notice the present rows follow, and any other error is the end
+			clear(cache) // the present rows follow a notice, unless the table is dropped
 		case c.Kind == changefeed.Delete:
 			delete(cache, c.Old.Name)
 		case c.Kind != changefeed.Ready: // Ready has no row: the cache is complete

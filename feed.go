@@ -602,8 +602,9 @@ type FeedInfo struct {
 	Capacity  int    // of the buffer, see [Buffer] and [After]
 	Delivered uint64 // changes that the loop received
 
-	// Skipped is the number of changes lost, with those that no [SkippedError] has
-	// reported yet. A change that the loop is receiving at that moment may be included.
+	// Skipped is the number of changes skipped, including those that no [SkippedError]
+	// has reported yet. A change that the loop is receiving at that moment may be
+	// included.
 	Skipped uint64
 
 	// Seq is the sequence number of the last change read, reported as skipped, or made

@@ -40,7 +40,7 @@ type feedConfig struct {
 // [DefaultBuffer]. If n is below 1, the stream yields [ErrInvalidOption] and ends.
 //
 // A buffer uses memory only for the changes in it. Changes that several subscribers to
-// one part of a table have not read yet are held once for all of them. With [Squash],
+// one part of a table have not read yet are stored once for all of them. With [Squash],
 // Buffer has no effect.
 func Buffer(n int) FeedOption { return func(c *feedConfig) { c.buffer = n } }
 
@@ -68,30 +68,30 @@ func Named(name string) FeedOption { return func(c *feedConfig) { c.name = name 
 // combined with After.
 func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true } }
 
-// After makes a stream resume after the change numbered seq, with the changes that
-// [Table.Retain] still holds. If some are not held any more, the stream begins with one
-// [*SkippedError] that counts them. [OnOverflow] then decides what follows: [Fail] ends
-// the feed, and [Resync] continues with the present rows. If the table has not reached
-// seq, the stream yields [ErrInvalidOption], because seq belongs to another table. A
-// dropped table holds nothing, so the stream yields [ErrTableDropped] alone, whatever it
-// missed.
+// After makes a stream resume after the change numbered seq, with the changes that the
+// table still retains: see [Table.Retain]. If some are no longer retained, the stream
+// begins with one [*SkippedError] that counts them. [OnOverflow] then decides what
+// follows: [Fail] ends the feed, and [Resync] continues with the present rows. If the
+// table has not reached seq, the stream yields [ErrInvalidOption], because seq belongs to
+// another table. A dropped table retains nothing, so the stream yields [ErrTableDropped]
+// alone, whatever it missed.
 //
-// The position to save is the Seq of the last change handled, or of Ready. If a selection
-// seldom changes, its position falls behind the table. Where that matters, save a newer
-// one: read [Table.Seq], range over the stream with [Poll] until the range ends, and then
-// save the number. Give each attempt its own context, and cancel it before the next.
+// The position to save is the Seq of the last change handled, or of Ready. Changes of
+// Kind Initial have no position. If a selection seldom changes, its position falls behind
+// the table. Where that matters, save a newer one: read [Table.Seq], range over the
+// stream with [Poll] until the range ends, and then save the number. Give each attempt
+// its own context, and cancel it before the next.
 //
 // With [Squash], the Seq of the last change handled is not a position to resume from: a
-// row that is not handled yet may have changed before it. The changes that the table
-// holds are squashed before Changes returns. The notice of those that it does not hold
-// comes before them.
+// row that is not handled yet may have changed before it. The retained changes are
+// squashed before Changes returns. The notice of those that are not retained comes first.
 //
 // A feed with After reads every change of the table for as long as it lives, so each
 // write of the table costs it, whatever its selection. It selects its own among them.
 // [FeedInfo] and SkippedError count the changes of the table.
 //
-// The changes that are held when the feed begins do not use up its buffer. Until the feed
-// has caught up once, the buffer is larger by the number passed to Retain.
+// The changes that are retained when the feed begins do not use up its buffer. Until the
+// feed has caught up once, the buffer is larger by the number passed to Retain.
 //
 // After cannot be combined with [IncludeInitial], because a subscriber that resumes has
 // the rows at seq already.
@@ -159,9 +159,10 @@ func OnOverflow(p Overflow) FeedOption {
 }
 
 // Poll makes a stream that never waits. A range ends without an error when there is
-// nothing to read. Then wake gets one value as soon as there is something to read. The final
-// error counts as something to read. If a loop breaks while something is left, wake gets
-// its value immediately. So range first, then wait for wake.
+// nothing to read. Then wake gets one value as soon as there is something to read. The
+// final error counts as something to read. After it, wake gets nothing more. If a loop
+// breaks while something is left, wake gets its value immediately. So range first, then
+// wait for wake.
 //
 // The send never blocks. The channel wake must have room for one value, or some values
 // are lost. Several feeds may share it, and it may be nil. A wake channel that its owner

@@ -22,7 +22,7 @@ import (
 // nil. This holds whatever the write was. Seq is always that of the write.
 //
 // A feed of a row adds nothing to the cost of writes to other rows. Feeds of ranges and
-// of index values add only a lookup to writes of other rows. It takes time in the
+// of index values add only a lookup to writes of other rows. The lookup takes time in the
 // logarithm of the number of ranges and values.
 type Selection[K, V any] struct {
 	table *Table[K, V]

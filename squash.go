@@ -118,7 +118,7 @@ func (q *squash[K, V]) begin() (begun bool) {
 // add adds a change to the publication that begin started.
 func (q *squash[K, V]) add(key K, c Change[V]) {
 	if q.ended {
-		return // it must hold nothing
+		return // an ended squash retains no rows
 	}
 	if q.rows.Len() == 0 && q.delay > 0 {
 		q.due = time.Now().Add(q.delay)
@@ -315,9 +315,9 @@ func (q *squash[K, V]) take(ctx context.Context, to *[]Change[V], n int) {
 	}
 }
 
-// more reports whether a change is left in the set. It drops the changes before it that
-// left their row as it was. While the user's Equal compares the rows of a change, that
-// change is not in the set, so a panic does not repeat in the next range.
+// more reports whether a change is left in the set. It first drops changes that left
+// their row as it was. While the user's Equal compares the rows of a change, that change
+// is not in the set, so a panic does not repeat in the next range.
 func (q *squash[K, V]) more() bool {
 	defer func() { q.left.Store(uint64(len(q.set))) }()
 	for len(q.set) > 0 {

@@ -252,9 +252,9 @@ func (t *Table[K, V]) drop() {
 	}
 }
 
-// Changes subscribes to the table and returns the stream of all changes made from
-// now on, in the order of their sequence numbers. A write made before the first range is
-// not lost.
+// Changes subscribes to the table and returns the stream of all changes made from now on,
+// in the order of their sequence numbers. A write made before the first range is not
+// missed.
 //
 // A range waits when there is nothing to read. Breaking out of the loop pauses it. The
 // next range resumes after the last change delivered, also after a panic in the loop's
@@ -289,10 +289,11 @@ func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) 
 	return t.all().Batches(ctx, max, opts...)
 }
 
-// Retain makes the table hold exactly the newest n of the changes made from now on, even
-// while nobody follows it. A later feed can begin with them: see [After]. Without Retain
-// the table holds no changes of its own. Calling it again changes n, and keeps the newest
-// n of the changes that are held already. If n is below 1, nothing is held.
+// Retain makes the table retain exactly the newest n of the changes made from now on,
+// even while nobody follows it. A later feed can begin with them: see [After]. Without
+// Retain the table retains no changes of its own. Calling it again changes n, and keeps
+// the newest n of the changes that are retained already. If n is below 1, nothing is
+// retained.
 func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

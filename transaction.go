@@ -40,10 +40,11 @@ type txTable interface {
 //
 // The tables are locked until Transact returns. Transact locks them in an order of its
 // own, so transactions do not deadlock, whatever order they name the tables in. In fn,
-// tables are reached through [Table.In] only. Any other call to one of the tables blocks
-// forever, and a range over one of their streams may. fn must call no other table at
-// all, because it would be locked out of order: two transactions that only read each
-// other's table deadlock. Pass all tables that fn reads or writes.
+// tables are reached through [Table.In] only. Any other call to one of the tables, or a
+// read of one of their selections or indexes, blocks forever. A range over one of their
+// streams may block, too. fn must call no other table at all, because it would be locked
+// out of order: two transactions that only read each other's table deadlock. Pass all
+// tables that fn reads or writes.
 //
 // fn runs in the caller's goroutine. It should be quick, because readers and writers of
 // the tables wait. It sees its own writes.
