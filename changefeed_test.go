@@ -1208,7 +1208,7 @@ func TestOneWriteWakesAllWhoWait(t *testing.T) {
 	}
 }
 
-// F3: "also when others ... are slow": each wakes others before its body runs.
+// F3: "even if other loops stall": each wakes others before its body runs.
 func TestASlowLoopHoldsUpNobody(t *testing.T) {
 	const n = 7
 	for slow := range n {
@@ -1246,7 +1246,7 @@ func TestASlowLoopHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// F3: "also when others leave", in the same moment as the write.
+// F3: "even if other loops ... exit", in the same moment as the write.
 func TestWhoLeavesTakesNobodysWakeUp(t *testing.T) {
 	const n = 5
 	for leavers := range 1 << n {
@@ -1283,8 +1283,8 @@ func TestWhoLeavesTakesNobodysWakeUp(t *testing.T) {
 	}
 }
 
-// T6: "The writer never waits for a subscriber's code": with each loop stuck in its
-// body, writes go on, and the loops are told exactly what they missed.
+// T6: "The writer never waits for a subscriber's code": with each loop stuck in its body,
+// writes go on, and the loops get notices of exactly what they missed.
 func TestTheWriterNeverWaits(t *testing.T) {
 	inBubbles(t, func(t *testing.T) {
 		games := newGames()
@@ -1484,8 +1484,8 @@ func runEvents(t *testing.T, n int, order []feedEvent, rest bool) {
 	require.Nil(t, games.allScope.ring.tail.Load())
 }
 
-// F4: "nothing of it stays behind", also with a context for which package context
-// has to start a goroutine: the bubble would not end.
+// F4: "nothing of the subscription stays behind", also with a context for which package
+// context has to start a goroutine: the bubble would not end.
 func TestNoGoroutineStaysBehindADrainedFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := &feedContext{Context: context.Background(), done: make(chan struct{})} // never done

@@ -77,8 +77,8 @@ func TestAThousandStalledSubscribersHoldWhatOneHolds(t *testing.T) {
 	require.Less(t, float64(thousand), 1.1*float64(one))
 }
 
-// R3: "a ring holds what some window may still read ... and nothing else, whatever
-// the others' limits; a stalled window pins one page."
+// R3: "the ring retains the elements that some window may still read ... and nothing
+// else, whatever the windows' limits. A stalled window pins one page."
 func TestWhatIsReadIsNotHeld(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -995,9 +995,9 @@ func (cc crowdCase) fail(t *testing.T, schedule []int, err error) {
 	require.NoError(t, err)
 }
 
-// F3: "Whoever waits while there is something to read is woken, also when others
-// leave or are slow." F4: "After ctx is done or the table dropped, every waiting
-// loop ends." And "every enqueue gets exactly one send".
+// F3: "a loop that waits while it has something to read is woken, even if other loops
+// stall or exit." F4: "After ctx is done or the table dropped, every waiting loop ends."
+// And "every enqueue gets exactly one send".
 func TestRingWakesInEveryInterleaving(t *testing.T) {
 	for _, cc := range []crowdCase{
 		{name: "one reader", readers: 1, writes: []int{2}, states: 122},
@@ -1370,8 +1370,8 @@ func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
 	}
 }
 
-// "takeBack forgets what was put and not published": nothing of it is held, no reader
-// learns of it, and what comes next stands in its place. R1, R2, R3
+// discard drops the elements that were put and not published: the ring retains none of
+// them, no reader sees them, and the next element gets their position. R1, R2, R3
 func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
 	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
 		for _, n := range []uint64{0, 1, 2, 3, 4, 5, 100, 256, 257, 600} {
@@ -1878,7 +1878,7 @@ func TestRingPassed(t *testing.T) {
 	}
 }
 
-// A ringPoll is a window that polls, and the channel on which it is told.
+// A ringPoll is a window that polls, and the channel on which it is notified.
 type ringPoll struct {
 	window[int]
 	wake chan struct{}

@@ -200,8 +200,8 @@ func TestIntervalsAreFoundAmongMany(t *testing.T) {
 	}
 }
 
-// seenFrom: "a row that comes into a selection is an Insert of that feed, one that
-// leaves it a Delete, whatever the write was".
+// Change.within: a row that starts to match is an Insert, and a row that stops matching
+// is a Delete, whatever the write was.
 func TestAChangeAsASelectionSeesIt(t *testing.T) {
 	old, is := &game{ID: 1}, &game{ID: 1, Score: 1}
 	update := Change[game]{7, Update, old, is}

@@ -570,8 +570,8 @@ func TestSquashAfter(t *testing.T) {
 	}
 }
 
-// FeedInfo.Seq is that "of the last change read, or told to be skipped, or made before
-// the subscription", and Skipped counts what was lost, also where After begins a
+// FeedInfo.Seq is that "of the last change read, reported as skipped, or made before the
+// subscription", and Skipped counts the skipped changes, also where After begins a
 // squashed feed: a position saved from it must not leave out what was not read.
 func TestFeedsTellsOfSquashAfter(t *testing.T) {
 	games := newGames()

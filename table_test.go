@@ -472,6 +472,7 @@ func TestACellIsWrittenToUntilACloneMayHaveIt(t *testing.T) {
 // The failed writes are in errors_test.go.
 func TestADroppedTableIsEmpty(t *testing.T) {
 	games := newGames()
+	games.Retain(1)
 	c := must[game](t)(games.Insert(game{ID: 1, Player: "Bob"}))
 	feed := games.Changes(t.Context())
 	for range 2 { // "again: nothing"
@@ -492,6 +493,7 @@ func TestADroppedTableIsEmpty(t *testing.T) {
 	pairs := take(feed, 2)
 	require.Len(t, pairs, 1)
 	require.ErrorIs(t, pairs[0].err, ErrTableDropped)
+	require.False(t, games.allScope.ring.keeps(), "what Retain asked for")
 }
 
 // "What no run-time input can cause panics and says what to do"
