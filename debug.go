@@ -120,7 +120,6 @@ func (g *rowGuard[K, V]) keep(row *V) {
 	if row == nil {
 		return
 	}
-	g.check(row) // it may be stored already
 	if kept := g.copyOf(row); g.equal(&kept, new(g.copyOf(row))) {
 		g.copies.store(row, kept)
 	}

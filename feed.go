@@ -435,11 +435,8 @@ func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
 func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[V]) (more bool) {
 	more = true
 	initial.rows.forward(func(_ K, row *V) bool {
-		if f.ctx.Err() != nil {
-			return false
-		}
 		more = c.add(Change[V]{Kind: Initial, New: row})
-		return more
+		return more && f.ctx.Err() == nil // after the row, because Err may panic
 	})
 	if !more || f.ctx.Err() != nil {
 		return more

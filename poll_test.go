@@ -173,3 +173,34 @@ func TestAContextWhoseDonePanicsLeavesNothingBehind(t *testing.T) {
 		require.Empty(t, games.allScope.squashes)
 	}
 }
+
+// An errContext panics in the n-th call of its Err.
+type errContext struct {
+	context.Context
+	n int
+}
+
+func (c *errContext) Err() error {
+	if c.n--; c.n == 0 {
+		panic("in Err")
+	}
+	return c.Context.Err()
+}
+
+// A context whose Err panics costs no initial row: the next range goes on with it.
+func TestAContextWhoseErrPanicsLosesNoInitialRow(t *testing.T) {
+	for n := 1; n <= 5; n++ { // before the first row, behind each, and before Ready
+		games := newGames()
+		optionRows(t, games, 1, 2, 3)
+		feed := games.Changes(&errContext{t.Context(), n}, IncludeInitial(), Poll(nil))
+		var words []string
+		read := func() {
+			for c, err := range feed {
+				words = append(words, optionWord(c, err))
+			}
+		}
+		require.PanicsWithValue(t, "in Err", read, n)
+		read()
+		require.Equal(t, []string{"row1", "row2", "row3", "ready3"}, words, n)
+	}
+}
