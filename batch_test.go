@@ -30,8 +30,8 @@ func TestOverflowBetweenTwoPagesDividesNoTransaction(t *testing.T) {
 			return true
 		}).Batches(t.Context(), 100, Buffer(6), OnOverflow(test.policy), Poll(nil))
 		feedWrites(t, games, 2)
-		optionTransact(t, games, minPage) // two changes on the first page, two on the next one
-		require.Equal(t, test.want, optionBatches(feed, -1), test.policy)
+		transactWrites(t, games, minPage) // two changes on the first page, two on the next one
+		require.Equal(t, test.want, batchesOf(feed, -1), test.policy)
 	}
 }
 
@@ -44,8 +44,8 @@ func TestATransactionOverManyPagesIsOneBatch(t *testing.T) {
 				games := newGames()
 				feed := games.Batches(t.Context(), 2)
 				feedWrites(t, games, before)
-				optionTransact(t, games, n)
-				optionTransact(t, games, 2)
+				transactWrites(t, games, n)
+				transactWrites(t, games, 2)
 				games.Drop()
 				whole := map[int]bool{}
 				for batch, err := range feed {
@@ -76,6 +76,6 @@ func TestAContextThatEndsBetweenTwoPages(t *testing.T) {
 		return true
 	}).Batches(ctx, 100)
 	feedWrites(t, games, 2)
-	optionTransact(t, games, 500)
-	require.Equal(t, "context canceled", optionBatches(feed, -1))
+	transactWrites(t, games, 500)
+	require.Equal(t, "context canceled", batchesOf(feed, -1))
 }

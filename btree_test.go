@@ -90,7 +90,7 @@ func TestBTreeKeepsATreeAndItsClonesApart(t *testing.T) {
 		{degree, 5_000, 24, 30_000, 500}, // three levels
 	} {
 		t.Run(strconv.Itoa(test.degree), func(t *testing.T) {
-			r := tableRand(t)
+			r := newRand(t)
 			did := make(map[string]int)
 			trees := []*modelledTree{newModelledTree(test.degree)}
 			for n := range test.writes {
@@ -137,7 +137,7 @@ func TestBTreeKeepsATreeAndItsClonesApartWhenGoroutinesUseThem(t *testing.T) {
 	for _, degree := range []int{2, degree} {
 		t.Run(strconv.Itoa(degree), func(t *testing.T) {
 			const walkers, writes, every = 12, 4_000, 20
-			r := tableRand(t)
+			r := newRand(t)
 			keys := 30 * degree
 			var wg sync.WaitGroup
 			defer wg.Wait()

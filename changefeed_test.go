@@ -21,15 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// feedWrites makes n changes to one row. The change numbered s sets the score s.
-func feedWrites(tb testing.TB, games *Table[int, game], n int) {
-	tb.Helper()
-	for range n {
-		_, err := games.Upsert(game{ID: 1, Score: int(games.Seq()) + 1})
-		require.NoError(tb, err)
-	}
-}
-
 // feedWord puts down in a word what a loop was handed: 7 is the change numbered 7,
 // skip3(4-6) a notice of three changes, and other errors speak for themselves.
 func feedWord(c Change[game], err error) string {
@@ -1052,51 +1043,6 @@ func TestFeedsAddsUpWhileAllMove(t *testing.T) {
 	require.Equal(t, "skip9995(1-9995) 9996 9997 9998 9999 10000 dropped", feedAll(stalled))
 }
 
-// A feedFollower ranges over a stream in a goroutine of its own and puts down what
-// it is told. In a bubble, it may be looked at after synctest.Wait.
-type feedFollower struct {
-	stream Stream[Change[game]]
-	mu     sync.Mutex // time, which may end a stream, orders nothing for the race detector
-	told   []string
-	body   func(word string) bool // unless nil, runs for each pair; false breaks
-	ended  bool
-}
-
-func follow(s Stream[Change[game]], body func(word string) bool) *feedFollower {
-	f := &feedFollower{stream: s, body: body}
-	go f.run()
-	return f
-}
-
-func (f *feedFollower) run() {
-	for c, err := range f.stream {
-		word := feedWord(c, err)
-		f.mu.Lock()
-		f.told = append(f.told, word)
-		f.mu.Unlock()
-		if f.body != nil && !f.body(word) {
-			break
-		}
-	}
-	f.ended = true
-}
-
-func (f *feedFollower) String() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return strings.Join(f.told, " ")
-}
-
-// inBubbles runs a test of waiting with one processor and with two.
-func inBubbles(t *testing.T, test func(t *testing.T)) {
-	for _, procs := range []int{1, 2} {
-		t.Run(fmt.Sprintf("GOMAXPROCS=%d", procs), func(t *testing.T) {
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-			synctest.Test(t, test)
-		})
-	}
-}
-
 // A range waits when there is nothing to read, without a turn of its own
 // (synctest.Wait would not return), and is woken by what there is to tell. F3, F4
 func TestARangeWaitsUntilThereIsSomethingToTell(t *testing.T) {
@@ -1184,7 +1130,7 @@ func TestOneWriteWakesAllWhoWait(t *testing.T) {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			inBubbles(t, func(t *testing.T) {
 				games := newGames()
-				var loops []*feedFollower
+				var loops []*follower
 				for range n {
 					loops = append(loops, follow(games.Changes(t.Context()), nil))
 				}
@@ -1216,7 +1162,7 @@ func TestASlowLoopHoldsUpNobody(t *testing.T) {
 			inBubbles(t, func(t *testing.T) {
 				games := newGames()
 				release := make(chan struct{})
-				var loops []*feedFollower
+				var loops []*follower
 				for i := range n {
 					var body func(string) bool
 					if i == slow {
@@ -1252,7 +1198,7 @@ func TestWhoLeavesTakesNobodysWakeUp(t *testing.T) {
 	for leavers := range 1 << n {
 		inBubble := func(t *testing.T) {
 			games := newGames()
-			var loops []*feedFollower
+			var loops []*follower
 			var cancels []func()
 			for range n {
 				ctx, cancel := context.WithCancel(t.Context())
@@ -1274,7 +1220,7 @@ func TestWhoLeavesTakesNobodysWakeUp(t *testing.T) {
 					require.Equal(t, "1", loop.String(), "leavers %05b", leavers)
 				}
 			}
-			require.Len(t, games.Feeds(), n-len(slices.DeleteFunc(slices.Clone(loops), func(f *feedFollower) bool { return !f.ended })))
+			require.Len(t, games.Feeds(), n-len(slices.DeleteFunc(slices.Clone(loops), func(f *follower) bool { return !f.ended })))
 			games.Drop()
 		}
 		for range 3 {
@@ -1291,7 +1237,7 @@ func TestTheWriterNeverWaits(t *testing.T) {
 		release := make(chan struct{})
 		stuck := func(string) bool { <-release; return true }
 		buffers := []int{1, 2, 64, 256, 257, 999, 1000}
-		var loops []*feedFollower
+		var loops []*follower
 		for _, n := range buffers {
 			loops = append(loops, follow(games.Changes(t.Context(), Buffer(n)), stuck))
 		}
@@ -1408,7 +1354,7 @@ func TestEveryOrderOfEventsWakesWhomItMust(t *testing.T) {
 
 func runEvents(t *testing.T, n int, order []feedEvent, rest bool) {
 	games := newGames()
-	loops, models := make([]*feedFollower, n), make([]feedModel, n)
+	loops, models := make([]*follower, n), make([]feedModel, n)
 	cancels, breaks := make([]func(), n), make([]atomic.Bool, n)
 	for i := range n {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -1498,19 +1444,6 @@ func TestNoGoroutineStaysBehindADrainedFeed(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, "1 2 dropped", waiting.String())
 	})
-}
-
-// collected runs the collector until what must become true is.
-func collected(tb testing.TB, what string, is func() bool) {
-	tb.Helper()
-	for range 100 {
-		if is() {
-			return
-		}
-		runtime.GC()
-		runtime.Gosched() // cleanups run in a goroutine of their own
-	}
-	require.Fail(tb, what)
 }
 
 // A feedHeld tells whether what a subscriber holds is still in memory.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -51,7 +50,7 @@ func TestAListerHoldsTheFeedSetForAFewSteps(t *testing.T) {
 // The order is that of subscription. Whoever is in the set throughout a range is listed
 // once, and nobody is listed who had left before the range began.
 func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
-	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	rng := newRand(t)
 	reached := make(map[string]int)
 	for range 200 {
 		f := newFeedSet(rng.IntN(4 * maxListed))

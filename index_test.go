@@ -75,7 +75,7 @@ func (b board) requireIndexes(t *testing.T) {
 // Indexes follow every write, also those that a transaction takes back, and those made
 // of a table with rows are those that were there before them.
 func TestIndexesFollowEveryWrite(t *testing.T) {
-	r, b, reached := tableRand(t), newBoard(), make(map[string]int)
+	r, b, reached := newRand(t), newBoard(), make(map[string]int)
 	absent := b.Row(3).Changes(t.Context()) // its key is in the tree of rows also without a row
 	write := func(w rowWriter[game]) {
 		row := game{r.IntN(10), []string{"", "Ann", "Bob"}[r.IntN(3)], r.IntN(200)}
@@ -223,7 +223,7 @@ func TestARowWithSeveralValuesComesAtTheFirstThatIsSelected(t *testing.T) {
 		ID   int
 		Tags []int
 	}
-	r, reached := tableRand(t), make(map[string]int)
+	r, reached := newRand(t), make(map[string]int)
 	rows := NewTable("rows", func(r *row) int { return r.ID })
 	tags := NewMultiIndex(rows, "tags", func(r *row) []int { return r.Tags })
 	write := func(w rowWriter[row]) {
@@ -914,7 +914,7 @@ func TestRowsThatMoveAheadInAnIndexComeOnce(t *testing.T) {
 // finds each row once, in a state that was; a feed's fold ends as the index does.
 func TestIndexesAreReadWhileRowsMove(t *testing.T) {
 	const rows, writes = 20, 1500
-	b, seed := newBoard(), tableRand(t).Uint64()
+	b, seed := newBoard(), testSeed(t)
 	for id := range rows {
 		must[game](t)(b.Insert(game{id, "Ann", 10}))
 	}

@@ -263,7 +263,7 @@ func TestDeliveringToAPartAllocatesNothing(t *testing.T) {
 func TestAWriteBesideRowFeedsAllocatesTheRow(t *testing.T) {
 	const n = 1000
 	games := newGames()
-	optionRows(t, games, 0, 1)
+	insertRows(t, games, 0, 1)
 	feeds := make([]Stream[Change[game]], n)
 	for i := range feeds {
 		feeds[i] = games.Row(i+1).Changes(t.Context(), Buffer(10))

@@ -21,102 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// optionWord is feedWord for feeds of which more is to be known: +4, =5 and -6 are an
-// insert, an update and a delete with those numbers, row7 is the present row with key
-// 7, and ready8 is Ready. A change that is not of its kind's shape says so.
-func optionWord(c Change[game], err error) string {
-	rowless := c.Old == nil && c.New == nil
-	switch {
-	case err != nil:
-		return feedWord(c, err)
-	case c.Kind == Initial && c.Seq == 0 && c.Old == nil && c.New != nil:
-		return fmt.Sprintf("row%d", c.New.ID)
-	case c.Kind == Ready && rowless:
-		return fmt.Sprintf("ready%d", c.Seq)
-	case rowless || c.Kind != kindOf(c.Old, c.New):
-		return fmt.Sprintf("%v of %v and %v", c.Kind, c.Old, c.New)
-	}
-	return string("?+=-"[c.Kind]) + strconv.FormatUint(c.Seq, 10)
-}
-
-// optionWords puts down n pairs of s, or all until s ends, and breaks.
-func optionWords(s Stream[Change[game]], n int) string {
-	var words []string
-	for _, p := range take(s, n) {
-		words = append(words, optionWord(p.v, p.err))
-	}
-	return strings.Join(words, " ")
-}
-
-func optionAll(s Stream[Change[game]]) string { return optionWords(s, -1) }
-
-// optionBatches is optionWords for a stream of batches, each of which is in brackets.
-func optionBatches(s Stream[[]Change[game]], n int) string {
-	if n == 0 {
-		return ""
-	}
-	var words []string
-	for batch, err := range s {
-		words = append(words, optionBatch(batch, err))
-		if len(words) == n {
-			break
-		}
-	}
-	return strings.Join(words, " ")
-}
-
-func optionBatch(batch []Change[game], err error) string {
-	if err != nil {
-		if batch != nil {
-			return "an error with a batch"
-		}
-		return feedWord(Change[game]{}, err)
-	}
-	var words []string
-	for _, c := range batch {
-		words = append(words, optionWord(c, nil))
-	}
-	return "[" + strings.Join(words, " ") + "]"
-}
-
-// optionFlat is the stream of the changes of batches.
-func optionFlat(s Stream[[]Change[game]]) Stream[Change[game]] {
-	return func(yield func(Change[game], error) bool) {
-		for batch, err := range s {
-			if err != nil {
-				batch = []Change[game]{{}}
-			}
-			for _, c := range batch {
-				if !yield(c, err) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// optionTransact makes a transaction of n changes to one row.
-func optionTransact(tb testing.TB, games *Table[int, game], n int) {
-	tb.Helper()
-	seq := int(games.Seq())
-	require.NoError(tb, Transact(func(tx *Tx) error {
-		for i := range n {
-			_, err := games.In(tx).Upsert(game{ID: 1, Score: seq + i + 1})
-			require.NoError(tb, err)
-		}
-		return nil
-	}, games))
-}
-
-// optionRows inserts rows with the keys.
-func optionRows(tb testing.TB, games *Table[int, game], keys ...int) {
-	tb.Helper()
-	for _, key := range keys {
-		_, err := games.Insert(game{ID: key})
-		require.NoError(tb, err)
-	}
-}
-
 // An optionGames is a table of games with indexes.
 type optionGames struct {
 	*Table[int, game]
@@ -223,7 +127,7 @@ func optionProject(c Change[game], in func(row *game) bool) (seen Change[game], 
 func (s optionSelection) seen(changes []Change[game]) (words []string) {
 	for _, c := range changes {
 		if c, ok := optionProject(c, func(row *game) bool { return s.scope(row) && s.keep(row) }); ok {
-			words = append(words, optionWord(c, nil))
+			words = append(words, wordOf(c, nil))
 		}
 	}
 	return words
@@ -238,7 +142,7 @@ type optionFold struct {
 // take takes a pair in, and fails if it does not fit what was taken in before.
 func (f *optionFold) take(tb testing.TB, c Change[game], err error) {
 	tb.Helper()
-	f.words = append(f.words, optionWord(c, err))
+	f.words = append(f.words, wordOf(c, err))
 	if err != nil {
 		if _, ok := errors.AsType[*SkippedError](err); ok {
 			clear(f.rows) // of a Resync feed
@@ -249,9 +153,9 @@ func (f *optionFold) take(tb testing.TB, c Change[game], err error) {
 		return
 	}
 	row, ok := f.rows[c.Row().ID]
-	require.Equal(tb, c.Old != nil, ok, "%s: is the row there? %v", optionWord(c, nil), f.words)
+	require.Equal(tb, c.Old != nil, ok, "%s: is the row there? %v", wordOf(c, nil), f.words)
 	if ok {
-		require.Equal(tb, *c.Old, row, "%s: the row before %v", optionWord(c, nil), f.words)
+		require.Equal(tb, *c.Old, row, "%s: the row before %v", wordOf(c, nil), f.words)
 	}
 	if c.New == nil {
 		delete(f.rows, c.Old.ID)
@@ -264,10 +168,10 @@ func (f *optionFold) take(tb testing.TB, c Change[game], err error) {
 // {"new_val": ...} alone", and "{"state": "ready"}". F2
 func TestIncludeInitial(t *testing.T) {
 	games := newGames()
-	optionRows(t, games, 3, 1, 2)
+	insertRows(t, games, 3, 1, 2)
 	feed := games.Changes(t.Context(), IncludeInitial())
 	require.Equal(t, []FeedInfo{{Capacity: DefaultBuffer, Seq: 3}}, games.Feeds(), "the rows are outside the Buffer")
-	optionRows(t, games, 4)
+	insertRows(t, games, 4)
 	must[game](t)(games.Delete(1))
 
 	var kinds []Kind
@@ -304,7 +208,7 @@ func TestOptionsSpeak(t *testing.T) {
 // copies.
 func TestInitialRowsAreTheStoredOnes(t *testing.T) {
 	games := newGames()
-	optionRows(t, games, 1, 2)
+	insertRows(t, games, 1, 2)
 	for i, p := range take(games.Changes(t.Context(), IncludeInitial()), 2) {
 		require.Same(t, stored(games, i+1), p.v.New)
 	}
@@ -314,7 +218,7 @@ func TestInitialRowsAreTheStoredOnes(t *testing.T) {
 // and comes after Ready; "ranging again goes on after the last element handed out (so
 // does a panic in the loop body)", at any row and at Ready.
 func TestInitialRowsOfEverySelection(t *testing.T) {
-	random := tableRand(t)
+	random := newRand(t)
 	for _, sel := range optionSelections {
 		t.Run(sel.name, func(t *testing.T) {
 			for _, how := range []string{"goes on", "breaks", "panics"} {
@@ -391,12 +295,12 @@ func TestInitialWithoutRowsIsReadyAlone(t *testing.T) {
 	for _, sel := range optionSelections {
 		games := newOptionGames()
 		for range 3 {
-			optionRows(t, games.Table, 2)
+			insertRows(t, games.Table, 2)
 			must[game](t)(games.Delete(2))
 		}
 		feed := sel.of(games).Changes(t.Context(), IncludeInitial())
 		games.Drop()
-		require.Equal(t, "ready6 dropped", optionAll(feed), sel.name)
+		require.Equal(t, "ready6 dropped", allOf(feed), sel.name)
 	}
 }
 
@@ -405,13 +309,13 @@ func TestInitialWithoutRowsIsReadyAlone(t *testing.T) {
 func TestOverflowWhileInitialRowsAreRead(t *testing.T) {
 	for at := range 4 {
 		games := newGames()
-		optionRows(t, games, 1, 2, 3)
+		insertRows(t, games, 1, 2, 3)
 		feed := games.Changes(t.Context(), IncludeInitial(), Buffer(2))
-		got := optionWords(feed, at)
+		got := wordsOf(feed, at)
 		feedWrites(t, games, 5)
 		games.Drop()
-		got = strings.TrimSpace(got + " " + optionAll(feed))
-		require.Equal(t, "row1 row2 row3 ready3 skip3(4-6) =7 =8 dropped", got, "at %d", at)
+		got = strings.TrimSpace(got + " " + allOf(feed))
+		require.Equal(t, "row1 row2 row3 ready3 skip3(4-6) 7 8 dropped", got, "at %d", at)
 	}
 }
 
@@ -424,7 +328,7 @@ func TestInitialRowsAndTheEndOfAFeed(t *testing.T) {
 			t.Run(fmt.Sprintf("at %d,break=%t", at, breaks), func(t *testing.T) {
 				for _, ends := range []string{"drop", "cancel"} {
 					games := newGames()
-					optionRows(t, games, 1, 2, 3)
+					insertRows(t, games, 1, 2, 3)
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 					feed := games.Changes(ctx, IncludeInitial())
@@ -439,7 +343,7 @@ func TestInitialRowsAndTheEndOfAFeed(t *testing.T) {
 					var got []string
 					for range 2 {
 						for c, err := range feed {
-							got = append(got, optionWord(c, err))
+							got = append(got, wordOf(c, err))
 							if len(got) == at {
 								end()
 								if breaks {
@@ -479,24 +383,24 @@ func TestTheSnapshotIsReleased(t *testing.T) {
 		held bool
 	}{
 		{"not ranged", func(Stream[Change[game]], func()) {}, true},
-		{"before Ready", func(feed Stream[Change[game]], _ func()) { optionWords(feed, 2) }, true},
-		{"after Ready", func(feed Stream[Change[game]], _ func()) { optionWords(feed, 4) }, false}, // the notice: else its page would hold the delete
+		{"before Ready", func(feed Stream[Change[game]], _ func()) { wordsOf(feed, 2) }, true},
+		{"after Ready", func(feed Stream[Change[game]], _ func()) { wordsOf(feed, 4) }, false}, // the notice: else its page would hold the delete
 		{"cancelled, not ranged", func(_ Stream[Change[game]], cancel func()) { cancel() }, false},
 		{"cancelled among the rows", func(feed Stream[Change[game]], cancel func()) {
-			optionWords(feed, 1)
+			wordsOf(feed, 1)
 			cancel()
 		}, false},
 		{"cancelled and ranged", func(feed Stream[Change[game]], cancel func()) {
-			optionWords(feed, 1)
+			wordsOf(feed, 1)
 			cancel()
-			optionAll(feed)
+			allOf(feed)
 		}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			games := newGames()
-			optionRows(t, games, 1)
+			insertRows(t, games, 1)
 			deleted := optionSnapshot(t, games)
 			feed := games.Changes(ctx, IncludeInitial(), Buffer(1))
 			row := deleted()
@@ -521,7 +425,7 @@ func TestAForgottenSnapshotIsReleased(t *testing.T) {
 	deleted := optionSnapshot(t, games)
 	feed := games.Changes(t.Context(), IncludeInitial(), Buffer(1))
 	row := deleted()
-	require.Empty(t, optionWords(feed, 0))
+	require.Empty(t, wordsOf(feed, 0))
 	runtime.KeepAlive(feed)
 	feed = nil
 	collected(t, "Feeds() is not empty", func() bool { return len(games.Feeds()) == 0 })
@@ -533,7 +437,7 @@ func TestAForgottenSnapshotIsReleased(t *testing.T) {
 func TestAFeedWaitsAfterReady(t *testing.T) {
 	inBubbles(t, func(t *testing.T) {
 		games := newGames()
-		optionRows(t, games, 1, 2)
+		insertRows(t, games, 1, 2)
 		loop := follow(games.Changes(t.Context(), IncludeInitial()), nil)
 		synctest.Wait()
 		require.Equal(t, "0 0 2", loop.String())
@@ -599,7 +503,7 @@ func TestAfterAndRetainAreExact(t *testing.T) {
 // after a gap counts changes of what the feed reads (the table for Table, Where and
 // After ...)".
 func TestAfterOfEverySelection(t *testing.T) {
-	random := tableRand(t)
+	random := newRand(t)
 	for _, sel := range optionSelections {
 		t.Run(sel.name, func(t *testing.T) {
 			const held, written = 25, 30
@@ -627,7 +531,7 @@ func TestAfterOfEverySelection(t *testing.T) {
 				if first > seq {
 					want = append(want, fmt.Sprintf("skip%d(%d-%d)", first-seq, seq+1, first))
 					p := take(feed, 1)[0] // and the fold begins after it
-					fold.words = append(fold.words, optionWord(p.v, p.err))
+					fold.words = append(fold.words, wordOf(p.v, p.err))
 				}
 				for c, err := range feed {
 					fold.take(t, c, err)
@@ -670,7 +574,7 @@ func TestAfterWhereNothingIsHeld(t *testing.T) {
 	inBubbles(t, func(t *testing.T) {
 		games := newGames()
 		feedWrites(t, games, 5)
-		loops := []*feedFollower{
+		loops := []*follower{
 			follow(games.Changes(t.Context(), After(0)), nil),
 			follow(games.Changes(t.Context(), After(3)), nil),
 			follow(games.Changes(t.Context(), After(5)), nil),
@@ -759,7 +663,7 @@ func TestAfterWithALargeBuffer(t *testing.T) {
 // "To call it again changes the number; of what is held already, the newest n stay":
 // beside feeds that come and go, in whatever order.
 func TestRetainChanges(t *testing.T) {
-	random := tableRand(t)
+	random := newRand(t)
 	reached := make(map[string]int)
 	for range 60 {
 		games := newGames()
@@ -871,7 +775,7 @@ func TestRetainWhileFeedsBegin(t *testing.T) {
 // since the feed began, whose buffer is of two changes.
 func optionOverflowing(t *testing.T, sel func(games *Table[int, game]) Selection[int, game], opts ...FeedOption) (*Table[int, game], Stream[Change[game]], func()) {
 	games := newGames()
-	optionRows(t, games, 1, 2, 3)
+	insertRows(t, games, 1, 2, 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	feed := sel(games).Changes(ctx, append(opts, Buffer(2))...)
@@ -899,29 +803,29 @@ func TestOnOverflow(t *testing.T) {
 		want  string
 		after string // a change
 	}{
-		{"default", all, nil, nil, "skip4(4-7) =8 =9", "=10"},
-		{"Skip", all, []FeedOption{OnOverflow(Skip)}, nil, "skip4(4-7) =8 =9", "=10"},
+		{"default", all, nil, nil, "skip4(4-7) 8 9", "10"},
+		{"Skip", all, []FeedOption{OnOverflow(Skip)}, nil, "skip4(4-7) 8 9", "10"},
 		{"Fail", all, []FeedOption{OnOverflow(Fail)}, nil, "skip4(4-7)", "skip4(4-7)"},
-		{"Resync", all, []FeedOption{OnOverflow(Resync)}, nil, "skip6(4-9) row1 row2 row3 ready9", "=10"},
-		{"the last wins", all, []FeedOption{OnOverflow(Fail), OnOverflow(Resync), OnOverflow(Skip)}, nil, "skip4(4-7) =8 =9", "=10"},
+		{"Resync", all, []FeedOption{OnOverflow(Resync)}, nil, "skip6(4-9) row1 row2 row3 ready9", "10"},
+		{"the last wins", all, []FeedOption{OnOverflow(Fail), OnOverflow(Resync), OnOverflow(Skip)}, nil, "skip4(4-7) 8 9", "10"},
 		{"Fail after initial rows", all, []FeedOption{OnOverflow(Fail), IncludeInitial()}, nil, "row1 row2 row3 ready3 skip4(4-7)", "skip4(4-7)"},
 		{
 			"Resync after initial rows", all,
 			[]FeedOption{OnOverflow(Resync), IncludeInitial()},
 			nil,
-			"row1 row2 row3 ready3 skip6(4-9) row1 row2 row3 ready9", "=10",
+			"row1 row2 row3 ready3 skip6(4-9) row1 row2 row3 ready9", "10",
 		},
 		// A row's own changes alone count, and lie between the numbers. F1
-		{"Resync of rows that did not overflow", row, []FeedOption{OnOverflow(Resync)}, nil, "=5 =8", "=10"},
-		{"Skip of a part", from, []FeedOption{OnOverflow(Skip)}, nil, "skip2(4-7) =8 =9", "=10"},
+		{"Resync of rows that did not overflow", row, []FeedOption{OnOverflow(Resync)}, nil, "5 8", "10"},
+		{"Skip of a part", from, []FeedOption{OnOverflow(Skip)}, nil, "skip2(4-7) 8 9", "10"},
 		{"Fail of a part", from, []FeedOption{OnOverflow(Fail)}, nil, "skip2(4-7)", "skip2(4-7)"},
-		{"Resync of a part", from, []FeedOption{OnOverflow(Resync)}, nil, "skip4(4-9) row2 row3 ready9", "=10"},
+		{"Resync of a part", from, []FeedOption{OnOverflow(Resync)}, nil, "skip4(4-9) row2 row3 ready9", "10"},
 		{"Resync of a row that is gone", missing, []FeedOption{OnOverflow(Resync)}, func(games *Table[int, game]) {
 			must[game](t)(games.Delete(1))
 			must[game](t)(games.Delete(3))
 		}, "skip3(4-11) ready11", ""},
 		// "A table that was dropped has no rows to go on with, so there Resync is as Skip."
-		{"Resync of a dropped table", all, []FeedOption{OnOverflow(Resync)}, (*Table[int, game]).Drop, "skip4(4-7) =8 =9 dropped", "dropped"},
+		{"Resync of a dropped table", all, []FeedOption{OnOverflow(Resync)}, (*Table[int, game]).Drop, "skip4(4-7) 8 9 dropped", "dropped"},
 		{"Fail of a dropped table", all, []FeedOption{OnOverflow(Fail)}, (*Table[int, game]).Drop, "skip4(4-7)", "skip4(4-7)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -929,12 +833,12 @@ func TestOnOverflow(t *testing.T) {
 			if test.more != nil {
 				test.more(games)
 			}
-			require.Equal(t, test.want, optionAll(feed))
+			require.Equal(t, test.want, allOf(feed))
 			_, _ = games.Upsert(game{ID: 2, Score: 99})
-			require.Equal(t, test.after, optionAll(feed), "after another change")
+			require.Equal(t, test.after, allOf(feed), "after another change")
 			if len(games.Feeds()) == 0 { // it ended
 				cancel()
-				require.Equal(t, test.after, optionAll(feed), "after ctx is done, which is too late")
+				require.Equal(t, test.after, allOf(feed), "after ctx is done, which is too late")
 				return
 			}
 			if test.after != "" {
@@ -975,7 +879,7 @@ func TestFailLeavesNoScopeBehind(t *testing.T) {
 	games := newOptionGames()
 	for _, sel := range []Selection[int, game]{games.Row(1), games.Range(1, 3), games.scores.Equal(0)} {
 		feed := sel.Changes(t.Context(), Buffer(1), OnOverflow(Fail))
-		optionRows(t, games.Table, 1)
+		insertRows(t, games.Table, 1)
 		must[game](t)(games.Delete(1))
 		end := games.Seq()
 		require.Equal(t, fmt.Sprintf("skip1(%d-%d)", end-1, end-1), feedAll(feed))
@@ -997,12 +901,12 @@ func TestResyncAgainWhileRowsAreRead(t *testing.T) {
 		"skip5(3-7) row1 row2 ready7 skip5(8-12) row1 row2 ready12 dropped",
 	} {
 		games := newGames()
-		optionRows(t, games, 1, 2)
+		insertRows(t, games, 1, 2)
 		feed := games.Changes(t.Context(), Buffer(2), OnOverflow(Resync))
 		feedWrites(t, games, 5)
 		var got []string
 		for c, err := range feed {
-			got = append(got, optionWord(c, err))
+			got = append(got, wordOf(c, err))
 			if len(got) == at {
 				feedWrites(t, games, 5)
 			}
@@ -1017,31 +921,31 @@ func TestResyncAgainWhileRowsAreRead(t *testing.T) {
 // A change or two while the rows are read are just changes after Ready.
 func TestResyncGoesOnWithChanges(t *testing.T) {
 	games := newGames()
-	optionRows(t, games, 1, 2)
+	insertRows(t, games, 1, 2)
 	feed := games.Changes(t.Context(), Buffer(2), OnOverflow(Resync))
 	feedWrites(t, games, 5)
-	require.Equal(t, "skip5(3-7) row1", optionWords(feed, 2))
+	require.Equal(t, "skip5(3-7) row1", wordsOf(feed, 2))
 	require.Equal(t, []FeedInfo{{Capacity: 2, Skipped: 5, Seq: 7}}, games.Feeds())
 	feedWrites(t, games, 2)
 	require.Equal(t, []FeedInfo{{Buffered: 2, Capacity: 2, Skipped: 5, Seq: 7}}, games.Feeds())
 	games.Drop()
-	require.Equal(t, "row2 ready7 =8 =9 dropped", optionAll(feed))
+	require.Equal(t, "row2 ready7 8 9 dropped", allOf(feed))
 }
 
 // A snapshot of a Resync is released as that of IncludeInitial is.
 func TestTheSnapshotOfAResyncIsReleased(t *testing.T) {
 	games := newGames()
-	optionRows(t, games, 1)
+	insertRows(t, games, 1)
 	deleted := optionSnapshot(t, games)
 	feed := games.Changes(t.Context(), Buffer(1), OnOverflow(Resync))
 	feedWrites(t, games, 2)
-	require.Equal(t, "skip2(3-4) row1", optionWords(feed, 2))
+	require.Equal(t, "skip2(3-4) row1", wordsOf(feed, 2))
 	row := deleted()
 	feedWrites(t, games, 2*maxPage)
 	runtime.GC()
 	require.NotNil(t, row.Value())
-	require.Equal(t, "row7 ready4", optionWords(feed, 2))
-	require.True(t, strings.HasPrefix(optionWords(feed, 1), "skip")) // and it leaves the page with the delete
+	require.Equal(t, "row7 ready4", wordsOf(feed, 2))
+	require.True(t, strings.HasPrefix(wordsOf(feed, 1), "skip")) // and it leaves the page with the delete
 	collected(t, "the row is held", func() bool { return row.Value() == nil })
 	runtime.KeepAlive(feed)
 	runtime.KeepAlive(games)
@@ -1053,7 +957,7 @@ func TestAfterAndOnOverflow(t *testing.T) {
 		policy Overflow
 		want   string
 	}{
-		{Skip, "skip2(2-3) =4 =5 dropped"},
+		{Skip, "skip2(2-3) 4 5 dropped"},
 		{Fail, "skip2(2-3)"},
 		{Resync, "skip4(2-5) row1 ready5 dropped"},
 	} {
@@ -1063,8 +967,8 @@ func TestAfterAndOnOverflow(t *testing.T) {
 		feed := games.Changes(t.Context(), After(1), OnOverflow(test.policy), Buffer(1))
 		var got []string
 		for c, err := range feed {
-			got = append(got, optionWord(c, err))
-			if got[len(got)-1] == "ready5" || got[len(got)-1] == "=5" {
+			got = append(got, wordOf(c, err))
+			if got[len(got)-1] == "ready5" || got[len(got)-1] == "5" {
 				games.Drop()
 			}
 		}
@@ -1080,7 +984,7 @@ func TestOnOverflowWithoutOverflow(t *testing.T) {
 		feedWrites(t, games, 3)
 		feed := games.Changes(t.Context(), After(0), OnOverflow(policy))
 		games.Drop()
-		require.Equal(t, "+1 =2 =3 dropped", optionAll(feed))
+		require.Equal(t, "+1 2 3 dropped", allOf(feed))
 	}
 }
 
@@ -1093,27 +997,27 @@ func TestBatches(t *testing.T) {
 		opts []FeedOption
 		want string
 	}{
-		{"1", 1, nil, "[=4] [=5] [=6] [=7] [=8] [=9] dropped"},
-		{"4", 4, nil, "[=4 =5 =6 =7] [=8 =9] dropped"},
-		{"6", 6, nil, "[=4 =5 =6 =7 =8 =9] dropped"},
-		{"7", 7, nil, "[=4 =5 =6 =7 =8 =9] dropped"},
-		{"many", math.MaxInt, nil, "[=4 =5 =6 =7 =8 =9] dropped"},
-		{"Initial and Ready", 3, []FeedOption{IncludeInitial()}, "[row1 row2 row3] [ready3 =4 =5] [=6 =7 =8] [=9] dropped"},
-		{"Initial and Ready in one", 100, []FeedOption{IncludeInitial()}, "[row1 row2 row3 ready3 =4 =5 =6 =7 =8 =9] dropped"},
-		{"Initial and Ready apart", 1, []FeedOption{IncludeInitial(), Buffer(1)}, "[row1] [row2] [row3] [ready3] skip5(4-8) [=9] dropped"},
-		{"overflow", 3, []FeedOption{Buffer(4)}, "skip2(4-5) [=6 =7 =8] [=9] dropped"},
-		{"a gap between", 100, []FeedOption{Buffer(4), IncludeInitial()}, "[row1 row2 row3 ready3] skip2(4-5) [=6 =7 =8 =9] dropped"},
+		{"1", 1, nil, "[4] [5] [6] [7] [8] [9] dropped"},
+		{"4", 4, nil, "[4 5 6 7] [8 9] dropped"},
+		{"6", 6, nil, "[4 5 6 7 8 9] dropped"},
+		{"7", 7, nil, "[4 5 6 7 8 9] dropped"},
+		{"many", math.MaxInt, nil, "[4 5 6 7 8 9] dropped"},
+		{"Initial and Ready", 3, []FeedOption{IncludeInitial()}, "[row1 row2 row3] [ready3 4 5] [6 7 8] [9] dropped"},
+		{"Initial and Ready in one", 100, []FeedOption{IncludeInitial()}, "[row1 row2 row3 ready3 4 5 6 7 8 9] dropped"},
+		{"Initial and Ready apart", 1, []FeedOption{IncludeInitial(), Buffer(1)}, "[row1] [row2] [row3] [ready3] skip5(4-8) [9] dropped"},
+		{"overflow", 3, []FeedOption{Buffer(4)}, "skip2(4-5) [6 7 8] [9] dropped"},
+		{"a gap between", 100, []FeedOption{Buffer(4), IncludeInitial()}, "[row1 row2 row3 ready3] skip2(4-5) [6 7 8 9] dropped"},
 		{"Fail", 100, []FeedOption{Buffer(4), IncludeInitial(), OnOverflow(Fail)}, "[row1 row2 row3 ready3] skip2(4-5)"},
-		{"After", 4, []FeedOption{After(1)}, "[+2 +3 =4 =5] [=6 =7 =8 =9] dropped"},
-		{"After and a gap", 4, []FeedOption{After(0), Buffer(2)}, "[+1 +2 +3 =4] [=5 =6 =7 =8] [=9] dropped"},
-		{"Squash", 2, []FeedOption{Squash(0)}, "[=7 =8] [=9] dropped"},
-		{"Squash and IncludeInitial", 2, []FeedOption{Squash(0), IncludeInitial()}, "[row1 row2] [row3 ready3] [=7 =8] [=9] dropped"},
-		{"Poll", 4, []FeedOption{Poll(nil)}, "[=4 =5 =6 =7] [=8 =9] dropped"},
+		{"After", 4, []FeedOption{After(1)}, "[+2 +3 4 5] [6 7 8 9] dropped"},
+		{"After and a gap", 4, []FeedOption{After(0), Buffer(2)}, "[+1 +2 +3 4] [5 6 7 8] [9] dropped"},
+		{"Squash", 2, []FeedOption{Squash(0)}, "[7 8] [9] dropped"},
+		{"Squash and IncludeInitial", 2, []FeedOption{Squash(0), IncludeInitial()}, "[row1 row2] [row3 ready3] [7 8] [9] dropped"},
+		{"Poll", 4, []FeedOption{Poll(nil)}, "[4 5 6 7] [8 9] dropped"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			games := newGames()
 			games.Retain(100)
-			optionRows(t, games, 1, 2, 3)
+			insertRows(t, games, 1, 2, 3)
 			whole := games.Batches(t.Context(), test.max, test.opts...)
 			where := games.Where(func(*game) bool { return true }).Batches(t.Context(), test.max, test.opts...)
 			part := games.Range(0, 9).Batches(t.Context(), test.max, test.opts...)
@@ -1121,9 +1025,9 @@ func TestBatches(t *testing.T) {
 				must[game](t)(games.Upsert(game{ID: 1 + i%3, Score: i + 1}))
 			}
 			games.Drop()
-			require.Equal(t, test.want, optionBatches(whole, -1))
-			require.Equal(t, test.want, optionBatches(where, -1))
-			require.Equal(t, test.want, optionBatches(part, -1))
+			require.Equal(t, test.want, batchesOf(whole, -1))
+			require.Equal(t, test.want, batchesOf(where, -1))
+			require.Equal(t, test.want, batchesOf(part, -1))
 			require.Empty(t, games.Feeds())
 		})
 	}
@@ -1139,7 +1043,7 @@ func TestBatchesDoNotWaitForMore(t *testing.T) {
 		go func() {
 			for batch, err := range games.Batches(ctx, 3) {
 				mu.Lock()
-				told = append(told, optionBatch(batch, err))
+				told = append(told, batchOf(batch, err))
 				mu.Unlock()
 			}
 		}()
@@ -1153,19 +1057,19 @@ func TestBatchesDoNotWaitForMore(t *testing.T) {
 		tell("")
 		feedWrites(t, games, 1)
 		tell("[+1]")
-		optionTransact(t, games, 2)
-		tell("[+1] [=2 =3]")
-		optionTransact(t, games, 5)
-		tell("[+1] [=2 =3] [=4 =5 =6 =7 =8]")
+		transactWrites(t, games, 2)
+		tell("[+1] [2 3]")
+		transactWrites(t, games, 5)
+		tell("[+1] [2 3] [4 5 6 7 8]")
 		cancel()
-		tell("[+1] [=2 =3] [=4 =5 =6 =7 =8] context canceled")
+		tell("[+1] [2 3] [4 5 6 7 8] context canceled")
 	})
 }
 
 // "a transaction is never split: a batch exceeds max rather than do so", wherever
 // pages end, and no batch is longer than that asks for.
 func TestBatchesDoNotSplitATransaction(t *testing.T) {
-	random := tableRand(t)
+	random := newRand(t)
 	for _, max := range []int{1, 2, 3, 10, 300} {
 		games := newOptionGames()
 		all, part := games.Batches(t.Context(), max), games.players.From("").Batches(t.Context(), max)
@@ -1173,7 +1077,7 @@ func TestBatchesDoNotSplitATransaction(t *testing.T) {
 		initial := games.Batches(t.Context(), max, IncludeInitial())
 		var ends []int // of the transactions
 		for range 60 {
-			optionTransact(t, games.Table, 1+random.IntN(1+random.IntN(40)))
+			transactWrites(t, games.Table, 1+random.IntN(1+random.IntN(40)))
 			ends = append(ends, int(games.Seq()))
 		}
 		games.Drop()
@@ -1246,14 +1150,14 @@ func TestReadyIsNotPartOfATransaction(t *testing.T) {
 			if written > 0 {
 				rows = "[row1] "
 			}
-			optionTransact(t, games, 3)
+			transactWrites(t, games, 3)
 			games.Drop()
 			kinds := []string{"=", "=", "="}
 			if written == 0 {
 				kinds[0] = "+"
 			}
 			want = fmt.Sprintf("%s[ready%d] [%s%d =%d =%d] dropped", rows, written, kinds[0], written+1, written+2, written+3)
-			require.Equal(t, want, optionBatches(feed, -1), "%d written", written)
+			require.Equal(t, want, batchesOf(feed, -1), "%d written", written)
 		}
 	}
 	for unread := range 14 { // the same after a Resync
@@ -1261,10 +1165,10 @@ func TestReadyIsNotPartOfATransaction(t *testing.T) {
 		feed := games.Batches(t.Context(), 1, OnOverflow(Resync), Buffer(1))
 		feedWrites(t, games, unread+2)
 		next := games.Changes(t.Context()) // begins a page where one is full
-		require.Equal(t, fmt.Sprintf("skip%d(1-%d) [row1]", unread+2, unread+2), optionBatches(feed, 2))
-		optionTransact(t, games, 1)
+		require.Equal(t, fmt.Sprintf("skip%d(1-%d) [row1]", unread+2, unread+2), batchesOf(feed, 2))
+		transactWrites(t, games, 1)
 		games.Drop()
-		require.Equal(t, fmt.Sprintf("[ready%d] [=%d] dropped", unread+2, unread+3), optionBatches(feed, -1))
+		require.Equal(t, fmt.Sprintf("[ready%d] [=%d] dropped", unread+2, unread+3), batchesOf(feed, -1))
 		runtime.KeepAlive(next)
 	}
 }
@@ -1304,10 +1208,10 @@ func TestABatchIsTheConsumersUntilTheNext(t *testing.T) {
 		first = batch
 		break
 	}
-	require.Equal(t, "[+1 =2]", optionBatch(first, nil), "nothing was asked for since")
+	require.Equal(t, "[+1 2]", batchOf(first, nil), "nothing was asked for since")
 	clear(first)
 	first = append(first[:1], first...)
-	require.Equal(t, "[=3 =4]", optionBatches(feed, 1))
+	require.Equal(t, "[3 4]", batchesOf(feed, 1))
 	func() {
 		defer func() { _ = recover() }()
 		for batch := range feed {
@@ -1316,7 +1220,7 @@ func TestABatchIsTheConsumersUntilTheNext(t *testing.T) {
 		}
 	}()
 	games.Drop()
-	require.Equal(t, "dropped", optionBatches(feed, -1))
+	require.Equal(t, "dropped", batchesOf(feed, -1))
 	require.NotEmpty(t, first)
 }
 
@@ -1331,14 +1235,14 @@ func TestABatchIsNotHeld(t *testing.T) {
 		func(g *game) bool { return g.ID == 1 },
 	} {
 		games := newGames()
-		optionRows(t, games, 1)
+		insertRows(t, games, 1)
 		feed := games.Where(keep).Batches(ctx, 100, Poll(nil))
 		feedWrites(t, games, 20)
 		row := optionSnapshot(t, games)()
-		require.NotEmpty(t, optionBatches(feed, -1))
+		require.NotEmpty(t, batchesOf(feed, -1))
 		for range 2 * maxPage / 5 { // off the page; shorter batches do not write over it
 			feedWrites(t, games, 5)
-			optionBatches(feed, -1)
+			batchesOf(feed, -1)
 		}
 		collected(t, "read, and held", func() bool { return row.Value() == nil })
 		runtime.KeepAlive(feed)
@@ -1364,7 +1268,7 @@ func TestABatchIsNotHeld(t *testing.T) {
 			}
 			for range 2 * maxPage / 5 * len(games.Feeds()) { // off the page; shorter batches do not write over it
 				feedWrites(t, games, 5)
-				optionBatches(feed, -1)
+				batchesOf(feed, -1)
 			}
 			collected(t, "handed out, and held", func() bool { return row.Value() == nil })
 			runtime.KeepAlive(feed)
@@ -1380,7 +1284,7 @@ func TestABatchIsNotHeld(t *testing.T) {
 		return true
 	}).Batches(ctx, 10)
 	row := optionSnapshot(t, games)()
-	require.Equal(t, "context canceled", optionBatches(where, -1))
+	require.Equal(t, "context canceled", batchesOf(where, -1))
 	require.Equal(t, 2, calls)
 	feedWrites(t, games, 1)
 	collected(t, "put by, and held", func() bool { return row.Value() == nil })
@@ -1402,17 +1306,17 @@ func TestAPanicInAPredicateLosesNoBatch(t *testing.T) {
 			}
 			return true
 		}).Batches(t.Context(), 3)
-		optionRows(t, games, 1, 2, 3, 4, 5, 6)
+		insertRows(t, games, 1, 2, 3, 4, 5, 6)
 		games.Drop()
 		var got []string
 		func() {
 			defer func() { require.Equal(t, "in keep", recover()) }()
 			for batch, err := range feed {
-				got = append(got, optionBatch(batch, err))
+				got = append(got, batchOf(batch, err))
 			}
 		}()
 		for batch, err := range feed {
-			got = append(got, optionBatch(batch, err))
+			got = append(got, batchOf(batch, err))
 		}
 		var left []string
 		for seq := 1; seq <= 6; seq++ {
@@ -1439,10 +1343,10 @@ func TestAPanicInAPredicateTellsWhoPolls(t *testing.T) {
 			}
 			return true
 		}).Batches(t.Context(), 10, Poll(wake))
-		optionRows(t, games, 1, 2, 3)
-		require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
+		insertRows(t, games, 1, 2, 3)
+		require.PanicsWithValue(t, "in keep", func() { batchesOf(feed, -1) })
 		require.Equal(t, 1, notifications(wake))
-		require.NotEmpty(t, optionBatches(feed, -1))
+		require.NotEmpty(t, batchesOf(feed, -1))
 		require.Zero(t, notifications(wake))
 	}
 }
@@ -1462,14 +1366,14 @@ func TestAPanicInAPredicateKeepsToMax(t *testing.T) {
 			return true
 		}).Batches(ctx, 1, Poll(nil))
 		insertBoth(t, games, game{ID: 1}, game{ID: 2})
-		optionRows(t, games, 3)
-		require.PanicsWithValue(t, "in keep", func() { optionBatches(feed, -1) })
+		insertRows(t, games, 3)
+		require.PanicsWithValue(t, "in keep", func() { batchesOf(feed, -1) })
 		want := "[+1] [+3]"
 		if done {
 			cancel()
 			want = "context canceled"
 		}
-		require.Equal(t, want, optionBatches(feed, -1))
+		require.Equal(t, want, batchesOf(feed, -1))
 		cancel()
 	}
 }
@@ -1481,7 +1385,7 @@ func TestBreakAtTheBatchBeforeAGap(t *testing.T) {
 		policy Overflow
 		want   string
 	}{
-		{Skip, "[+1] skip3(2-4) [=5 =6] dropped"},
+		{Skip, "[+1] skip3(2-4) [5 6] dropped"},
 		{Fail, "[+1] skip3(2-4)"},
 		{Resync, "[+1] skip5(2-6) [row1 ready6] dropped"},
 	} {
@@ -1497,16 +1401,16 @@ func TestBreakAtTheBatchBeforeAGap(t *testing.T) {
 				return true
 			}).Batches(t.Context(), 10, Buffer(2), OnOverflow(test.policy), Poll(nil))
 			feedWrites(t, games, 1)
-			got := optionBatches(feed, breaks)
+			got := batchesOf(feed, breaks)
 			if breaks < 0 {
 				require.Equal(t, strings.TrimSuffix(test.want, " dropped"), got)
 				continue
 			}
-			got += " " + optionBatches(feed, breaks)
+			got += " " + batchesOf(feed, breaks)
 			if test.policy != Fail {
-				got += " " + optionBatches(feed, breaks)
+				got += " " + batchesOf(feed, breaks)
 				games.Drop()
-				got += " " + optionBatches(feed, breaks)
+				got += " " + batchesOf(feed, breaks)
 			}
 			require.Equal(t, test.want, got, test.policy)
 		}
@@ -1526,21 +1430,12 @@ func TestBatchesAndADoneContext(t *testing.T) {
 			}
 			return true
 		}).Batches(ctx, 3)
-		optionRows(t, games, 1, 2, 3)
-		require.Equal(t, "context canceled", optionBatches(feed, -1), "at %d", at)
+		insertRows(t, games, 1, 2, 3)
+		require.Equal(t, "context canceled", batchesOf(feed, -1), "at %d", at)
 		require.Equal(t, at, calls, "nobody is to get the others")
-		require.Equal(t, "context canceled", optionBatches(feed, -1))
+		require.Equal(t, "context canceled", batchesOf(feed, -1))
 		require.Empty(t, games.Feeds())
 	}
-}
-
-// notifications returns how many values are in a channel, and takes them out.
-func notifications(wake chan struct{}) (n int) {
-	for len(wake) > 0 {
-		<-wake
-		n++
-	}
-	return n
 }
 
 // "a range never waits: it ends, without error, when nothing is buffered; wake ... then
@@ -1567,35 +1462,35 @@ func TestPoll(t *testing.T) {
 					require.NoError(t, err)
 				}
 				require.Zero(t, notifications(wake), "nobody ranged: nobody waits")
-				require.Empty(t, optionAll(feed))
-				require.Empty(t, optionAll(feed), "again")
+				require.Empty(t, allOf(feed))
+				require.Empty(t, allOf(feed), "again")
 				write(ours)
 				synctest.Wait()
 				require.Equal(t, 1, notifications(wake))
 				must[game](t)(games.Delete(2))
 				write(ours)
 				require.Zero(t, notifications(wake), "once")
-				require.Equal(t, "+1", optionWords(feed, 1))
+				require.Equal(t, "+1", wordsOf(feed, 1))
 				require.Equal(t, 1, notifications(wake), "it broke off, and there is more")
 				must[game](t)(games.Delete(2))
 				require.Zero(t, notifications(wake), "once")
-				require.Equal(t, "-2 +3 -4", optionAll(feed))
+				require.Equal(t, "-2 +3 -4", allOf(feed))
 				require.Empty(t, notifications(wake))
 				write(game{ID: 2, Player: "Ann", Score: ours.Score}) // 5
 				require.Equal(t, 1, notifications(wake))
-				require.Equal(t, "+5", optionAll(feed))
+				require.Equal(t, "+5", allOf(feed))
 
 				cancel(errFeedCause)
 				synctest.Wait()
 				require.Equal(t, 1, notifications(wake), "for the final error")
-				require.Equal(t, "the cause", optionAll(feed))
-				require.Equal(t, "the cause", optionAll(feed))
-				require.Equal(t, "+1 -2 +3 -4 +5", optionAll(dropped))
+				require.Equal(t, "the cause", allOf(feed))
+				require.Equal(t, "the cause", allOf(feed))
+				require.Equal(t, "+1 -2 +3 -4 +5", allOf(dropped))
 				games.Drop()
 				require.Equal(t, 1, notifications(wake), "for the drop")
-				require.Equal(t, "dropped", optionAll(dropped))
-				require.Equal(t, "dropped", optionAll(dropped))
-				require.Equal(t, "+1 -2 +3 -4 +5 dropped", optionAll(silent))
+				require.Equal(t, "dropped", allOf(dropped))
+				require.Equal(t, "dropped", allOf(dropped))
+				require.Equal(t, "+1 -2 +3 -4 +5 dropped", allOf(silent))
 				require.Zero(t, notifications(wake))
 				require.Empty(t, games.Feeds())
 			})
@@ -1614,16 +1509,16 @@ func TestPollIsNotWokenByOthersRows(t *testing.T) {
 	}
 	where := games.Where(func(row *game) bool { return row.ID > 0 }).Changes(t.Context(), Poll(wake))
 	for _, feed := range append(feeds, where) {
-		require.Empty(t, optionAll(feed))
+		require.Empty(t, allOf(feed))
 	}
-	optionRows(t, games.Table, 0)
+	insertRows(t, games.Table, 0)
 	require.Equal(t, 1, notifications(wake), "the predicate's")
-	require.Empty(t, optionAll(where))
-	optionRows(t, games.Table, 7)
+	require.Empty(t, allOf(where))
+	insertRows(t, games.Table, 7)
 	require.Equal(t, 2, notifications(wake), "From and the predicate")
 	must[game](t)(games.Insert(game{ID: 1, Player: "Ann"}))
 	require.Equal(t, 3, notifications(wake), "all but those")
-	require.Equal(t, "+2 +3", optionAll(feeds[2]))
+	require.Equal(t, "+2 +3", allOf(feeds[2]))
 }
 
 // "never blocking": into a channel without room or a reader the send is not made, and
@@ -1634,7 +1529,7 @@ func TestPollNeverBlocksTheWriter(t *testing.T) {
 	var feeds []Stream[Change[game]]
 	for _, wake := range []chan struct{}{make(chan struct{}), shared, shared, shared} {
 		feed := games.Changes(t.Context(), Poll(wake))
-		require.Empty(t, optionAll(feed))
+		require.Empty(t, allOf(feed))
 		feeds = append(feeds, feed)
 	}
 	feedWrites(t, games, 2)
@@ -1658,25 +1553,25 @@ func TestPollWithOtherOptions(t *testing.T) {
 		opts []FeedOption
 		told []string // by ranges, of a table with 3 rows, after 0, 3 and 0 changes
 	}{
-		{"Buffer", []FeedOption{Buffer(1)}, []string{"", "skip2(4-5) =6", ""}},
+		{"Buffer", []FeedOption{Buffer(1)}, []string{"", "skip2(4-5) 6", ""}},
 		{"Fail", []FeedOption{Buffer(1), OnOverflow(Fail)}, []string{"", "skip2(4-5)", "skip2(4-5)"}},
 		{"Resync", []FeedOption{Buffer(1), OnOverflow(Resync)}, []string{"", "skip3(4-6) row1 row2 row3 ready6", ""}},
-		{"IncludeInitial", []FeedOption{IncludeInitial()}, []string{"row1 row2 row3 ready3", "=4 =5 =6", ""}},
-		{"After", []FeedOption{After(1)}, []string{"+2 +3", "=4 =5 =6", ""}},
-		{"Squash", []FeedOption{Squash(0)}, []string{"", "=6", ""}},
-		{"After and Squash", []FeedOption{After(2), Squash(0)}, []string{"+3", "=6", ""}},
+		{"IncludeInitial", []FeedOption{IncludeInitial()}, []string{"row1 row2 row3 ready3", "4 5 6", ""}},
+		{"After", []FeedOption{After(1)}, []string{"+2 +3", "4 5 6", ""}},
+		{"Squash", []FeedOption{Squash(0)}, []string{"", "6", ""}},
+		{"After and Squash", []FeedOption{After(2), Squash(0)}, []string{"+3", "6", ""}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			games := newGames()
 			games.Retain(10)
-			optionRows(t, games, 1, 2, 3)
+			insertRows(t, games, 1, 2, 3)
 			feed := games.Changes(t.Context(), append(test.opts, Poll(wake))...)
-			require.Equal(t, test.told[0], optionAll(feed))
+			require.Equal(t, test.told[0], allOf(feed))
 			require.Zero(t, notifications(wake))
 			feedWrites(t, games, 3)
 			require.Equal(t, 1, notifications(wake))
-			require.Equal(t, test.told[1], optionAll(feed))
-			require.Equal(t, test.told[2], optionAll(feed))
+			require.Equal(t, test.told[1], allOf(feed))
+			require.Equal(t, test.told[2], allOf(feed))
 			games.Drop()
 			if len(games.Feeds()) > 0 { // it has not failed
 				require.Equal(t, 1, notifications(wake))
@@ -1694,7 +1589,7 @@ func TestPollingAndWaitingFeedsTogether(t *testing.T) {
 		for polling := range 1 << n {
 			games := newGames()
 			ctx, cancel := context.WithCancel(t.Context())
-			var loops []*feedFollower
+			var loops []*follower
 			var polls []Stream[Change[game]]
 			var wakes []chan struct{}
 			for i := range n {
@@ -1757,9 +1652,9 @@ func TestAForgottenPollingFeedIsReleased(t *testing.T) {
 		games := newGames()
 		func() {
 			feed := games.Row(1).Changes(t.Context(), append(opts, Poll(make(chan struct{})))...)
-			optionAll(feed)
+			allOf(feed)
 			feedWrites(t, games, 1)
-			optionAll(feed)
+			allOf(feed)
 			runtime.KeepAlive(feed)
 		}()
 		collected(t, "Feeds() is not empty", func() bool { return len(games.Feeds()) == 0 })
@@ -1809,7 +1704,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 					continue
 				}
 				require.Empty(t, games.Feeds())
-				for _, s := range []Stream[Change[game]]{feed, optionFlat(batches)} {
+				for _, s := range []Stream[Change[game]]{feed, unbatch(batches)} {
 					for range 2 {
 						pairs := take(s, -1)
 						require.Len(t, pairs, 1)
@@ -1841,7 +1736,7 @@ func TestTheLastOptionWins(t *testing.T) {
 // "All options combine with all selections, or the combination is refused": the law of
 // all of them is that who folds the feed has the selection's rows. F1, F2
 func TestAllOptionsCombine(t *testing.T) {
-	random := tableRand(t)
+	random := newRand(t)
 	type choice struct {
 		name string
 		opt  FeedOption
@@ -1881,7 +1776,7 @@ func TestAllOptionsCombine(t *testing.T) {
 								if max == 0 {
 									feed = sel.of(games).Changes(t.Context(), opts...)
 								} else {
-									feed = optionFlat(sel.of(games).Batches(t.Context(), max, opts...))
+									feed = unbatch(sel.of(games).Batches(t.Context(), max, opts...))
 								}
 								fold := optionFold{rows: past}
 								switch begin.name {

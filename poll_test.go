@@ -43,7 +43,7 @@ func TestALoopLeftAtTheLastBatchIsNotifiedOfTheEnd(t *testing.T) {
 					defer close(done)
 					defer func() { _ = recover() }()
 					for batch, err := range feed {
-						require.Equal(t, test.batch, optionBatch(batch, err))
+						require.Equal(t, test.batch, batchOf(batch, err))
 						switch leave {
 						case "panic":
 							panic(leave)
@@ -56,7 +56,7 @@ func TestALoopLeftAtTheLastBatchIsNotifiedOfTheEnd(t *testing.T) {
 				<-done
 				require.Equal(t, 1, notifications(wake), "the final error is to come")
 				require.Len(t, games.Feeds(), 1, "the loop has not read the final error")
-				require.Equal(t, test.final, optionBatches(feed, -1))
+				require.Equal(t, test.final, batchesOf(feed, -1))
 				require.Empty(t, games.Feeds())
 				require.Zero(t, notifications(wake))
 			})
@@ -78,7 +78,7 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 				for range maxNotify + 2 { // a goroutine notifies the last ones
 					for _, table := range []*Table[int, game]{games, others, third} {
 						feed := table.Changes(ctx, append(opts, Poll(wake))...)
-						require.Empty(t, optionAll(feed))
+						require.Empty(t, allOf(feed))
 						feeds = append(feeds, feed)
 					}
 				}
@@ -97,12 +97,12 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, "1 2", waiting.String())
 				for i, feed := range feeds {
-					require.NotEmpty(t, optionWords(feed, 1), i)
+					require.NotEmpty(t, wordsOf(feed, 1), i)
 				}
 				cancel()
 				synctest.Wait()
 				for _, feed := range feeds {
-					require.Equal(t, "context canceled", optionAll(feed))
+					require.Equal(t, "context canceled", allOf(feed))
 				}
 				games.Drop()
 				synctest.Wait()
@@ -118,7 +118,7 @@ func TestACollectedStreamNotifiesNobody(t *testing.T) {
 		wake := make(chan struct{}, 10)
 		func() {
 			feed := games.Changes(t.Context(), append(opts, Poll(wake))...)
-			require.Empty(t, optionAll(feed))
+			require.Empty(t, allOf(feed))
 			if opts != nil {
 				feedWrites(t, games, 1) // for an hour, a timer runs
 				notifications(wake)
@@ -144,7 +144,7 @@ func TestAStreamIsCollectedInABubble(t *testing.T) {
 			games := newGames()
 			func() {
 				feed := games.Changes(t.Context(), append(opts, Poll(make(chan struct{}, 1)))...)
-				optionAll(feed)
+				allOf(feed)
 				if opts != nil {
 					feedWrites(t, games, 1)
 				}
@@ -191,12 +191,12 @@ func (c *errContext) Err() error {
 func TestAContextWhoseErrPanicsLosesNoInitialRow(t *testing.T) {
 	for n := 1; n <= 5; n++ { // before the first row, behind each, and before Ready
 		games := newGames()
-		optionRows(t, games, 1, 2, 3)
+		insertRows(t, games, 1, 2, 3)
 		feed := games.Changes(&errContext{t.Context(), n}, IncludeInitial(), Poll(nil))
 		var words []string
 		read := func() {
 			for c, err := range feed {
-				words = append(words, optionWord(c, err))
+				words = append(words, wordOf(c, err))
 			}
 		}
 		require.PanicsWithValue(t, "in Err", read, n)

@@ -8,10 +8,8 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,28 +19,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
-
-// ringSeed returns a seed for t's random choices. It is in the log of a failed
-// test, and SEED=n replays it.
-func ringSeed(t *testing.T) uint64 {
-	seed := rand.Uint64()
-	if s := os.Getenv("SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("SEED=%d", seed)
-	return seed
-}
-
-// requireOutcomes fails if one of the outcomes was not reached.
-func requireOutcomes(t *testing.T, reached map[string]int, outcomes ...string) {
-	t.Helper()
-	t.Logf("outcomes: %v", reached)
-	for _, o := range outcomes {
-		require.Positive(t, reached[o], "outcome %q", o)
-	}
-}
 
 // readNext reads as a feed does: deliver hands out an element, or advance makes it
 // ready or tells of a gap before it.
@@ -301,7 +277,7 @@ func (t *tally) counts() map[uint64]int {
 // A window is to its reader a ring buffer of its own, whatever other windows there
 // are. After each step, R2 holds for each window, and R3.
 func TestRingIsOneBufferForEachWindow(t *testing.T) {
-	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	rng := newRand(t)
 	reached := make(map[string]int)
 	var r ring[int]
 	var open []*modelWindow
@@ -426,7 +402,7 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 }
 
 func TestRingTallyCountsByLimit(t *testing.T) {
-	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	rng := newRand(t)
 	reached := make(map[string]int)
 	for range 500 {
 		var counted tally
@@ -1068,7 +1044,7 @@ func TestRingWakesInEveryInterleaving(t *testing.T) {
 func TestRingManyReadersAccountForEachElement(t *testing.T) {
 	for _, procs := range []int{1, 2} {
 		t.Run(fmt.Sprintf("procs=%d", procs), func(t *testing.T) {
-			seed := ringSeed(t)
+			seed := testSeed(t)
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 			synctest.Test(t, func(t *testing.T) { testRingReaders(t, seed) }) // fails if all wait
 		})
@@ -1209,7 +1185,7 @@ func testRingReaders(t *testing.T, seed uint64) {
 // at the queue." Here the one does so while the other does, again and again.
 func TestRingWaitsWhileAnElementComes(t *testing.T) {
 	const rounds = 100_000
-	seed := ringSeed(t)
+	seed := testSeed(t)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
 	synctest.Test(t, func(t *testing.T) { // fails if both wait
 		var (
@@ -1530,7 +1506,7 @@ func TestRingReadsNothingThatCameAfterTheContextEnded(t *testing.T) {
 // together with the last of them, on whatever pages they lie: never a part of a
 // publication, but for one that a gap cut.
 func TestRingTakesWholePublications(t *testing.T) {
-	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	rng := newRand(t)
 	reached := make(map[string]int)
 	for range 20 {
 		var r ring[uint64]
@@ -1648,7 +1624,7 @@ func TestRingHoldsLittleAfterALargePublication(t *testing.T) {
 // open later, and of those that an earlier call kept": exactly, whatever other
 // windows hold, and openAt gives a window those and a gap for the others.
 func TestRingHoldsTheNewest(t *testing.T) {
-	rng := rand.New(rand.NewPCG(ringSeed(t), 0))
+	rng := newRand(t)
 	reached := make(map[string]int)
 	for range 150 {
 		var r ring[uint64]

@@ -107,7 +107,7 @@ func TestIntervalsAgainstAList(t *testing.T) {
 		"descending":          func(_ *rand.Rand, n int) uint64 { return -uint64(n) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, reached := tableRand(t), make(map[string]int)
+			r, reached := newRand(t), make(map[string]int)
 			tree := intervals[float64, int, game]{order: cmp.Compare[float64]}
 			type listed struct {
 				interval interval[float64]

@@ -1507,7 +1507,7 @@ func partOutcomes() []string {
 // do, step by step: every sentence of section 3 of DESIGN that is about one goroutine
 // (T1, T2, T4, R2, F1, F2, F4). The laws are in checkView, fold and expectBatch.
 func TestSelectionModel(t *testing.T) {
-	seed, reached := ringSeed(t), make(map[string]int)
+	seed, reached := testSeed(t), make(map[string]int)
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range 120 {
 		synctest.Test(t, func(t *testing.T) {
@@ -2013,7 +2013,7 @@ func (c *partCheck) batches(i int) {
 // with any options, make of it, folds into what that part was. A transaction is there
 // as a whole for whoever has seen any of it (T1, T2, T4, F1, F2, F3, F4).
 func TestSelectionModelConcurrent(t *testing.T) {
-	seed := ringSeed(t) // of the choices; what comes of them the scheduler decides
+	seed := testSeed(t) // of the choices; what comes of them the scheduler decides
 	var n uint64
 	source := func() *rand.Rand {
 		n++

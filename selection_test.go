@@ -18,128 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A board is a table of games with an index of each kind.
-type board struct {
-	*Table[int, game]
-	players *Index[string, int, game]
-	scores  *Index[int, int, game]
-	digits  *Index[int, int, game] // of the score; multi
-}
-
-func newBoard() board {
-	games := newGames()
-	return board{
-		games,
-		NewIndex(games, "player", func(g *game) string { return g.Player }),
-		NewIndex(games, "score", func(g *game) int { return g.Score }),
-		NewMultiIndex(games, "digits", digits),
-	}
-}
-
-// digits returns the digits of a score, lowest first, as they come: some twice, and
-// for 0 none.
-func digits(g *game) (values []int) {
-	for n := g.Score; n > 0; n /= 10 {
-		values = append(values, n%10)
-	}
-	return values
-}
-
-// firstDigit returns the first of a score's digits from from, and before to.
-func firstDigit(g *game, from, to int) (first int, ok bool) {
-	for d := range 10 {
-		if d >= from && d < to && slices.Contains(digits(g), d) {
-			return d, true
-		}
-	}
-	return 0, false
-}
-
-func byID(a, b game) int    { return cmp.Compare(a.ID, b.ID) }
-func byScore(a, b game) int { return cmp.Or(cmp.Compare(a.Score, b.Score), byID(a, b)) }
-func byPlayer(a, b game) int {
-	return cmp.Or(strings.Compare(a.Player, b.Player), byID(a, b))
-}
-
-func byDigit(from, to int) func(a, b game) int {
-	return func(a, b game) int {
-		first, _ := firstDigit(&a, from, to)
-		second, _ := firstDigit(&b, from, to)
-		return cmp.Or(cmp.Compare(first, second), byID(a, b))
-	}
-}
-
-func isBob(g *game) bool     { return g.Player == "Bob" }
-func isHigh(g *game) bool    { return g.Score >= 10 }
-func isOddGame(g *game) bool { return g.ID%2 != 0 }
-func always(*game) bool      { return true }
-func never(*game) bool       { return false }
-func hasDigit(d int) func(*game) bool {
-	return func(g *game) bool { return slices.Contains(digits(g), d) }
-}
-
-// boardSelections are selections of each kind, with what they select in plain words.
-var boardSelections = []struct {
-	name  string
-	of    func(b board) Selection[int, game]
-	keep  func(g *game) bool
-	order func(a, b game) int
-}{
-	{"Table", func(b board) Selection[int, game] { return b.all() }, always, byID},
-	{"Row(1)", func(b board) Selection[int, game] { return b.Row(1) }, func(g *game) bool { return g.ID == 1 }, byID},
-	{"Row(5)", func(b board) Selection[int, game] { return b.Row(5) }, func(g *game) bool { return g.ID == 5 }, byID},
-	{"Row(-1)", func(b board) Selection[int, game] { return b.Row(-1) }, never, byID},
-	{"Range(1, 5)", func(b board) Selection[int, game] { return b.Range(1, 5) }, func(g *game) bool { return g.ID >= 1 && g.ID < 5 }, byID},
-	{"Range of all", func(b board) Selection[int, game] { return b.Range(math.MinInt, math.MaxInt) }, always, byID},
-	{"Range before all", func(b board) Selection[int, game] { return b.Range(-10, -1) }, never, byID},
-	{"Range after all", func(b board) Selection[int, game] { return b.Range(100_000, 100_001) }, never, byID},
-	{"empty Range", func(b board) Selection[int, game] { return b.Range(3, 3) }, never, byID},
-	{"inverted Range", func(b board) Selection[int, game] { return b.Range(5, 1) }, never, byID},
-	{"From(5)", func(b board) Selection[int, game] { return b.From(5) }, func(g *game) bool { return g.ID >= 5 }, byID},
-	{"From after all", func(b board) Selection[int, game] { return b.From(100_000) }, never, byID},
-	{"From before all", func(b board) Selection[int, game] { return b.From(-1) }, always, byID},
-	{"Where", func(b board) Selection[int, game] { return b.Where(isHigh) }, isHigh, byID},
-	{"Where nothing", func(b board) Selection[int, game] { return b.Where(never) }, never, byID},
-	{
-		"Where chain", func(b board) Selection[int, game] { return b.Where(isHigh).Where(isBob).Where(isOddGame) },
-		func(g *game) bool { return isHigh(g) && isBob(g) && isOddGame(g) }, byID,
-	},
-	{"Row(1).Where", func(b board) Selection[int, game] { return b.Row(1).Where(isHigh) }, func(g *game) bool { return g.ID == 1 && isHigh(g) }, byID},
-	{"From(2).Where", func(b board) Selection[int, game] { return b.From(2).Where(isBob) }, func(g *game) bool { return g.ID >= 2 && isBob(g) }, byID},
-	{"player Bob", func(b board) Selection[int, game] { return b.players.Equal("Bob") }, isBob, byPlayer},
-	{"player nobody", func(b board) Selection[int, game] { return b.players.Equal("") }, func(g *game) bool { return g.Player == "" }, byPlayer},
-	{
-		"players A to B", func(b board) Selection[int, game] { return b.players.Range("A", "B") },
-		func(g *game) bool { return strings.HasPrefix(g.Player, "A") }, byPlayer,
-	},
-	{"players from B", func(b board) Selection[int, game] { return b.players.From("B") }, func(g *game) bool { return g.Player >= "B" }, byPlayer},
-	{"score 15", func(b board) Selection[int, game] { return b.scores.Equal(15) }, func(g *game) bool { return g.Score == 15 }, byScore},
-	{"scores 0 to 10", func(b board) Selection[int, game] { return b.scores.Range(0, 10) }, func(g *game) bool { return g.Score < 10 }, byScore},
-	{"scores empty", func(b board) Selection[int, game] { return b.scores.Range(10, 10) }, never, byScore},
-	{"scores inverted", func(b board) Selection[int, game] { return b.scores.Range(10, 0) }, never, byScore},
-	{
-		"scores from 10, Bob's", func(b board) Selection[int, game] { return b.scores.From(10).Where(isBob) },
-		func(g *game) bool { return isHigh(g) && isBob(g) }, byScore,
-	},
-	{"digit 5", func(b board) Selection[int, game] { return b.digits.Equal(5) }, hasDigit(5), byID},
-	{
-		"digits 1 to 5", func(b board) Selection[int, game] { return b.digits.Range(1, 5) },
-		func(g *game) bool { _, ok := firstDigit(g, 1, 5); return ok }, byDigit(1, 5),
-	},
-	{"digits from 0", func(b board) Selection[int, game] { return b.digits.From(0) }, func(g *game) bool { return g.Score > 0 }, byDigit(0, 10)},
-	{"digits from 9", func(b board) Selection[int, game] { return b.digits.From(9) }, hasDigit(9), byID},
-}
-
-// rows returns the rows of a range, and requires that each comes under its key.
-func rowsOf(tb testing.TB, seq iter.Seq2[int, game]) (rows []game) {
-	tb.Helper()
-	for id, g := range seq {
-		require.Equal(tb, g.ID, id)
-		rows = append(rows, g)
-	}
-	return rows
-}
-
 // "each can be read (All, Len)": the rows that belong to it, each once, in the order
 // of the keys or of value and key; Backward is the opposite. Keys that are followed
 // and not there are no rows.
@@ -147,7 +25,7 @@ func TestSelectionsReadTheirRows(t *testing.T) {
 	for _, n := range []int{0, 1, 2, 1000} {
 		for _, followed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d rows, followed=%t", n, followed), func(t *testing.T) {
-				r, b := tableRand(t), newBoard()
+				r, b := newRand(t), newBoard()
 				var feeds []Stream[Change[game]]
 				if followed {
 					for id := -3; id < 2*n+3; id++ {
@@ -543,7 +421,7 @@ func TestARowFeedOnAMissingKey(t *testing.T) {
 // is, whatever was written and whatever the selection (F1, F2); Old is what the feed
 // said last (T3).
 func TestFoldedFeedsAreTheirSelections(t *testing.T) {
-	r, reached := tableRand(t), make(map[string]int)
+	r, reached := newRand(t), make(map[string]int)
 	b := newBoard()
 	type follower struct {
 		name     string
@@ -631,7 +509,7 @@ func TestAWriteWakesNobodyElse(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		type waiter struct {
 			name     string
-			follower *feedFollower
+			follower *follower
 			looked   *atomic.Int64
 		}
 		var waiters []waiter

@@ -23,7 +23,7 @@ func TestSquashOfAMillionUpdates(t *testing.T) {
 	const rows, updates = 10, 1_000_000
 	games := newGames()
 	for i := range rows {
-		optionRows(t, games, i)
+		insertRows(t, games, i)
 	}
 	feed := games.Changes(t.Context(), Squash(0), Buffer(1))
 	for i := range updates {
@@ -71,8 +71,8 @@ func TestSquashedSets(t *testing.T) {
 		name, writes, want string
 	}{
 		{"nothing", "", ""},
-		{"an update", "a1", "=4"},
-		{"updates", "a1 a2 a3", "=6"},
+		{"an update", "a1", "4"},
+		{"updates", "a1 a2 a3", "6"},
 		{"an update and back", "a1 a0", ""},
 		{"an insert", "d+", "+4"},
 		{"an insert and updates", "d+ d1 d2", "+6"},
@@ -82,20 +82,20 @@ func TestSquashedSets(t *testing.T) {
 		{"a delete", "a-", "-4"},
 		{"updates and a delete", "a1 a2 a-", "-6"},
 		{"a delete and an insert", "a- a+", ""},
-		{"a delete and an insert of another", "a- a+ a1", "=6"},
+		{"a delete and an insert of another", "a- a+ a1", "6"},
 		{"it went, came and went", "a- a+ a-", "-6"},
-		{"in order of the newest", "a1 b1 c1 a2 d+ b2", "=6 =7 +8 =9"},
-		{"in order of the newest, not of keys", "c1 b1 a1", "=4 =5 =6"},
-		{"one vanishes last", "a1 d+ d-", "=4"},
-		{"some vanish", "d+ a1 d- b1 c- a0", "=7 -8"},
+		{"in order of the newest", "a1 b1 c1 a2 d+ b2", "6 7 +8 9"},
+		{"in order of the newest, not of keys", "c1 b1 a1", "4 5 6"},
+		{"one vanishes last", "a1 d+ d-", "4"},
+		{"some vanish", "d+ a1 d- b1 c- a0", "7 -8"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			games := newGames()
 			squashDo(t, games, "a+ b+ c+")
 			feed := games.Changes(t.Context(), Squash(0), Poll(nil))
 			squashDo(t, games, test.writes)
-			require.Equal(t, test.want, optionAll(feed))
-			require.Empty(t, optionAll(feed), "each once")
+			require.Equal(t, test.want, allOf(feed))
+			require.Empty(t, allOf(feed), "each once")
 			infos := games.Feeds()
 			require.Equal(t, FeedInfo{Delivered: uint64(len(strings.Fields(test.want))), Seq: infos[0].Seq}, infos[0])
 			if test.want != "" {
@@ -103,7 +103,7 @@ func TestSquashedSets(t *testing.T) {
 			}
 			next := games.Seq() + 1
 			must[game](t)(games.Upsert(game{ID: 3, Score: 9}))
-			word := optionAll(feed)
+			word := allOf(feed)
 			require.Equal(t, fmt.Sprint(next), word[1:], "the next set begins anew")
 		})
 	}
@@ -212,11 +212,11 @@ func TestSquashHoldsOneChangeARow(t *testing.T) {
 	between := rowOf(games.Insert(game{ID: 7, Score: 1}))
 	squashDo(t, games, "g2 g3")
 	collected(t, "a row between is held", func() bool { return between.Value() == nil })
-	require.Equal(t, "+5", optionAll(feed))
+	require.Equal(t, "+5", allOf(feed))
 	last := weak.Make(stored(games, 7))
 	squashDo(t, games, "g-")
 	require.NotNil(t, last.Value())
-	require.Equal(t, "-6", optionAll(feed))
+	require.Equal(t, "-6", allOf(feed))
 	collected(t, "a row that was handed out is held", func() bool { return last.Value() == nil })
 	runtime.KeepAlive(feed)
 
@@ -252,7 +252,7 @@ func (s optionSelection) squashed(changes []Change[game], scope func(row *game) 
 			continue
 		}
 		if c, ok := optionProject(c, s.keep); ok {
-			words = append(words, optionWord(c, nil))
+			words = append(words, wordOf(c, nil))
 		}
 	}
 	return words
@@ -261,7 +261,7 @@ func (s optionSelection) squashed(changes []Change[game], scope func(row *game) 
 // The sets of every selection, whatever was read when: the fold of them is the
 // selection, also from its initial rows, and after a position.
 func TestSquashOfEverySelection(t *testing.T) {
-	random := tableRand(t)
+	random := newRand(t)
 	everything := func(*game) bool { return true }
 	for _, sel := range optionSelections {
 		t.Run(sel.name, func(t *testing.T) {
@@ -329,7 +329,7 @@ func TestABreakInTheMiddleOfASet(t *testing.T) {
 			func() {
 				defer func() { _ = recover() }()
 				for c, err := range feed {
-					if got = append(got, optionWord(c, err)); len(got) < at {
+					if got = append(got, wordOf(c, err)); len(got) < at {
 						continue
 					}
 					squashDo(t, games, "a2 b2 c2 c3")
@@ -343,9 +343,9 @@ func TestABreakInTheMiddleOfASet(t *testing.T) {
 			rest := take(feed, 3-at)
 			for i, p := range rest {
 				require.Equal(t, game{ID: at + i + 1, Score: 1}, *p.v.New, "as it was then")
-				got = append(got, optionWord(p.v, p.err))
+				got = append(got, wordOf(p.v, p.err))
 			}
-			require.Equal(t, "=4 =5 =6 | =7 =8 =10", strings.Join(got, " ")+" | "+optionAll(feed))
+			require.Equal(t, "4 5 6 | 7 8 10", strings.Join(got, " ")+" | "+allOf(feed))
 		}
 	}
 }
@@ -364,7 +364,7 @@ func newSquashClock() *squashClock { return &squashClock{Table: newGames(), begu
 func (c *squashClock) note(change Change[game], err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told = append(c.told, fmt.Sprintf("%v:%s", time.Since(c.begun).Seconds(), optionWord(change, err)))
+	c.told = append(c.told, fmt.Sprintf("%v:%s", time.Since(c.begun).Seconds(), wordOf(change, err)))
 }
 
 func (c *squashClock) String() string {
@@ -386,18 +386,18 @@ var squashTimes = []struct {
 	events []squashEvent
 	want   string
 }{
-	{"one change", []squashEvent{{1, "a1"}}, "11:=2"},
-	{"the first counts", []squashEvent{{1, "a1"}, {5, "a2"}, {10.9, "b+"}}, "11:=3 11:+4"},
-	{"two sets", []squashEvent{{1, "a1"}, {11.5, "a2"}, {13, "a3"}}, "11:=2 21.5:=4"},
-	{"at the moment it is due", []squashEvent{{1, "a1"}, {11.25, "b+"}}, "11:=2 21.25:+3"},
-	{"a long pause", []squashEvent{{100, "a1"}}, "110:=2"},
-	{"what vanished begins no set", []squashEvent{{1, "b+ b-"}, {5, "a1"}}, "15:=4"},
-	{"what vanishes late begins no set", []squashEvent{{1, "b+"}, {2, "b-"}, {5, "a1"}}, "15:=4"},
+	{"one change", []squashEvent{{1, "a1"}}, "11:2"},
+	{"the first counts", []squashEvent{{1, "a1"}, {5, "a2"}, {10.9, "b+"}}, "11:3 11:+4"},
+	{"two sets", []squashEvent{{1, "a1"}, {11.5, "a2"}, {13, "a3"}}, "11:2 21.5:4"},
+	{"at the moment it is due", []squashEvent{{1, "a1"}, {11.25, "b+"}}, "11:2 21.25:+3"},
+	{"a long pause", []squashEvent{{100, "a1"}}, "110:2"},
+	{"what vanished begins no set", []squashEvent{{1, "b+ b-"}, {5, "a1"}}, "15:4"},
+	{"what vanishes late begins no set", []squashEvent{{1, "b+"}, {2, "b-"}, {5, "a1"}}, "15:4"},
 	{"what vanished, and nothing else", []squashEvent{{1, "b+"}, {2, "b-"}}, ""},
-	{"vanished twice", []squashEvent{{1, "b+"}, {2, "b-"}, {3, "b+"}, {4, "b-"}, {12, "a1"}}, "22:=6"},
-	{"an equal row is due, and left out", []squashEvent{{1, "a1 a0"}, {12, "a1"}}, "22:=4"},
+	{"vanished twice", []squashEvent{{1, "b+"}, {2, "b-"}, {3, "b+"}, {4, "b-"}, {12, "a1"}}, "22:6"},
+	{"an equal row is due, and left out", []squashEvent{{1, "a1 a0"}, {12, "a1"}}, "22:4"},
 	{"drop while nothing waits", []squashEvent{{3, "drop"}}, "3:dropped"},
-	{"drop before a set is due", []squashEvent{{1, "a1"}, {3, "drop"}}, "11:=2 11:dropped"},
+	{"drop before a set is due", []squashEvent{{1, "a1"}, {3, "drop"}}, "11:2 11:dropped"},
 	{"drop after what vanished", []squashEvent{{1, "b+"}, {2, "b-"}, {3, "drop"}}, "3:dropped"},
 	{"cancel while nothing waits", []squashEvent{{3, "cancel"}}, "3:context canceled"},
 	{"cancel before a set is due", []squashEvent{{1, "a1"}, {3, "cancel"}}, "3:context canceled"},
@@ -451,7 +451,7 @@ func TestSquashPolls(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				wake := make(chan struct{}, 1)
 				feed := clock.Changes(ctx, Squash(10*time.Second), Poll(wake))
-				require.Empty(t, optionAll(feed))
+				require.Empty(t, allOf(feed))
 				over := make(chan struct{})
 				go func() {
 					for {
@@ -486,20 +486,20 @@ func TestSquashIsReadLate(t *testing.T) {
 		feed := games.Changes(t.Context(), Squash(10*time.Second), Poll(nil))
 		squashDo(t, games, "a+")
 		time.Sleep(10*time.Second - time.Nanosecond)
-		require.Empty(t, optionAll(feed))
+		require.Empty(t, allOf(feed))
 		time.Sleep(time.Nanosecond)
-		require.Equal(t, "+1", optionAll(feed))
+		require.Equal(t, "+1", allOf(feed))
 		squashDo(t, games, "a1")
 		time.Sleep(time.Minute)
 		squashDo(t, games, "a2")
-		require.Equal(t, "=3", optionAll(feed), "of the first change on")
+		require.Equal(t, "3", allOf(feed), "of the first change on")
 		squashDo(t, games, "a3")
-		require.Empty(t, optionAll(feed))
+		require.Empty(t, allOf(feed))
 		games.Drop()
-		require.Empty(t, optionAll(feed), "what is pending is due before the end")
+		require.Empty(t, allOf(feed), "what is pending is due before the end")
 		time.Sleep(10 * time.Second)
-		require.Equal(t, "=4 dropped", optionAll(feed))
-		require.Equal(t, "dropped", optionAll(feed))
+		require.Equal(t, "4 dropped", allOf(feed))
+		require.Equal(t, "dropped", allOf(feed))
 	})
 }
 
@@ -508,7 +508,7 @@ func TestSquashIsReadLate(t *testing.T) {
 func TestSquashesWithDifferentWaits(t *testing.T) {
 	inBubbles(t, func(t *testing.T) {
 		games := newGames()
-		var loops []*feedFollower
+		var loops []*follower
 		for wait := range 6 {
 			loops = append(loops, follow(games.Row(1).Changes(t.Context(), Squash(time.Duration(wait)*time.Second)), nil))
 		}
@@ -548,12 +548,12 @@ func TestSquashAfter(t *testing.T) {
 		want   string
 	}{
 		{"all is held", 100, 0, 0, "+4 +6 +7"},
-		{"some is held", 100, 4, 0, "+6 =7"},
-		{"the last", 100, 5, 0, "=6 =7"},
-		{"at the end", 100, 6, 0, "=7"},
-		{"some is lost", 4, 0, 0, "skip2(1-2) =4 +6 =7"},
-		{"all is lost", 0, 0, 0, "skip6(1-6) =7"},
-		{"due at once", 100, 4, time.Hour, "+6 =7"},
+		{"some is held", 100, 4, 0, "+6 7"},
+		{"the last", 100, 5, 0, "6 7"},
+		{"at the end", 100, 6, 0, "7"},
+		{"some is lost", 4, 0, 0, "skip2(1-2) 4 +6 7"},
+		{"all is lost", 0, 0, 0, "skip6(1-6) 7"},
+		{"due at once", 100, 4, time.Hour, "+6 7"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			games := newGames()
@@ -561,10 +561,10 @@ func TestSquashAfter(t *testing.T) {
 			squashDo(t, games, "a+ b+ a1 a2 c+ c1") // 1 to 6
 			feed := games.Changes(t.Context(), After(test.after), Squash(test.wait), Poll(nil))
 			squashDo(t, games, "b1") // 7
-			require.Equal(t, test.want, optionAll(feed))
+			require.Equal(t, test.want, allOf(feed))
 			if test.wait > 0 {
 				squashDo(t, games, "b2")
-				require.Empty(t, optionAll(feed), "but the next set is not")
+				require.Empty(t, allOf(feed), "but the next set is not")
 			}
 		})
 	}
@@ -579,9 +579,9 @@ func TestFeedsTellsOfSquashAfter(t *testing.T) {
 	squashDo(t, games, "a+ b+ c+ d+ e+")
 	feed := games.Changes(t.Context(), After(1), Squash(0), Poll(nil))
 	require.Equal(t, []FeedInfo{{Buffered: 3, Skipped: 1, Seq: 1}}, games.Feeds())
-	require.Equal(t, "skip1(2-2) +3", optionWords(feed, 2))
+	require.Equal(t, "skip1(2-2) +3", wordsOf(feed, 2))
 	require.Equal(t, []FeedInfo{{Buffered: 2, Delivered: 1, Skipped: 1, Seq: 3}}, games.Feeds())
-	require.Equal(t, "+4 +5", optionAll(feed))
+	require.Equal(t, "+4 +5", allOf(feed))
 	require.Equal(t, []FeedInfo{{Delivered: 3, Skipped: 1, Seq: 5}}, games.Feeds())
 }
 
@@ -592,13 +592,13 @@ func TestSquashWithIncludeInitial(t *testing.T) {
 		squashDo(t, games, "a+ b+ c+")
 		feed := games.Changes(t.Context(), Squash(0), IncludeInitial(), Poll(nil))
 		squashDo(t, games, "a1 a2 b-")
-		got := optionWords(feed, at)
+		got := wordsOf(feed, at)
 		squashDo(t, games, "d+ d- b+ c-")
 		if at > 0 {
 			got += " "
 		}
-		got += optionAll(feed)
-		want := "row1 row2 row3 ready3 =5 -10"
+		got += allOf(feed)
+		want := "row1 row2 row3 ready3 5 -10"
 		if at == 4 {
 			require.Equal(t, want, got)
 			continue
@@ -644,12 +644,12 @@ func TestABatchOfASquashedTransactionIsNotSplit(t *testing.T) {
 			all := games.Batches(t.Context(), 2, Squash(0), Poll(nil))
 			part := games.players.Equal("").Batches(t.Context(), 2, Squash(0), Poll(nil))
 			test.write(games.Table)
-			require.Equal(t, test.want, optionBatches(all, -1))
-			require.Equal(t, test.want, optionBatches(part, -1))
+			require.Equal(t, test.want, batchesOf(all, -1))
+			require.Equal(t, test.want, batchesOf(part, -1))
 			next := int(games.Seq()) + 1
 			squashDo(t, games.Table, "x+ y+ z+")
 			want := fmt.Sprintf("[+%d +%d] [+%d]", next, next+1, next+2)
-			require.Equal(t, want, optionBatches(all, -1))
+			require.Equal(t, want, batchesOf(all, -1))
 		})
 	}
 }
@@ -658,7 +658,7 @@ func TestABatchOfASquashedTransactionIsNotSplit(t *testing.T) {
 // has all of it or none, also while others write. Run with -race.
 func TestASetHasAllOfATransaction(t *testing.T) {
 	games := newGames()
-	optionRows(t, games, 0, 1)
+	insertRows(t, games, 0, 1)
 	feed := games.Changes(t.Context(), Squash(0))
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -706,16 +706,16 @@ func TestAnEndedSquashHoldsNothing(t *testing.T) {
 		{"cancelled, not ranged", func(_ *Table[int, game], _ Stream[Change[game]], cancel func()) { cancel() }},
 		{"cancelled and ranged", func(_ *Table[int, game], feed Stream[Change[game]], cancel func()) {
 			cancel()
-			optionAll(feed)
+			allOf(feed)
 		}},
 		{"cancelled in the middle of a set, and ranged", func(_ *Table[int, game], feed Stream[Change[game]], cancel func()) {
-			optionWords(feed, 1)
+			wordsOf(feed, 1)
 			cancel()
-			optionAll(feed)
+			allOf(feed)
 		}},
 		{"dropped and drained", func(games *Table[int, game], feed Stream[Change[game]], _ func()) {
 			games.Drop()
-			optionAll(feed)
+			allOf(feed)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -727,7 +727,7 @@ func TestAnEndedSquashHoldsNothing(t *testing.T) {
 					sel = games.Range(0, 10)
 				}
 				feed := sel.Changes(ctx, Squash(0))
-				optionRows(t, games, 1, 5)
+				insertRows(t, games, 1, 5)
 				row := weak.Make(stored(games, 5))
 				test.end(games, feed, cancel)
 				cancel()
@@ -845,10 +845,10 @@ func TestATransactionThatVanishedJoinsNothing(t *testing.T) {
 			must[game](t)(games.In(tx).Delete(1))
 			return nil
 		}, games))
-		optionRows(t, games, 2, 3)
+		insertRows(t, games, 2, 3)
 		if after {
 			feed = follow(After(0))
 		}
-		require.Equal(t, "[+3] [+4]", optionBatches(feed, -1), "after=%t", after)
+		require.Equal(t, "[+3] [+4]", batchesOf(feed, -1), "after=%t", after)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"flag"
 	"iter"
 	"maps"
 	"math"
@@ -20,93 +19,6 @@ import (
 	"github.com/google/btree"
 	"github.com/stretchr/testify/require"
 )
-
-// A game is the row of most tests.
-type game struct {
-	ID     int    `json:"id"`
-	Player string `json:"player,omitempty"`
-	Score  int    `json:"score,omitempty"`
-}
-
-func newGames() *Table[int, game] {
-	return NewTable("games", func(g *game) int { return g.ID })
-}
-
-// A pair is what a stream hands to a loop.
-type pair[T any] struct {
-	v   T
-	err error
-}
-
-// take ranges over s until it has n pairs or s ends by itself.
-func take[T any](s Stream[T], n int) (pairs []pair[T]) {
-	if n == 0 {
-		return nil
-	}
-	for v, err := range s {
-		pairs = append(pairs, pair[T]{v, err})
-		if len(pairs) == n {
-			break
-		}
-	}
-	return pairs
-}
-
-var tableSeed = flag.Uint64("table.seed", 0, "seed for the random tests of table and tree; 0: a new one")
-
-// tableRand returns a source of random numbers whose seed is printed if the test fails.
-func tableRand(t *testing.T) *rand.Rand {
-	seed := *tableSeed
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Logf("replay with -table.seed=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
-// A tableState is what a write changes, as T1 has it.
-type tableState[V any] struct {
-	rows     []*V
-	seq, end uint64
-	feeds    []FeedInfo
-}
-
-func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		s.rows = append(s.rows, e.cell.row)
-		return true
-	})
-	s.seq, s.end, s.feeds = t.seq, t.allScope.ring.end.Load(), t.Feeds()
-	return s
-}
-
-// requireState requires that a table is as it was: the very same rows, T3 and T4.
-func requireState[K, V any](t *testing.T, was tableState[V], table *Table[K, V]) {
-	t.Helper()
-	require.True(t, table.mu.TryLock(), "the lock must be free")
-	table.mu.Unlock()
-	is := stateOf(table)
-	require.True(t, slices.Equal(was.rows, is.rows), "the stored rows must be the same ones")
-	require.Equal(t, was, is)
-}
-
-// stored returns the row that a table stores.
-func stored[K, V any](t *Table[K, V], key K) *V {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.cellLocked(key).rowOrNil()
-}
-
-// must returns the Change of a write that does not fail.
-func must[V any](t *testing.T) func(c Change[V], err error) Change[V] {
-	return func(c Change[V], err error) Change[V] {
-		t.Helper()
-		require.NoError(t, err)
-		return c
-	}
-}
 
 // "Every write returns the change it made", and its subscribers get the same one.
 func TestWritesReturnTheChangeTheyMade(t *testing.T) {
@@ -300,7 +212,7 @@ func TestFloatKeysAreComparedWithCmpCompare(t *testing.T) {
 func TestAllAndBackwardReturnTheRowsInTheOrderOfKeys(t *testing.T) {
 	for _, n := range []int{0, 1, 100_000} {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
-			r, games := tableRand(t), newGames()
+			r, games := newRand(t), newGames()
 			for _, id := range r.Perm(n) {
 				must[game](t)(games.Insert(game{ID: id, Score: -id}))
 			}
@@ -683,7 +595,7 @@ func TestChangesMarshalAsInRethinkDB(t *testing.T) {
 func TestConcurrentWritesAndReadsHaveOneHistory(t *testing.T) {
 	const writers, readers, writes, keys = 4, 3, 1500, 12
 	games := newGames()
-	seed := tableRand(t).Uint64()
+	seed := testSeed(t)
 	var number atomic.Int64 // makes each row written one of a kind
 
 	type view struct { // what a reader saw

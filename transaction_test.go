@@ -412,7 +412,7 @@ func TestATransactionIsNeverSplit(t *testing.T) {
 // another, so that the sum is always 0.
 func TestTransactionsAreAtomicForAllFeeds(t *testing.T) {
 	const rows, moves = 10, 2000
-	seed := tableRand(t).Uint64()
+	seed := testSeed(t)
 	for _, test := range []struct {
 		name string
 		opts []FeedOption
@@ -550,7 +550,7 @@ func TestTransactionsDoNotDeadlock(t *testing.T) {
 		must[game](t)(games.Insert(game{ID: 1}))
 	}
 	must[selUser](t)(b.Insert(selUser{"user", "0"}))
-	seed := tableRand(t).Uint64()
+	seed := testSeed(t)
 	var wg sync.WaitGroup
 	for i := range goroutines {
 		wg.Go(func() {
@@ -974,7 +974,7 @@ func TestATransactionWakesItsReadersOnce(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		wakes := make(map[string]chan struct{})
 		polls := make(map[string]Stream[Change[game]])
-		loops := make(map[string]*feedFollower)
+		loops := make(map[string]*follower)
 		for name, s := range map[string]Selection[int, game]{
 			"Table": games.all(), "Row(1)": games.Row(1), "Row(2)": games.Row(2), "Range": games.Range(1, 3), "others": others.all(),
 		} {
