@@ -47,212 +47,235 @@ func (w *window[T]) taken(ctx context.Context, n int) (elements []T) {
 // ringLimits are at, and next to, the sizes of pages.
 var ringLimits = []uint64{1, 2, 7, 8, 9, 255, 256, 257, 1000}
 
-// A ringRead is what a read returned.
-type ringRead struct {
-	v, skipped uint64
-	ok         bool
-}
-
-// A ringReader is a window on a ring whose elements are their own positions, and
-// what the rule of overflow says about it.
-type ringReader struct {
-	ring[uint64]
+// A modelWindow is a window beside a model of it.
+type modelWindow struct {
 	window[uint64]
-	pos, last uint64 // of the next read, of the next append
-}
-
-func (x *ringReader) appendMore(n uint64) {
-	for range n {
-		x.append(x.last)
-		x.last++
+	model struct {
+		pos, passed        uint64 // the next position to read, and the sequence number before it
+		oldest             uint64 // nothing before this position is held for it
+		delivered, skipped uint64
 	}
 }
 
-func (x *ringReader) requireRead(t *testing.T, want ringRead) {
-	t.Helper()
-	v, skipped, ok := x.readNext()
-	if got := (ringRead{v, skipped, ok}); got != want {
-		require.Equal(t, want, got)
+// A ringModel is a ring whose elements are their own positions, beside a model of it: the
+// numbers that say what each window may still read.
+type ringModel struct {
+	*testing.T
+	ring[uint64]
+	rng            *rand.Rand
+	reached        map[string]int
+	end            uint64
+	retain, oldest uint64 // the newest elements to retain, of those from oldest on
+	open           []*modelWindow
+}
+
+// keeps reports whether elements are kept.
+func (m *ringModel) keeps() bool { return len(m.open) > 0 || m.retain > 0 }
+
+// retained returns the first position that is retained.
+func (m *ringModel) retained() uint64 { return max(m.oldest, m.end-min(m.end, m.retain)) }
+
+// held returns the first position that w may still read.
+func (m *ringModel) held(w *modelWindow) uint64 {
+	return max(w.model.pos, w.model.oldest, m.end-min(m.end, w.limit))
+}
+
+// number returns the sequence number before the element at a position.
+func (m *ringModel) number(pos uint64) uint64 {
+	if m.seqOf == nil {
+		return pos
+	}
+	return m.seqOf(pos) - 1
+}
+
+func (m *ringModel) usage(w *modelWindow) usage {
+	held := m.held(w)
+	return usage{
+		passed: w.model.passed, limit: w.limit, delivered: w.model.delivered,
+		skipped: w.model.skipped + held - w.model.pos, buffered: m.end - held,
 	}
 }
 
-// requireGap reads what comes before the elements: with N unread and a limit of n
-// nothing special if N <= n, else one gap of N-n.
-func (x *ringReader) requireGap(t *testing.T) {
-	t.Helper()
-	if unread := x.last - x.pos; unread > x.limit {
-		x.pos += unread - x.limit
-		x.requireRead(t, ringRead{0, unread - x.limit, false})
+// put puts n elements, publishes them together or discards them, and does something else
+// before that. Readers see all of them or none.
+func (m *ringModel) put(n uint64, publish bool, before func()) {
+	for i := range n {
+		m.putTableLocked(m.end + i)
 	}
-}
-
-// requireNext reads n elements, in order.
-func (x *ringReader) requireNext(t *testing.T, n uint64) {
-	t.Helper()
-	for range n {
-		x.requireRead(t, ringRead{x.pos, 0, true})
-		x.pos++
-	}
-}
-
-// "With N unread changes and a buffer of n, the next read yields nothing special if
-// N <= n, and else one SkippedError{Count: N-n} before the n newest, in order; then
-// the stream goes on. This holds at any point, also in the middle of a backlog."
-func TestRingOverflowIsExact(t *testing.T) {
-	for _, limit := range ringLimits {
-		for _, beside := range []uint64{0, 1, 100_000} { // what another window, which stalls, would hold
-			t.Run(fmt.Sprintf("limit=%d/beside=%d", limit, beside), func(t *testing.T) {
-				// The position where it falls behind: in a page, on its last slot, at its end.
-				for _, at := range []uint64{0, 3, 4, 251, 252, 500} {
-					var x ringReader
-					if beside > 0 {
-						x.ring.openTableLocked(new(window[uint64]), beside)
-					}
-					x.ring.openTableLocked(&x.window, limit)
-					for range at {
-						x.appendMore(1)
-						x.requireNext(t, 1)
-					}
-					for _, unread := range []uint64{0, 1, limit, limit + 1, limit + 300} {
-						for _, between := range []uint64{0, 1, limit + 1} {
-							x.appendMore(unread)
-							x.requireGap(t)
-							x.appendMore(between) // after the gap was told, before the next read
-							x.requireGap(t)
-							x.requireNext(t, (x.last-x.pos)/2)
-							x.appendMore(unread/2 + 1) // in the middle of a backlog
-							x.requireGap(t)
-							x.requireNext(t, x.last-x.pos)
-							x.requireRead(t, ringRead{})
-						}
-					}
+	require.Equal(m, m.keeps() && n > 0, m.unpublished())
+	m.compare()
+	before()
+	if publish {
+		m.publishTableLocked()
+		m.end += n
+	} else {
+		m.discardTableLocked()
+		for _, p := range m.pages {
+			for i, v := range p.slots {
+				if p.first+uint64(i) >= m.end {
+					require.Zero(m, v, "a discarded element is held")
 				}
-			})
+			}
+		}
+		for _, p := range m.pages[len(m.pages):cap(m.pages)] {
+			require.Nil(m, p, "a discarded page is held")
+		}
+	}
+	require.False(m, m.unpublished())
+}
+
+// openAt opens a window at a position.
+func (m *ringModel) openAt(limit, pos uint64) {
+	w := new(modelWindow)
+	m.beginTableLocked(m.end)
+	w.beginAfter(77)
+	m.openAtTableLocked(&w.window, limit, pos)
+	w.model.pos, w.model.oldest, w.model.passed = pos, max(pos, m.retained()), 77
+	if m.seqOf == nil {
+		w.model.passed = pos
+	}
+	switch m.open = append(m.open, w); {
+	case w.model.oldest == pos && pos < m.end:
+		m.reached["all is held"]++
+	case w.model.oldest > pos && w.model.oldest == m.end:
+		m.reached["nothing is held"]++
+	case w.model.oldest > pos:
+		m.reached["some is held"]++
+	}
+}
+
+// read reads n times, or until there is nothing to read.
+func (m *ringModel) read(w *modelWindow, n int) {
+	for range n {
+		page, first := w.page.Load(), m.pages[0].first
+		v, skipped, ok := w.readNext()
+		moved := page != w.page.Load()
+		switch held := m.held(w); {
+		case held > w.model.pos:
+			require.Equal(m, []any{held - w.model.pos, false}, []any{skipped, ok}, "a gap")
+			w.model.pos, w.model.skipped = held, w.model.skipped+skipped
+			if m.seqOf == nil || held < m.end {
+				w.model.passed = m.number(held)
+			}
+			switch {
+			case held == m.end:
+				m.reached["gap up to the end"]++
+			case page.first < first:
+				m.reached["jump over dropped pages"]++
+			case moved:
+				m.reached["jump to another page"]++
+			default:
+				m.reached["jump within a page"]++
+			}
+		case held < m.end:
+			if v != held || skipped > 0 || !ok {
+				require.Equal(m, []any{held, uint64(0), true}, []any{v, skipped, ok})
+			}
+			w.model.pos, w.model.delivered = held+1, w.model.delivered+1
+			w.model.passed = held + 1
+			if m.seqOf != nil {
+				w.model.passed = m.seqOf(held)
+			}
+			if w.model.pos == w.page.Load().end() && w.model.pos < m.end && m.held(w) == w.model.pos {
+				m.reached["page's end"]++
+				skipped, advanced := w.advance()
+				require.Equal(m, []any{uint64(0), true}, []any{skipped, advanced})
+				require.Equal(m, w.model.passed, w.passed(), "on the next page")
+			}
+		default:
+			require.Equal(m, []any{uint64(0), false}, []any{skipped, ok}, "nothing to read")
+			m.reached["nothing to read"]++
+			return
 		}
 	}
 }
 
-// "ErrTableDropped, after everything that was still buffered."
-func TestRingClosedIsDrainedAfterTheLastElement(t *testing.T) {
-	var x ringReader
-	x.ring.openTableLocked(&x.window, 20)
-	x.appendMore(25)
-	x.ring.close()
-	x.requireGap(t)
-	for range 20 {
-		require.False(t, x.drained())
-		x.requireNext(t, 1)
-	}
-	x.requireRead(t, ringRead{})
-	require.True(t, x.drained())
-	require.False(t, x.arm(), "nothing to wait for")
+// close closes a window, which then finds nothing.
+func (m *ringModel) close(i int) {
+	w := m.open[i]
+	m.open = slices.Delete(m.open, i, i+1)
+	w.window.close()
+	w.window.close()
+	require.EqualValues(m, len(m.open), m.windows, "closed once")
+	w.setLimit(5)
+	skipped, open := w.skipAllTableLocked(1)
+	require.Equal(m, []any{uint64(0), false}, []any{skipped, open})
+	_, skipped, ok := w.readNext()
+	require.Equal(m, []any{uint64(0), false}, []any{skipped, ok})
+	require.False(m, w.arm(), "nothing to wait for")
 }
 
-func TestRingClosedWindowFindsNothing(t *testing.T) {
-	for _, unread := range []uint64{0, 1, 8, 9, 100} {
-		var x ringReader
-		x.ring.openTableLocked(&x.window, 20)
-		x.ring.openTableLocked(new(window[uint64]), 20) // elements come on
-		x.appendMore(unread)
-		x.window.close()
-		x.window.close()
-		require.EqualValues(t, 1, x.windows, "closed once")
-		x.appendMore(1)
-		x.requireRead(t, ringRead{})
-		require.False(t, x.arm(), "nothing to wait for")
+// compare checks R2, that each window has the figures of its model.
+func (m *ringModel) compare() {
+	for _, w := range m.open {
+		if got, want := w.usage(), m.usage(w); got != want {
+			require.Equal(m, want, got)
+		}
 	}
 }
 
-// A modelWindow is a window beside its model, which keeps all that it has not read
-// in a slice of its own.
-type modelWindow struct {
-	window[int]
-	model struct {
-		unread    []int
-		appended  int
-		delivered int
-		skipped   int // and told
-	}
-}
-
-// modelRead is read in the model.
-func (w *modelWindow) modelRead() (v int, skipped uint64, ok bool) {
-	m := &w.model
-	if over := len(m.unread) - int(w.limit); over > 0 {
-		m.unread = m.unread[over:]
-		m.skipped += over
-		return 0, uint64(over), false
-	}
-	if len(m.unread) == 0 {
-		return 0, 0, false
-	}
-	v, m.unread = m.unread[0], m.unread[1:]
-	m.delivered++
-	return v, 0, true
-}
-
-// modelUsage is usage in the model.
-func (w *modelWindow) modelUsage() usage {
-	m := &w.model
-	over := max(0, len(m.unread)-int(w.limit))
-	return usage{
-		limit:     w.limit,
-		passed:    w.start + uint64(m.delivered+m.skipped),
-		delivered: uint64(m.delivered),
-		skipped:   uint64(m.skipped + over),
-		buffered:  uint64(len(m.unread) - over),
-	}
-}
-
-// requireRing checks the ring's directory against what its windows may still read.
-func requireRing(t *testing.T, r *ring[int], open []*modelWindow) {
-	t.Helper()
-	end, tail := r.end.Load(), r.tail.Load()
-	if len(open) == 0 {
-		require.Empty(t, r.pages, "R3: nobody reads")
-		require.Nil(t, tail, "R3: nobody reads")
-		require.Nil(t, r.behind, "R3: nobody reads")
+// check checks the ring's directory against what its windows may still read.
+func (m *ringModel) check() {
+	tail := m.tail.Load()
+	if !m.keeps() {
+		require.Empty(m, m.pages, "R3: nobody reads")
+		require.Nil(m, tail, "R3: nobody reads")
+		require.Nil(m, m.behind, "R3: nobody reads")
+		m.reached["no pages"]++
 		return
 	}
-	require.Same(t, tail, r.pages[len(r.pages)-1])
-	require.LessOrEqual(t, tail.first, end)
-	require.GreaterOrEqual(t, tail.end(), end)
-	for i, p := range r.pages[1:] {
-		require.Equal(t, r.pages[i].end(), p.first, "no hole")
-		require.Len(t, p.slots, min(2*len(r.pages[i].slots), 256), "pages double")
+	require.Equal(m, m.end, m.ring.end.Load())
+	require.Same(m, tail, m.pages[len(m.pages)-1])
+	require.LessOrEqual(m, tail.first, m.end)
+	require.GreaterOrEqual(m, tail.end(), m.end)
+	for i, p := range m.pages[1:] {
+		require.Equal(m, m.pages[i].end(), p.first, "no hole")
+		require.Len(m, p.slots, min(2*len(m.pages[i].slots), maxPage), "pages double")
 	}
 
-	needed := end // the first position that some window may still read
-	standing := make(map[*page[int]]map[uint64]int)
-	for _, w := range open {
-		needed = min(needed, max(w.pos.Load(), end-min(end, w.limit)))
+	needed := m.end // the first position that is retained, or that some window may still read
+	if m.retain > 0 {
+		needed = m.retained()
+	}
+	standing := make(map[*page[uint64]]map[uint64]int)
+	for _, w := range m.open {
+		needed = min(needed, m.held(w))
 		p := w.page.Load()
 		if standing[p] == nil {
 			standing[p] = make(map[uint64]int)
 		}
 		standing[p][w.limit]++
 	}
-	require.LessOrEqual(t, r.pages[0].first, needed, "R3: what some window may still read is held")
+	require.LessOrEqual(m, m.pages[0].first, needed, "R3: what some window may still read is held")
 	unneeded := 0
-	for i, p := range r.pages {
+	for i, p := range m.pages {
 		if p != tail && p.end() <= needed {
 			unneeded += len(p.slots)
 		}
 		if !maps.Equal(standing[p], p.pins.counts()) {
-			require.Equal(t, standing[p], p.pins.counts(), "windows on page %d of %d", i, len(r.pages))
+			require.Equal(m, standing[p], p.pins.counts(), "windows on page %d of %d", i, len(m.pages))
 		}
 	}
-	require.LessOrEqual(t, unneeded, len(tail.slots), "R3: to within a page, nothing else is held")
+	require.LessOrEqual(m, unneeded, len(tail.slots), "R3: to within a page, nothing else is held")
 
 	behind := make(map[uint64]int)
 	for p, limits := range standing {
-		if p.first < r.pages[0].first {
+		if p.first < m.pages[0].first {
 			behind[slices.Max(slices.Collect(maps.Keys(limits)))]++
-			require.Equal(t, limits, p.pins.counts(), "windows on a page that was dropped")
+			require.Equal(m, limits, p.pins.counts(), "windows on a page that was dropped")
 		}
 	}
-	if !maps.Equal(behind, r.behind.counts()) {
-		require.Equal(t, behind, r.behind.counts(), "pages that were dropped")
+	if !maps.Equal(behind, m.behind.counts()) {
+		require.Equal(m, behind, m.behind.counts(), "pages that were dropped")
+	}
+	if len(tail.pins.counts()) >= 5 {
+		m.reached["many limits on a page"]++
+	}
+	if len(m.behind.counts()) >= 2 {
+		m.reached["several dropped pages"]++
+	}
+	if len(tail.slots) == maxPage {
+		m.reached["largest page"]++
 	}
 }
 
@@ -274,131 +297,127 @@ func (t *tally) counts() map[uint64]int {
 	return counts
 }
 
-// A window is to its reader a ring buffer of its own, whatever other windows there
-// are. After each step, R2 holds for each window, and R3.
+// To its reader, a window is a ring buffer of its own, whatever other windows there are.
+// "With N unread changes and a buffer of n, the next read yields nothing special if N <= n,
+// and else one SkippedError{Count: N-n} before the n newest, in order; then the stream
+// goes on. This holds at any point, also in the middle of a backlog." After each step, R2
+// holds for each window, and R3 for the ring.
 func TestRingIsOneBufferForEachWindow(t *testing.T) {
-	rng := newRand(t)
-	reached := make(map[string]int)
-	var r ring[int]
-	var open []*modelWindow
-	next, limits := 0, 0
-
-	appendMore := func(n int) {
-		for range n {
-			r.append(next)
-			for _, w := range open {
-				w.model.unread = append(w.model.unread, next)
-				w.model.appended++
+	rng, reached := newRand(t), make(map[string]int)
+	for run := range 12 {
+		m := &ringModel{T: t, rng: rng, reached: reached}
+		if run%2 == 0 {
+			m.seqOf = func(v uint64) uint64 { return 7*v + 100 }
+		}
+		for range 2000 {
+			m.step()
+			m.compare()
+			m.check()
+		}
+		m.ring.close()
+		for _, w := range m.open {
+			for m.held(w) < m.end || w.model.pos < m.held(w) {
+				require.False(t, w.drained())
+				m.read(w, 1)
 			}
-			next++
+			require.True(t, w.drained())
+			require.False(t, w.arm(), "nothing to wait for")
 		}
 	}
-	read := func(w *modelWindow, n int) {
-		for range n {
-			page, first := w.page.Load(), r.pages[0].first
-			wantV, wantSkipped, wantOK := w.modelRead()
-			v, skipped, ok := w.readNext()
-			if v != wantV || skipped != wantSkipped || ok != wantOK {
-				require.Equal(t, []any{wantV, wantSkipped, wantOK}, []any{v, skipped, ok})
-			}
-			moved := page != w.page.Load()
-			switch {
-			case skipped > 0 && page.first < first:
-				reached["jump over dropped pages"]++
-			case skipped > 0 && moved:
-				reached["jump to another page"]++
-			case skipped > 0:
-				reached["jump within a page"]++
-			case ok && moved:
-				reached["page-wrap"]++
-			case ok:
-				reached["element"]++
-			default:
-				reached["nothing unread"]++
-				return
-			}
-		}
-	}
-	shut := func(i int) {
-		open[i].close()
-		open = slices.Delete(open, i, i+1)
-	}
-	some := func() int { return rng.IntN(len(open)) }
-	all := 1 << 20
-
-	for step := range 5000 {
-		var held uint64 // the first position held
-		if len(r.pages) > 0 {
-			held = r.pages[0].first
-		}
-		op := rng.IntN(100)
-		did := "read"
-		switch {
-		case len(open) == 0 && op < 50:
-			did = "append unheard"
-			end := r.end.Load()
-			appendMore(1 + rng.IntN(300))
-			require.Equal(t, end, r.end.Load(), "nobody reads: nothing is kept")
-			reached[did]++
-		case len(open) == 0 || op < 7 && len(open) < 40:
-			did = "open"
-			limits++
-			limit := ringLimits[rng.IntN(len(ringLimits))]
-			switch limits % 3 {
-			case 1:
-				limit = 1 + rng.Uint64N(3000) // many different ones
-			case 2:
-				limit = 1 << rng.IntN(20)
-			}
-			w := new(modelWindow)
-			r.openTableLocked(&w.window, limit)
-			open = append(open, w)
-		case op < 11:
-			did = "close"
-			shut(some())
-		case op == 11 && rng.IntN(4) == 0:
-			did = "close"
-			for len(open) > 0 {
-				shut(some())
-			}
-		case op < 40:
-			did = "append"
-			appendMore(1 + rng.IntN(1<<rng.IntN(10)))
-		case op < 70:
-			read(open[some()], 1+rng.IntN(1<<rng.IntN(9)))
-		default:
-			read(open[some()], all) // it keeps up
-		}
-
-		if len(r.pages) > 0 {
-			if r.pages[0].first > held && held > 0 {
-				reached["trim on "+did]++
-			}
-			if len(r.tail.Load().pins.counts()) >= 5 {
-				reached["many limits on a page"]++
-			}
-			if len(r.behind.counts()) >= 2 {
-				reached["several dropped pages"]++
-			}
-			if len(r.tail.Load().slots) == maxPage {
-				reached["largest page"]++
-			}
-		} else {
-			reached["no pages"]++
-		}
-		requireRing(t, &r, open)
-		got, want := make([]usage, len(open)), make([]usage, len(open))
-		for i, w := range open {
-			got[i], want[i] = w.usage(), w.modelUsage()
-			if sum := got[i].delivered + got[i].skipped + got[i].buffered; sum != uint64(w.model.appended) {
-				require.EqualValues(t, w.model.appended, sum, "R2, step %d", step)
-			}
-		}
-		require.Equal(t, want, got, "step %d: %s", step, did)
-	}
-	requireOutcomes(t, reached, "element", "nothing unread", "page-wrap", "jump within a page", "jump to another page",
-		"jump over dropped pages", "trim on append", "trim on read", "trim on close", "append unheard", "no pages",
+	requireOutcomes(t, reached, "nothing to read", "page's end", "jump within a page", "jump to another page", "jump over dropped pages",
+		"gap up to the end", "all is held", "some is held", "nothing is held", "append unheard", "no pages", "retain more", "retain less",
+		"retain nothing", "trim on append", "trim on read", "trim on close", "trim on skip", "trim on limit", "closed while unpublished",
 		"many limits on a page", "several dropped pages", "largest page")
+}
+
+// step does something to the ring, at random.
+func (m *ringModel) step() {
+	var held uint64 // the first position held
+	if len(m.pages) > 0 {
+		held = m.pages[0].first
+	}
+	var w *modelWindow
+	if len(m.open) > 0 {
+		w = m.open[m.rng.IntN(len(m.open))]
+	}
+	limit := ringLimits[m.rng.IntN(len(ringLimits))]
+	if m.rng.IntN(3) == 0 {
+		limit = 1 + m.rng.Uint64N(3000) // many different ones
+	}
+	did, op := "", m.rng.IntN(100)
+	switch {
+	case op < 8 && len(m.open) < 40:
+		pos := m.end
+		if m.rng.IntN(2) == 0 {
+			pos -= min(pos, m.rng.Uint64N(1<<m.rng.IntN(12)))
+		}
+		m.openAt(limit, pos)
+	case op < 12:
+		n := []uint64{0, 0, 1, 3, 30, 300}[m.rng.IntN(6)]
+		m.beginTableLocked(m.end)
+		m.oldest = m.retained() // what an earlier call let go does not come back
+		switch {
+		case n == 0 && m.retain > 0:
+			m.reached["retain nothing"]++
+		case n > m.retain:
+			m.reached["retain more"]++
+		case n < m.retain:
+			m.reached["retain less"]++
+		}
+		m.retainTableLocked(n)
+		m.retain = n
+	case op < 35 || w == nil:
+		if did = "append"; !m.keeps() {
+			m.reached["append unheard"]++
+		}
+		for range 1 + m.rng.IntN(1<<m.rng.IntN(10)) {
+			m.putTableLocked(m.end)
+			m.publishTableLocked()
+			m.end++
+		}
+	case op < 45:
+		m.put(m.rng.Uint64N(1<<m.rng.IntN(11)), m.rng.IntN(2) == 0, func() {
+			for len(m.open) > 0 && m.rng.IntN(8) == 0 {
+				m.close(0)
+				m.reached["closed while unpublished"]++
+			}
+		})
+	case op < 50:
+		did = "close"
+		m.close(m.rng.IntN(len(m.open)))
+	case op == 50 && m.rng.IntN(2) == 0:
+		for len(m.open) > 0 {
+			m.close(0)
+		}
+	case op < 55:
+		did = "skip"
+		unread := m.end - w.model.pos
+		skipped, open := w.skipAllTableLocked(12_345)
+		require.Equal(m, []any{unread, true}, []any{skipped, open})
+		w.model.pos, w.model.skipped, w.model.passed = m.end, w.model.skipped+unread, 12_345
+		if m.seqOf == nil {
+			w.model.passed = m.end
+		}
+	case op < 60:
+		did = "limit"
+		if limit > w.limit && m.end-w.model.pos > w.limit {
+			break // what the smaller limit let go is gone
+		}
+		w.model.oldest = max(w.model.oldest, m.end-min(m.end, limit))
+		w.setLimit(limit)
+	case op < 80:
+		did = "read"
+		m.read(w, 1+m.rng.IntN(1<<m.rng.IntN(9)))
+	default:
+		did = "read"
+		m.read(w, math.MaxInt)
+	}
+	if m.beginTableLocked(m.end + 5); !m.keeps() { // it does nothing while elements are kept
+		m.beginTableLocked(m.end)
+	}
+	if len(m.pages) > 0 && m.pages[0].first > held && held > 0 {
+		m.reached["trim on "+did]++
+	}
 }
 
 func TestRingTallyCountsByLimit(t *testing.T) {
@@ -616,26 +635,26 @@ func TestRingThousandStalledHoldWhatOneHolds(t *testing.T) {
 // to add a page or to wake." T6. And a reader takes it "only at a page's end, to
 // wait, or when it is too far behind".
 func TestRingMutexIsForPagesAndWaitingOnly(t *testing.T) {
-	var x ringReader
-	x.ring.openTableLocked(&x.window, 100)
-	x.appendMore(12)
-	x.requireNext(t, 11) // what follows is about the third page
-	x.appendMore(1)
-	x.requireNext(t, 2)
+	var r ring[int]
+	var w window[int]
+	r.openTableLocked(&w, 100)
+	for range 13 { // what follows is about the third page
+		r.append(0)
+		w.readNext()
+	}
 
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range 14 {
-			x.append(x.last)
-			x.last++
-			x.wake(1)
-			x.readNext()
+			r.append(0)
+			r.wake(1)
+			w.readNext()
 		}
-		x.readNext()
-		x.drained()
+		w.readNext()
+		w.drained()
 	}()
 	select {
 	case <-done:
@@ -927,7 +946,6 @@ type crowdCase struct {
 	drop    bool
 	start   int    // position
 	limit   uint64 // of each window; 0: large
-	states  int    // there are at least: it is no check of every interleaving if it shrinks
 }
 
 // crowd returns it after some steps, each of an actor by index.
@@ -976,21 +994,21 @@ func (cc crowdCase) fail(t *testing.T, schedule []int, err error) {
 // And "every enqueue gets exactly one send".
 func TestRingWakesInEveryInterleaving(t *testing.T) {
 	for _, cc := range []crowdCase{
-		{name: "one reader", readers: 1, writes: []int{2}, states: 122},
-		{name: "two readers", readers: 2, writes: []int{2}, states: 4_299},
-		{name: "three readers", readers: 3, writes: []int{1}, states: 12_199},
-		{name: "two writers", readers: 2, writes: []int{1, 1}, states: 9_355},
-		{name: "slow reader", readers: 2, slow: 1, writes: []int{2}, states: 1_433},
-		{name: "slow readers", readers: 3, slow: 3, writes: []int{1}, states: 2_191},
-		{name: "cancel", readers: 2, writes: []int{1}, cancel: []int{0}, states: 2_618},
-		{name: "cancel all", readers: 2, writes: []int{1}, cancel: []int{0, 1}, states: 11_678},
-		{name: "cancel one of three", readers: 3, slow: 3, writes: []int{1}, cancel: []int{1}, states: 9_778},
-		{name: "drop", readers: 2, drop: true, states: 238},
-		{name: "drop after write", readers: 2, writes: []int{1}, drop: true, states: 4_379},
-		{name: "drop and cancel", readers: 2, cancel: []int{0}, drop: true, states: 866},
-		{name: "page's end", readers: 2, writes: []int{2}, start: 7, states: 4_299},
-		{name: "overflow", readers: 2, writes: []int{3}, limit: 2, states: 12_339},
-		{name: "four slow readers", readers: 4, slow: 4, writes: []int{1}, states: 27_521},
+		{name: "one reader", readers: 1, writes: []int{2}},
+		{name: "two readers", readers: 2, writes: []int{2}},
+		{name: "three readers", readers: 3, writes: []int{1}},
+		{name: "two writers", readers: 2, writes: []int{1, 1}},
+		{name: "slow reader", readers: 2, slow: 1, writes: []int{2}},
+		{name: "slow readers", readers: 3, slow: 3, writes: []int{1}},
+		{name: "cancel", readers: 2, writes: []int{1}, cancel: []int{0}},
+		{name: "cancel all", readers: 2, writes: []int{1}, cancel: []int{0, 1}},
+		{name: "cancel one of three", readers: 3, slow: 3, writes: []int{1}, cancel: []int{1}},
+		{name: "drop", readers: 2, drop: true},
+		{name: "drop after write", readers: 2, writes: []int{1}, drop: true},
+		{name: "drop and cancel", readers: 2, cancel: []int{0}, drop: true},
+		{name: "page's end", readers: 2, writes: []int{2}, start: 7},
+		{name: "overflow", readers: 2, writes: []int{3}, limit: 2},
+		{name: "four slow readers", readers: 4, slow: 4, writes: []int{1}},
 	} {
 		t.Run(cc.name, func(t *testing.T) {
 			seen := make(map[crowdState]struct{})
@@ -1033,152 +1051,10 @@ func TestRingWakesInEveryInterleaving(t *testing.T) {
 			}
 			pursue(cc.crowd(), nil)
 			t.Logf("%d states, %d ends", len(seen), ends)
-			require.GreaterOrEqual(t, len(seen), cc.states)
+			require.Greater(t, len(seen), 100, "this is no check of every interleaving")
 			require.Positive(t, ends)
 		})
 	}
-}
-
-// Readers come, read, wait and leave, or are made to leave, while one writer goes
-// on: each accounts for every element, and nobody waits beside something to read.
-func TestRingManyReadersAccountForEachElement(t *testing.T) {
-	for _, procs := range []int{1, 2} {
-		t.Run(fmt.Sprintf("procs=%d", procs), func(t *testing.T) {
-			seed := testSeed(t)
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-			synctest.Test(t, func(t *testing.T) { testRingReaders(t, seed) }) // fails if all wait
-		})
-	}
-}
-
-// A ringGuest is who reads a window. It may be made to leave.
-type ringGuest struct {
-	window[int]
-	left atomic.Bool
-}
-
-func testRingReaders(t *testing.T, seed uint64) {
-	const readers = 24
-	var (
-		r       ring[int]
-		mu      sync.Mutex // the table's
-		next    int        // element; guarded by mu
-		dropped bool       // guarded by mu
-
-		guests [readers]atomic.Pointer[ringGuest]
-		wg     sync.WaitGroup
-
-		elements, gaps, waits, quits, evictions, drains atomic.Int64
-	)
-	open := func(limit uint64) (g *ringGuest, first int) {
-		mu.Lock()
-		defer mu.Unlock()
-		if dropped {
-			return nil, 0
-		}
-		g = new(ringGuest)
-		r.openTableLocked(&g.window, limit)
-		return g, next
-	}
-	quit := func(g *ringGuest, first int) {
-		mu.Lock() // nothing is appended
-		defer mu.Unlock()
-		if u := g.usage(); !g.left.Load() && u.delivered+u.skipped+u.buffered != uint64(next-first) {
-			t.Errorf("R2: %d appended, %+v", next-first, u)
-		}
-		g.close()
-	}
-	visit := func(g *ringGuest, first int, patience int) {
-		defer quit(g, first)
-		for want := first; !g.left.Load(); {
-			v, skipped, ok := g.readNext()
-			switch {
-			case skipped > 0 || ok:
-				if want += int(skipped); ok && v != want {
-					t.Errorf("read %d after a gap of %d, want %d", v, skipped, want)
-					return
-				}
-				if ok {
-					want++
-					elements.Add(1)
-				} else {
-					gaps.Add(1)
-				}
-			case g.drained():
-				if mu.Lock(); want != next {
-					t.Errorf("drained at %d of %d", want, next)
-				}
-				mu.Unlock()
-				drains.Add(1)
-				return
-			case patience == 0:
-				quits.Add(1)
-				return
-			default:
-				patience--
-				waits.Add(1)
-				g.wait()
-			}
-		}
-		evictions.Add(1)
-	}
-
-	for i := range readers {
-		rng := rand.New(rand.NewPCG(seed, uint64(i)+1))
-		wg.Go(func() {
-			for {
-				g, first := open(1 + rng.Uint64N(1<<rng.IntN(10)))
-				if g == nil {
-					return
-				}
-				guests[i].Store(g)
-				visit(g, first, 1+rng.IntN(50))
-			}
-		})
-	}
-	rng := rand.New(rand.NewPCG(seed, 0))
-	for range 2000 {
-		for range 1 + rng.IntN(1<<rng.IntN(10)) {
-			mu.Lock()
-			r.append(next)
-			next++
-			mu.Unlock()
-			r.wake(1)
-		}
-		if rng.IntN(2) == 0 {
-			if g := guests[rng.IntN(readers)].Load(); g != nil {
-				wg.Go(func() {
-					g.left.Store(true)
-					g.close()
-				})
-			}
-		}
-		if rng.IntN(4) == 0 {
-			synctest.Wait() // for all to wait
-			for i := range guests {
-				if u := guests[i].Load().usage(); u.buffered != 0 {
-					t.Errorf("F3: reader %d waits while there is something to read", i)
-				}
-			}
-			require.EqualValues(t, readers, r.parked.Load())
-		}
-	}
-	mu.Lock()
-	dropped = true
-	r.close()
-	mu.Unlock()
-	r.wake(1)
-	wg.Wait() // F4
-	require.Zero(t, r.parked.Load())
-	require.Empty(t, r.pages, "R3: nobody reads")
-	requireOutcomes(t, map[string]int{
-		"element":  int(elements.Load()),
-		"gap":      int(gaps.Load()),
-		"wait":     int(waits.Load()),
-		"quit":     int(quits.Load()),
-		"eviction": int(evictions.Load()),
-		"drain":    int(drains.Load()),
-	}, "element", "gap", "wait", "quit", "eviction", "drain")
 }
 
 // "A waiter enqueues before it loads the end; a writer stores the end before it looks
@@ -1303,144 +1179,6 @@ func TestRingAllocatesForPagesOnly(t *testing.T) {
 func (r *ring[T]) append(v T) {
 	r.putTableLocked(v)
 	r.publishTableLocked()
-}
-
-// putMore puts n elements that are their own positions, without publishing them.
-func (x *ringReader) putMore(n uint64) {
-	for range n {
-		x.putTableLocked(x.last)
-		x.last++
-	}
-}
-
-// "Elements are put behind the end one by one and published together, so that a reader
-// sees all of them or none". R1, R2
-func TestRingShowsNothingBeforeItIsPublished(t *testing.T) {
-	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
-		for _, n := range []uint64{1, 2, 3, 4, 5, 100, 256, 257, 600} {
-			for _, limit := range []uint64{1, 3, 1000} {
-				var x ringReader
-				x.ring.openTableLocked(&x.window, limit)
-				for range before {
-					x.appendMore(1)
-					x.requireNext(t, 1)
-				}
-				x.publishTableLocked() // nothing
-				was := x.usage()
-				x.putMore(n)
-				x.requireRead(t, ringRead{})
-				require.Equal(t, was, x.usage())
-				require.Equal(t, before, x.end.Load())
-				require.True(t, x.arm(), "there is nothing to read")
-				x.wake(1)
-				require.Empty(t, x.wakeup)
-				x.publishTableLocked()
-				x.wake(1)
-				require.Len(t, x.wakeup, 1)
-				require.Equal(t, min(n, limit), x.usage().buffered)
-				x.requireGap(t)
-				x.requireNext(t, x.last-x.pos)
-				x.requireRead(t, ringRead{})
-			}
-		}
-	}
-}
-
-// discard drops the elements that were put and not published: the ring retains none of
-// them, no reader sees them, and the next element gets their position. R1, R2, R3
-func TestRingTakesBackWhatIsNotPublished(t *testing.T) {
-	for _, before := range []uint64{0, 1, 3, 4, 5, 11, 12, 251, 252, 253} {
-		for _, n := range []uint64{0, 1, 2, 3, 4, 5, 100, 256, 257, 600} {
-			var x ringReader
-			x.ring.openTableLocked(&x.window, 1000)
-			x.appendMore(before)
-			was, last := x.usage(), x.last
-			x.putMore(n)
-			require.Equal(t, n > 0, x.unpublished())
-			x.discardTableLocked()
-			require.False(t, x.unpublished())
-			require.Equal(t, was, x.usage())
-			require.Same(t, x.tail.Load(), x.pages[len(x.pages)-1])
-			require.LessOrEqual(t, x.tail.Load().first, before)
-			for _, p := range x.pages {
-				for i, v := range p.slots {
-					if p.first+uint64(i) >= before {
-						require.Zero(t, v, "it is held")
-					}
-				}
-			}
-			for _, p := range x.pages[len(x.pages):cap(x.pages)] {
-				require.Nil(t, p, "a page is held")
-			}
-			x.last = last
-			x.publishTableLocked() // nothing
-			require.Equal(t, was, x.usage())
-			x.appendMore(300)
-			x.requireNext(t, before+300)
-			x.requireRead(t, ringRead{})
-		}
-	}
-}
-
-// The last window may be closed before it is published or taken back.
-func TestRingForgetsWhatNobodyWaitsFor(t *testing.T) {
-	for _, finish := range []func(r *ring[uint64]){(*ring[uint64]).publishTableLocked, (*ring[uint64]).discardTableLocked} {
-		var x ringReader
-		x.ring.openTableLocked(&x.window, 1000)
-		x.appendMore(10)
-		x.putMore(300)
-		x.window.close()
-		x.putMore(5)
-		finish(&x.ring)
-		require.False(t, x.unpublished())
-		require.Empty(t, x.pages)
-		var next window[uint64]
-		x.ring.openTableLocked(&next, 1000)
-		x.append(42)
-		v, _, ok := next.readNext()
-		require.True(t, ok)
-		require.EqualValues(t, 42, v)
-	}
-}
-
-// take hands out the oldest elements as deliver does, none of them twice, and none
-// when the context is done.
-func TestRingTake(t *testing.T) {
-	done, cancel := context.WithCancel(t.Context())
-	cancel()
-	for _, limit := range ringLimits {
-		for _, n := range []int{1, 2, 3, 100, 300, math.MaxInt} {
-			var x ringReader
-			x.ring.openTableLocked(&x.window, limit)
-			require.Empty(t, x.taken(t.Context(), n))
-			x.appendMore(600)
-			if limit < 600 {
-				require.Empty(t, x.taken(t.Context(), n), "too far behind")
-				x.requireGap(t)
-			}
-			for x.pos < x.last {
-				require.Empty(t, x.taken(done, n))
-				p := x.page.Load()
-				left := min(uint64(n), p.end()-x.pos, x.last-x.pos)
-				got := []uint64{12345}
-				x.take(t.Context(), &got, n)
-				require.Len(t, got, 1+int(left))
-				require.EqualValues(t, 12345, got[0])
-				for _, v := range got[1:] {
-					require.Equal(t, x.pos, v)
-					x.pos++
-				}
-				if x.pos < x.last {
-					x.requireNext(t, 1)
-				}
-			}
-			require.Empty(t, x.taken(t.Context(), n))
-			require.Equal(t, min(limit, 600), x.usage().delivered)
-			x.appendMore(1)
-			x.window.close()
-			require.Empty(t, x.taken(t.Context(), n))
-		}
-	}
 }
 
 // A watchedContext calls a function each time that it has looked whether it is done.
@@ -1617,240 +1355,6 @@ func TestRingHoldsLittleAfterALargePublication(t *testing.T) {
 			require.Equal(t, n-c.limits[i], skipped)
 		}
 		runtime.KeepAlive(&r)
-	}
-}
-
-// "hold keeps the newest n of the elements that come from here on for windows that
-// open later, and of those that an earlier call kept": exactly, whatever other
-// windows hold, and openAt gives a window those and a gap for the others.
-func TestRingHoldsTheNewest(t *testing.T) {
-	rng := newRand(t)
-	reached := make(map[string]int)
-	for range 150 {
-		var r ring[uint64]
-		var open []*ringReader
-		var retain, floor, end uint64
-		kept := func() bool { return retain > 0 || len(open) > 0 }
-		for range 25 {
-			switch op := rng.IntN(6); {
-			case op == 0:
-				n := []uint64{0, 0, 1, 3, 5, 30, 300}[rng.IntN(7)]
-				switch {
-				case n > retain && retain > 0:
-					reached["grow"]++
-				case n < retain && n > 0:
-					reached["shrink"]++
-				case n == 0 && retain > 0:
-					reached["stop"]++
-				}
-				floor = max(floor, end-min(end, retain))
-				r.beginTableLocked(end)
-				r.retainTableLocked(n)
-				retain = n
-			case op == 1 && len(open) < 5:
-				pos := rng.Uint64N(end + 1)
-				limit := ringLimits[rng.IntN(len(ringLimits))]
-				x := &ringReader{pos: pos}
-				r.beginTableLocked(end)
-				r.openAtTableLocked(&x.window, limit, pos)
-				held := max(pos, floor, end-min(end, retain))
-				gap := max(held, end-min(end, limit)) - pos
-				require.Equal(t, usage{passed: pos, limit: limit, skipped: gap, buffered: end - pos - gap}, x.usage())
-				if gap > 0 {
-					reached["gap"]++
-					x.pos += gap
-					x.requireRead(t, ringRead{skipped: gap})
-				} else if pos < end {
-					reached["all held"]++
-				}
-				x.last = end
-				open = append(open, x)
-			case op == 2 && len(open) > 0:
-				i := rng.IntN(len(open))
-				open[i].window.close()
-				open = slices.Delete(open, i, i+1)
-			case op == 3 && len(open) > 0:
-				x := open[rng.IntN(len(open))]
-				x.last = end
-				x.requireGap(t)
-				x.requireNext(t, (end-x.pos+1)/2)
-			default:
-				n := rng.Uint64N(1 << rng.IntN(8))
-				for range n {
-					r.append(end)
-					end++
-				}
-			}
-			if kept() {
-				require.Equal(t, end, r.end.Load())
-			} else {
-				require.Empty(t, r.pages)
-				require.Nil(t, r.tail.Load())
-			}
-			oldest := end
-			for _, x := range open {
-				oldest = min(oldest, max(x.window.pos.Load(), end-min(end, x.limit)))
-				require.Equal(t, end-x.pos, x.usage().buffered+x.usage().skipped-x.skipped.Load(), "R2")
-			}
-			if retain > 0 {
-				oldest = min(oldest, max(floor, end-min(end, retain)))
-			}
-			if len(r.pages) > 0 {
-				require.LessOrEqual(t, r.pages[0].first, oldest)
-			}
-		}
-	}
-	requireOutcomes(t, reached, "grow", "shrink", "stop", "gap", "all held")
-}
-
-// "begin makes pos the position of the next element, unless something is kept."
-func TestRingBegins(t *testing.T) {
-	var r ring[int]
-	var w window[int]
-	r.append(0) // which nobody follows
-	r.beginTableLocked(41)
-	require.EqualValues(t, 41, r.end.Load())
-	r.openTableLocked(&w, 10)
-	r.beginTableLocked(99)
-	r.append(7)
-	require.EqualValues(t, 41, w.passed())
-	v, _, ok := w.readNext()
-	require.True(t, ok)
-	require.Equal(t, 7, v)
-	require.EqualValues(t, 42, w.passed())
-	w.close()
-	r.retainTableLocked(1)
-	r.beginTableLocked(99)
-	require.EqualValues(t, 42, r.end.Load(), "held")
-	r.retainTableLocked(0)
-	r.beginTableLocked(99)
-	require.EqualValues(t, 99, r.end.Load())
-}
-
-// skipAll "makes base the number that w has passed, and leaves out what it has not
-// read, of which it returns the number". R2, R3
-func TestRingSkipAll(t *testing.T) {
-	for _, read := range []uint64{0, 1, 4, 12} {
-		for _, unread := range []uint64{0, 1, 3, 4, 300, 1000} {
-			for _, limit := range []uint64{1, 5, 10_000} {
-				var x ringReader
-				x.seqOf = func(v uint64) uint64 { return 10 * (v + 1) }
-				x.ring.openTableLocked(&x.window, limit)
-				for range read {
-					x.appendMore(1)
-					x.requireNext(t, 1)
-				}
-				x.appendMore(unread)
-				skipped, open := x.skipAllTableLocked(12_345)
-				require.Equal(t, unread, skipped)
-				require.True(t, open)
-				x.pos = x.last
-				require.EqualValues(t, 12_345, x.passed())
-				require.Equal(t, usage{passed: 12_345, limit: limit, delivered: read, skipped: unread}, x.usage())
-				require.Len(t, x.pages, 1, "what is left out is not held")
-				x.requireRead(t, ringRead{})
-				skipped, open = x.skipAllTableLocked(12_345)
-				require.Zero(t, skipped)
-				require.True(t, open)
-				x.appendMore(1)
-				x.requireNext(t, 1)
-				require.Equal(t, 10*x.last, x.passed())
-			}
-		}
-	}
-	var x ringReader
-	x.ring.openTableLocked(&x.window, 9)
-	x.ring.openTableLocked(new(window[uint64]), 9)
-	x.appendMore(3)
-	x.window.close()
-	skipped, open := x.skipAllTableLocked(1)
-	require.Zero(t, skipped)
-	require.False(t, open)
-}
-
-// setLimit: from then on the window buffers so many, and holds no more; it is counted
-// by its new limit, also when its page has been dropped. R2, R3
-func TestRingSetLimit(t *testing.T) {
-	for _, limits := range [][2]uint64{{1000, 3}, {3, 1000}, {7, 7}, {1000, 1}, {1, 2}} {
-		for _, unread := range []uint64{0, 2, 5, 100, 600, 2000} {
-			var x ringReader
-			x.ring.openTableLocked(&x.window, limits[0])
-			x.appendMore(unread)
-			lost := unread - min(unread, limits[0])
-			x.setLimit(limits[1])
-			one := map[uint64]int{limits[1]: 1}
-			require.Equal(t, one, x.page.Load().pins.counts())
-			if x.page.Load().first < x.pages[0].first {
-				require.Equal(t, one, x.behind.counts())
-			} else {
-				require.Empty(t, x.behind.counts())
-			}
-			require.LessOrEqual(t, x.last-x.pages[0].first, limits[1]+2*maxPage)
-			if limits[1] <= limits[0] { // what a smaller limit let go does not come back
-				x.requireGap(t)
-				x.requireNext(t, x.last-x.pos)
-			} else if lost == 0 {
-				x.requireNext(t, unread)
-			} else {
-				continue
-			}
-			x.appendMore(limits[1] + 1)
-			x.pos++
-			x.requireRead(t, ringRead{skipped: 1})
-			x.requireNext(t, limits[1])
-		}
-	}
-	var x ringReader
-	x.ring.openTableLocked(&x.window, 9)
-	x.ring.openTableLocked(new(window[uint64]), 9)
-	x.window.close()
-	x.setLimit(5)
-	require.Equal(t, map[uint64]int{9: 1}, x.pages[0].pins.counts(), "a closed window is not counted")
-}
-
-// "passed returns the number of the last element that was read, or the last one before
-// the next if others were skipped, or w.base as it was when w was opened": by position
-// where there is no number.
-func TestRingPassed(t *testing.T) {
-	for _, numbered := range []bool{false, true} {
-		number := func(pos uint64) uint64 { return pos } // of the element before the position
-		var x ringReader
-		if numbered {
-			x.seqOf = func(v uint64) uint64 { return 7*v + 100 }
-			number = func(pos uint64) uint64 { return 7*(pos-1) + 100 }
-		}
-		x.ring.openTableLocked(new(window[uint64]), 2000)
-		x.appendMore(3)
-		x.pos = 3
-		x.baseSeq = 55
-		x.ring.openTableLocked(&x.window, 20)
-		want := uint64(55)
-		if !numbered {
-			want = 3
-		}
-		require.Equal(t, want, x.passed(), "opened")
-		require.Equal(t, want, x.usage().passed)
-		for range 30 { // over the ends of pages
-			x.appendMore(1)
-			require.Equal(t, want, x.passed(), "before it is read")
-			x.requireNext(t, 1)
-			want = number(x.pos)
-			require.Equal(t, want, x.passed())
-			require.Equal(t, want, x.usage().passed)
-		}
-		for _, over := range []uint64{1, 5, 300} {
-			x.appendMore(20 + over)
-			require.Equal(t, want, x.passed())
-			x.requireGap(t)
-			want = number(x.pos)
-			if numbered {
-				want = x.seqOf(x.pos) - 1 // one less than the next
-			}
-			require.Equal(t, want, x.passed(), "after a gap")
-			x.requireNext(t, 20)
-			want = number(x.pos)
-			require.Equal(t, want, x.passed())
-		}
 	}
 }
 
