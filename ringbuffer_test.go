@@ -54,6 +54,7 @@ type modelWindow struct {
 		pos, passed        uint64 // the next position to read, and the sequence number before it
 		oldest             uint64 // nothing before this position is held for it
 		delivered, skipped uint64
+		waits              bool
 	}
 }
 
@@ -62,11 +63,20 @@ type modelWindow struct {
 type ringModel struct {
 	*testing.T
 	ring[uint64]
-	rng            *rand.Rand
+	roll           func(n int) int // the dice: 0 to n-1
 	reached        map[string]int
 	end            uint64
-	retain, oldest uint64 // the newest elements to retain, of those from oldest on
+	continues      map[uint64]bool // positions of elements that were published with the next
+	retain, oldest uint64          // the newest elements to retain, of those from oldest on
 	open           []*modelWindow
+}
+
+func newRingModel(t *testing.T, numbered bool, roll func(n int) int, reached map[string]int) *ringModel {
+	m := &ringModel{T: t, roll: roll, reached: reached, continues: make(map[uint64]bool)}
+	if numbered {
+		m.seqOf = func(v uint64) uint64 { return 7*v + 100 }
+	}
+	return m
 }
 
 // keeps reports whether elements are kept.
@@ -80,13 +90,8 @@ func (m *ringModel) held(w *modelWindow) uint64 {
 	return max(w.model.pos, w.model.oldest, m.end-min(m.end, w.limit))
 }
 
-// number returns the sequence number before the element at a position.
-func (m *ringModel) number(pos uint64) uint64 {
-	if m.seqOf == nil {
-		return pos
-	}
-	return m.seqOf(pos) - 1
-}
+// ready reports whether w has a reason not to wait.
+func (m *ringModel) ready(w *modelWindow) bool { return w.model.pos < m.end || m.isClosed() }
 
 func (m *ringModel) usage(w *modelWindow) usage {
 	held := m.held(w)
@@ -107,7 +112,11 @@ func (m *ringModel) put(n uint64, publish bool, before func()) {
 	before()
 	if publish {
 		m.publishTableLocked()
+		for i := range max(n, 1) - 1 {
+			m.continues[m.end+i] = true
+		}
 		m.end += n
+		m.wake(1)
 	} else {
 		m.discardTableLocked()
 		for _, p := range m.pages {
@@ -154,8 +163,10 @@ func (m *ringModel) read(w *modelWindow, n int) {
 		case held > w.model.pos:
 			require.Equal(m, []any{held - w.model.pos, false}, []any{skipped, ok}, "a gap")
 			w.model.pos, w.model.skipped = held, w.model.skipped+skipped
-			if m.seqOf == nil || held < m.end {
-				w.model.passed = m.number(held)
+			if m.seqOf == nil {
+				w.model.passed = held
+			} else if held < m.end {
+				w.model.passed = m.seqOf(held) - 1
 			}
 			switch {
 			case held == m.end:
@@ -171,11 +182,7 @@ func (m *ringModel) read(w *modelWindow, n int) {
 			if v != held || skipped > 0 || !ok {
 				require.Equal(m, []any{held, uint64(0), true}, []any{v, skipped, ok})
 			}
-			w.model.pos, w.model.delivered = held+1, w.model.delivered+1
-			w.model.passed = held + 1
-			if m.seqOf != nil {
-				w.model.passed = m.seqOf(held)
-			}
+			m.delivered(w, 1)
 			if w.model.pos == w.page.Load().end() && w.model.pos < m.end && m.held(w) == w.model.pos {
 				m.reached["page's end"]++
 				skipped, advanced := w.advance()
@@ -190,6 +197,65 @@ func (m *ringModel) read(w *modelWindow, n int) {
 	}
 }
 
+// delivered moves w on by n elements.
+func (m *ringModel) delivered(w *modelWindow, n int) {
+	w.model.pos, w.model.delivered = w.model.pos+uint64(n), w.model.delivered+uint64(n)
+	if w.model.passed = w.model.pos; m.seqOf != nil {
+		w.model.passed = m.seqOf(w.model.pos - 1)
+	}
+}
+
+// take takes the oldest unread elements of a page, at most n, and the others that were
+// published together with the last of them, on whatever pages they lie. It divides no
+// publication, except one that a gap cut.
+func (m *ringModel) take(w *modelWindow, n int) {
+	const before = 12345
+	page, taken := w.page.Load(), []uint64{before}
+	w.take(context.Background(), &taken, n)
+	require.EqualValues(m, before, taken[0])
+	taken = taken[1:]
+	if len(taken) == 0 {
+		require.True(m, m.held(w) > w.model.pos || w.model.pos == m.end || w.model.pos == page.end(), "an element can be taken")
+		return
+	}
+	require.Equal(m, m.held(w), w.model.pos, "too far behind")
+	for i, v := range taken {
+		require.Equal(m, w.model.pos+uint64(i), v)
+	}
+	last := taken[len(taken)-1]
+	require.False(m, m.continues[last], "a publication is divided behind %d", last)
+	for _, v := range taken[min(n, len(taken))-1 : len(taken)-1] {
+		require.True(m, m.continues[v], "%d need not be taken", v+1)
+	}
+	if next := last + 1; len(taken) < n && next < m.end {
+		for m.continues[next] {
+			next++
+		}
+		require.GreaterOrEqual(m, next, page.end()-1, "the publication behind %d lies on the page", last)
+		m.reached["publication over the page's end"]++
+	}
+	if len(taken) > n {
+		m.reached["more than n taken"]++
+	}
+	if w.page.Load().first > page.end() {
+		m.reached["taken over a page between"]++
+	}
+	m.delivered(w, len(taken))
+}
+
+// goOn lets the reader of a window that waits go on, if it was woken. It wakes two others
+// before it does anything else.
+func (m *ringModel) goOn(w *modelWindow) (woken bool) {
+	if len(w.wakeup) == 0 {
+		return false
+	}
+	<-w.wakeup
+	w.model.waits = false
+	m.reached["woken"]++
+	m.wake(2)
+	return true
+}
+
 // close closes a window, which then finds nothing.
 func (m *ringModel) close(i int) {
 	w := m.open[i]
@@ -197,6 +263,9 @@ func (m *ringModel) close(i int) {
 	w.window.close()
 	w.window.close()
 	require.EqualValues(m, len(m.open), m.windows, "closed once")
+	if w.model.waits {
+		require.True(m, m.goOn(w))
+	}
 	w.setLimit(5)
 	skipped, open := w.skipAllTableLocked(1)
 	require.Equal(m, []any{uint64(0), false}, []any{skipped, open})
@@ -305,32 +374,43 @@ func (t *tally) counts() map[uint64]int {
 func TestRingIsOneBufferForEachWindow(t *testing.T) {
 	rng, reached := newRand(t), make(map[string]int)
 	for run := range 12 {
-		m := &ringModel{T: t, rng: rng, reached: reached}
-		if run%2 == 0 {
-			m.seqOf = func(v uint64) uint64 { return 7*v + 100 }
-		}
+		m := newRingModel(t, run%2 == 0, rng.IntN, reached)
 		for range 2000 {
 			m.step()
-			m.compare()
-			m.check()
 		}
-		m.ring.close()
-		for _, w := range m.open {
-			for m.held(w) < m.end || w.model.pos < m.held(w) {
-				require.False(t, w.drained())
-				m.read(w, 1)
-			}
-			require.True(t, w.drained())
-			require.False(t, w.arm(), "nothing to wait for")
-		}
+		m.finish()
 	}
 	requireOutcomes(t, reached, "nothing to read", "page's end", "jump within a page", "jump to another page", "jump over dropped pages",
 		"gap up to the end", "all is held", "some is held", "nothing is held", "append unheard", "no pages", "retain more", "retain less",
 		"retain nothing", "trim on append", "trim on read", "trim on close", "trim on skip", "trim on limit", "closed while unpublished",
+		"publication over the page's end", "more than n taken", "taken over a page between", "waits", "woken",
 		"many limits on a page", "several dropped pages", "largest page")
 }
 
-// step does something to the ring, at random.
+// finish closes the ring. A reader that has something to read is awake when all readers
+// that were woken have gone on, and each reads to the end.
+func (m *ringModel) finish() {
+	for slices.ContainsFunc(m.open, m.goOn) {
+	}
+	for _, w := range m.open {
+		require.False(m, w.model.waits && m.ready(w), "F3")
+	}
+	m.ring.close()
+	m.wake(1)
+	for slices.ContainsFunc(m.open, m.goOn) {
+	}
+	for _, w := range m.open {
+		require.False(m, w.model.waits, "F4")
+		for w.model.pos < m.end {
+			require.False(m, w.drained())
+			m.read(w, 1)
+		}
+		require.True(m, w.drained())
+		require.False(m, w.arm(), "nothing to wait for")
+	}
+}
+
+// step does something to the ring, at random, and checks everything.
 func (m *ringModel) step() {
 	var held uint64 // the first position held
 	if len(m.pages) > 0 {
@@ -338,22 +418,24 @@ func (m *ringModel) step() {
 	}
 	var w *modelWindow
 	if len(m.open) > 0 {
-		w = m.open[m.rng.IntN(len(m.open))]
+		if w = m.open[m.roll(len(m.open))]; w.model.waits && !m.goOn(w) {
+			w = nil // it does nothing
+		}
 	}
-	limit := ringLimits[m.rng.IntN(len(ringLimits))]
-	if m.rng.IntN(3) == 0 {
-		limit = 1 + m.rng.Uint64N(3000) // many different ones
+	limit := ringLimits[m.roll(len(ringLimits))]
+	if m.roll(3) == 0 {
+		limit = 1 + uint64(m.roll(3000)) // many different ones
 	}
-	did, op := "", m.rng.IntN(100)
+	did, op := "", m.roll(100)
 	switch {
 	case op < 8 && len(m.open) < 40:
 		pos := m.end
-		if m.rng.IntN(2) == 0 {
-			pos -= min(pos, m.rng.Uint64N(1<<m.rng.IntN(12)))
+		if m.roll(2) == 0 {
+			pos -= min(pos, uint64(m.roll(1<<m.roll(12))))
 		}
 		m.openAt(limit, pos)
 	case op < 12:
-		n := []uint64{0, 0, 1, 3, 30, 300}[m.rng.IntN(6)]
+		n := []uint64{0, 0, 1, 3, 30, 300}[m.roll(6)]
 		m.beginTableLocked(m.end)
 		m.oldest = m.retained() // what an earlier call let go does not come back
 		switch {
@@ -366,26 +448,28 @@ func (m *ringModel) step() {
 		}
 		m.retainTableLocked(n)
 		m.retain = n
-	case op < 35 || w == nil:
+	case op < 35:
 		if did = "append"; !m.keeps() {
 			m.reached["append unheard"]++
 		}
-		for range 1 + m.rng.IntN(1<<m.rng.IntN(10)) {
+		for range 1 + m.roll(1<<m.roll(10)) {
 			m.putTableLocked(m.end)
 			m.publishTableLocked()
 			m.end++
+			m.wake(1)
 		}
 	case op < 45:
-		m.put(m.rng.Uint64N(1<<m.rng.IntN(11)), m.rng.IntN(2) == 0, func() {
-			for len(m.open) > 0 && m.rng.IntN(8) == 0 {
+		m.put(uint64(m.roll(1<<m.roll(11))), m.roll(2) == 0, func() {
+			for len(m.open) > 0 && m.roll(8) == 0 {
 				m.close(0)
 				m.reached["closed while unpublished"]++
 			}
 		})
-	case op < 50:
+	case op < 50 && len(m.open) > 0:
 		did = "close"
-		m.close(m.rng.IntN(len(m.open)))
-	case op == 50 && m.rng.IntN(2) == 0:
+		m.close(m.roll(len(m.open)))
+	case w == nil:
+	case op == 50 && m.roll(2) == 0:
 		for len(m.open) > 0 {
 			m.close(0)
 		}
@@ -405,9 +489,18 @@ func (m *ringModel) step() {
 		}
 		w.model.oldest = max(w.model.oldest, m.end-min(m.end, limit))
 		w.setLimit(limit)
-	case op < 80:
+	case op < 65:
+		armed := w.arm()
+		require.Equal(m, m.ready(w), !armed)
+		if w.model.waits = armed; armed {
+			m.reached["waits"]++
+		}
+	case op < 75:
+		did = "take"
+		m.take(w, 1+m.roll(1<<m.roll(8)))
+	case op < 85:
 		did = "read"
-		m.read(w, 1+m.rng.IntN(1<<m.rng.IntN(9)))
+		m.read(w, 1+m.roll(1<<m.roll(9)))
 	default:
 		did = "read"
 		m.read(w, math.MaxInt)
@@ -418,6 +511,8 @@ func (m *ringModel) step() {
 	if len(m.pages) > 0 && m.pages[0].first > held && held > 0 {
 		m.reached["trim on "+did]++
 	}
+	m.compare()
+	m.check()
 }
 
 func TestRingTallyCountsByLimit(t *testing.T) {
@@ -1238,80 +1333,6 @@ func TestRingReadsNothingThatCameAfterTheContextEnded(t *testing.T) {
 			})
 		}
 	}
-}
-
-// take takes the oldest unread elements, at most n, and the others that were published
-// together with the last of them, on whatever pages they lie: never a part of a
-// publication, but for one that a gap cut.
-func TestRingTakesWholePublications(t *testing.T) {
-	rng := newRand(t)
-	reached := make(map[string]int)
-	for range 20 {
-		var r ring[uint64]
-		windows := make([]window[uint64], 3)
-		r.openTableLocked(&windows[0], 1_000_000)
-		r.openTableLocked(&windows[1], 50)
-		joined := make(map[uint64]bool) // to the next one
-		read := func(w *window[uint64], times int) {
-			for range times {
-				n := 1 + rng.IntN(1<<rng.IntN(8))
-				pos, first := w.pos.Load(), w.page.Load()
-				got := w.taken(t.Context(), n)
-				if len(got) == 0 {
-					skipped, advanced := w.advance()
-					switch {
-					case skipped > 0:
-						reached["gap"]++
-					case !advanced:
-						return
-					}
-					continue
-				}
-				for i, v := range got {
-					require.Equal(t, pos+uint64(i), v)
-				}
-				last := got[len(got)-1]
-				require.False(t, joined[last], "a publication is divided behind %d", last)
-				if len(got) > n {
-					reached["more than n"]++
-					for i := n - 1; i < len(got)-1; i++ {
-						require.True(t, joined[got[i]], "%d need not be taken", got[i+1])
-					}
-				} else if len(got) < n && last+1 < r.end.Load() {
-					next := last + 1
-					for joined[next] {
-						next++
-					}
-					require.GreaterOrEqual(t, next, first.end()-1, "the publication behind %d lies on the page", last)
-					reached["the page's end"]++
-				}
-				if p := w.page.Load(); p != first && first.end() < p.first {
-					reached["a page between"]++
-				}
-			}
-		}
-		for last := uint64(0); last < 1500; {
-			n := 1 + rng.Uint64N(1<<rng.IntN(10))
-			for i := range n {
-				r.putTableLocked(last)
-				joined[last] = i < n-1
-				last++
-			}
-			r.publishTableLocked()
-			read(&windows[0], 1+rng.IntN(20))
-			read(&windows[1], rng.IntN(20))
-			if last > 700 && windows[2].ring == nil {
-				r.openTableLocked(&windows[2], 1_000_000)
-			}
-		}
-		for i := range windows {
-			read(&windows[i], 1_000_000)
-			require.Zero(t, windows[i].usage().buffered)
-			windows[i].close()
-			require.Empty(t, windows[i].taken(t.Context(), 1))
-		}
-	}
-	requireOutcomes(t, reached, "gap", "more than n", "the page's end", "a page between")
 }
 
 // R3 holds when a publication is large, too: once it is there, the pages that nobody
