@@ -375,7 +375,7 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 	rng, reached := newRand(t), make(map[string]int)
 	for run := range 12 {
 		m := newRingModel(t, run%2 == 0, rng.IntN, reached)
-		for range 2000 {
+		for range 4000 {
 			m.step()
 		}
 		m.finish()
@@ -459,7 +459,7 @@ func (m *ringModel) step() {
 			m.wake(1)
 		}
 	case op < 45:
-		m.put(uint64(m.roll(1<<m.roll(11))), m.roll(2) == 0, func() {
+		m.put(uint64(m.roll(1<<m.roll(12))), m.roll(4) > 0, func() {
 			for len(m.open) > 0 && m.roll(8) == 0 {
 				m.close(0)
 				m.reached["closed while unpublished"]++
@@ -495,7 +495,7 @@ func (m *ringModel) step() {
 		if w.model.waits = armed; armed {
 			m.reached["waits"]++
 		}
-	case op < 75:
+	case op < 77:
 		did = "take"
 		m.take(w, 1+m.roll(1<<m.roll(8)))
 	case op < 85:
