@@ -21,6 +21,9 @@ import (
 // A tableMutex is the lock of a table. It panics if a goroutine that holds it for writing
 // locks it again, which would deadlock: user functions run under the lock, and must not
 // call the table.
+//
+// It does not find a call by a compare function during a read, because a reader is not
+// recorded. Nor does it find a call by another goroutine that the function waits for.
 type tableMutex struct {
 	sync.RWMutex
 	table  string
@@ -91,11 +94,15 @@ func (m *weakMap[V, T]) load(row *V) (value T, ok bool) {
 //
 //   - of the parts that a row shares with its copy: see Rows in the package documentation.
 //     A row's method Clone decides that for its type.
-//   - that was undone in time, or of a row that nobody uses any more.
+//   - that was undone in time, or of a row that nobody uses any more, for example because
+//     the table was dropped.
 //   - of a row with a NaN, a non-nil function or anything else that makes two copies of it
 //     differ.
 //
 // A method Equal of the rows is not called, because it may ignore some fields.
+//
+// A row that a transaction stored stays guarded after a rollback. If Compute returned a
+// pointer to it, the program must not change the row then, either.
 type rowGuard[K, V any] struct {
 	table  string
 	key    func(row *V) K

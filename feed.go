@@ -587,8 +587,9 @@ func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, 
 // Delivered + Skipped + Buffered is the number of changes made since the subscription, or
 // after the position of [After]. Initial rows are not counted, so Buffered can be 0 while
 // some of them are still to come. A change counts as delivered as soon as the loop
-// receives it. The table does not know when a consumer has handled a change, so a program
-// that needs to know must record that itself.
+// receives it. With Batches, it counts when it is collected for a batch. If the context ends
+// first, the loop never gets it. The table does not know when a consumer has handled a
+// change, so a program that needs to know must record that itself.
 //
 // With [Squash] there is no such sum. Buffered is the number of rows with changes to read,
 // and Delivered is the number of squashed changes delivered. Capacity is 0, because there

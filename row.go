@@ -23,11 +23,9 @@ func chooseCopy[V any]() func(row *V) *V {
 	case has[interface{ Clone() *V }](p):
 		return func(row *V) *V { return any(row).(interface{ Clone() *V }).Clone() }
 	case has[interface{ Clone() V }](t): // V is a pointer or an interface: *V has no methods
-		return func(row *V) *V {
-			return new(any(*row).(interface{ Clone() V }).Clone())
-		}
+		return copyUnlessNil(func(row *V) *V { return new(any(*row).(interface{ Clone() V }).Clone()) })
 	case has[interface{ Clone() *V }](t):
-		return func(row *V) *V { return any(*row).(interface{ Clone() *V }).Clone() }
+		return copyUnlessNil(func(row *V) *V { return any(*row).(interface{ Clone() *V }).Clone() })
 	case isFlat(t):
 		return func(row *V) *V { return new(*row) }
 	}
@@ -46,9 +44,9 @@ func chooseEqual[V any]() func(a, b *V) bool {
 	case has[interface{ Equal(*V) bool }](p):
 		return func(a, b *V) bool { return any(a).(interface{ Equal(*V) bool }).Equal(b) }
 	case has[interface{ Equal(V) bool }](t):
-		return func(a, b *V) bool { return any(*a).(interface{ Equal(V) bool }).Equal(*b) }
+		return equalUnlessNil(func(a, b *V) bool { return any(*a).(interface{ Equal(V) bool }).Equal(*b) })
 	case has[interface{ Equal(*V) bool }](t):
-		return func(a, b *V) bool { return any(*a).(interface{ Equal(*V) bool }).Equal(b) }
+		return equalUnlessNil(func(a, b *V) bool { return any(*a).(interface{ Equal(*V) bool }).Equal(b) })
 	case isStrictlyComparable(t) && isFlat(t) && !hasClone[V]():
 		// Where a copy does not share what the row's pointers point to, == would find a
 		// row different from its unedited copy.
@@ -56,6 +54,30 @@ func chooseEqual[V any]() func(a, b *V) bool {
 	}
 	return func(a, b *V) bool { return deepEqual(reflect.ValueOf(a), reflect.ValueOf(b)) }
 }
+
+// copyUnlessNil returns clone for rows of a pointer or interface type. A nil row has no
+// method to call.
+func copyUnlessNil[V any](clone func(row *V) *V) func(row *V) *V {
+	return func(row *V) *V {
+		if isNil(row) {
+			return new(V)
+		}
+		return clone(row)
+	}
+}
+
+// equalUnlessNil is copyUnlessNil for comparisons.
+func equalUnlessNil[V any](equal func(a, b *V) bool) func(a, b *V) bool {
+	return func(a, b *V) bool {
+		if isNil(a) || isNil(b) {
+			return isNil(a) && isNil(b)
+		}
+		return equal(a, b)
+	}
+}
+
+// isNil reports whether a row of a pointer or interface type is nil.
+func isNil[V any](row *V) bool { return reflect.ValueOf(row).Elem().IsNil() }
 
 // hasClone reports whether V makes its own copies.
 func hasClone[V any]() bool {
@@ -217,8 +239,9 @@ func treatmentOf(t reflect.Type) *treatment {
 // behind pointers and interfaces, as far as exported and promoted fields lead. The copy
 // shares channels, functions, map keys and the references in other unexported fields. It
 // also shares values that are known by their address and, in an interface, a pointer to
-// anything but plain data. A map, slice or pointer that stands in two places does so in
-// the copy too, so a row may contain itself.
+// anything but plain data. A map, slice or pointer that stands in two places of one type
+// does so in the copy too, so a row may contain itself. Slices must have one length for
+// that: slices of one array that differ in length become slices of two.
 //
 // A row may be deeper than a stack. The copier therefore keeps a list of the copies that
 // it must still fill. It recurses only into the fields of a struct and the elements of an

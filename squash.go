@@ -347,7 +347,9 @@ func (q *squash[K, V]) next() Change[V] {
 // release drops the changes that are left in the set.
 func (q *squash[K, V]) release() { q.set = nil }
 
-// passed returns the sequence number of the last change that was read.
+// passed returns the sequence number of the last change that was read. At the end of a set,
+// that is the newest change of the set, even if it is not in there because it left its row
+// as it was.
 func (q *squash[K, V]) passed() uint64 { return q.read.Load() }
 
 // usage counts the rows, and the changes that are left in the set, as buffered.

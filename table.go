@@ -44,7 +44,8 @@ import (
 // contains no interface), has no method Clone, and a plain copy of it is a deep one. In
 // all other cases they are compared as [reflect.DeepEqual] does, which compares the
 // targets of pointers. Contexts and values that hold a lock are compared by address
-// instead. V alone decides, when the table is made.
+// instead. V alone decides, when the table is made. A nil row of a pointer or interface type
+// equals only another nil row. Neither Clone nor Equal is called for it.
 //
 // Two [time.Time] values of one instant are equal to == and DeepEqual only if location
 // and monotonic reading are, too. Store t.UTC().Round(0), or define Equal. A row with a
