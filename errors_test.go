@@ -1,231 +1,141 @@
 package changefeed
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"iter"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// A city is a key with a name of its own.
-type city int
-
-func (c city) String() string { return [...]string{"Rome", "Oslo"}[c] }
+// A returned error "wraps one of them, and names the operation, the table and the key",
+// and "a failed write returns the zero Change", alone and in a transaction. T4
+func TestFailedWritesSayOperationTableAndKey(t *testing.T) {
+	type w = rowWriter[game]
+	type change = Change[game]
+	fails, rename := func(*game) { t.Error("the function was called") }, func(g *game) { g.ID = 7 }
+	move := func(*game) *game { return &game{ID: 7} }
+	for _, test := range []struct {
+		op, text string
+		is       error
+		write    func(w w) (change, error)
+	}{
+		{"insert into", "duplicate primary key 1", ErrDuplicateKey, func(w w) (change, error) { return w.Insert(game{ID: 1, Score: 2}) }},
+		{"insert into", "duplicate primary key 1", ErrDuplicateKey, func(w w) (change, error) { return w.Insert(game{ID: 1}) }}, // an equal row
+		{"update in", "no row with primary key 2", ErrNotFound, func(w w) (change, error) { return w.Update(2, fails) }},
+		{"replace in", "no row with primary key 2", ErrNotFound, func(w w) (change, error) { return w.Replace(game{ID: 2}) }},
+		{"delete from", "no row with primary key 2", ErrNotFound, func(w w) (change, error) { return w.Delete(2) }},
+		{"update in", "a write must not change primary key 1", ErrKeyChanged, func(w w) (change, error) { return w.Update(1, rename) }},
+		{"compute in", "a write must not change primary key 1", ErrKeyChanged, func(w w) (change, error) { return w.Compute(1, move) }},
+		{"compute in", "a write must not change primary key 2", ErrKeyChanged, func(w w) (change, error) { return w.Compute(2, move) }},
+		{"insert into", "table dropped, primary key 2", ErrTableDropped, func(w w) (change, error) { return w.Insert(game{ID: 2}) }},
+		{"upsert into", "table dropped, primary key 1", ErrTableDropped, func(w w) (change, error) { return w.Upsert(game{ID: 1}) }},
+		{"replace in", "table dropped, primary key 1", ErrTableDropped, func(w w) (change, error) { return w.Replace(game{ID: 1}) }},
+		{"update in", "table dropped, primary key 1", ErrTableDropped, func(w w) (change, error) { return w.Update(1, fails) }},
+		{"compute in", "table dropped, primary key 1", ErrTableDropped, func(w w) (change, error) {
+			return w.Compute(1, func(g *game) *game { fails(g); return nil })
+		}},
+		{"delete from", "table dropped, primary key 1", ErrTableDropped, func(w w) (change, error) { return w.Delete(1) }},
+	} {
+		t.Run(test.op+" "+test.text, func(t *testing.T) {
+			table := NewTable("ta\"ble", func(g *game) int { return g.ID })
+			insertRows(t, table, 1)
+			before := stateOf(table)
+			check := func(c change, err error) {
+				require.Zero(t, c)
+				require.EqualError(t, err, "changefeed: "+test.op+` "ta\"ble": `+test.text)
+				for _, sentinel := range []error{ErrDuplicateKey, ErrNotFound, ErrKeyChanged, ErrTableDropped, ErrInvalidOption} {
+					require.Equal(t, sentinel == test.is, errors.Is(err, sentinel), sentinel)
+				}
+				requireState(t, before, table)
+			}
+			if test.is == ErrTableDropped {
+				table.Drop()
+				before = stateOf(table)
+			} else {
+				var c change
+				var err error
+				require.NoError(t, Transact(func(tx *Tx) error { c, err = test.write(table.In(tx)); return nil }, table))
+				check(c, err)
+			}
+			check(test.write(table))
+		})
+	}
+}
 
 // A code is a string with a String method.
 type code string
 
 func (c code) String() string { return "code " + string(c) }
 
-// A place is a key that is a struct, with a String method of its pointer.
-type place struct{ X, Y int }
-
-func (p *place) String() string { return fmt.Sprintf("%d/%d", p.X, p.Y) }
-
-// keyedRow is the row of the tables in these tests: any key.
-type keyedRow[K any] struct {
-	Key   K
-	Value int
-}
-
-// An errorTest is a write and the error that it meets.
-type errorTest struct {
-	text string
-	is   error
-	do   func(t *testing.T, text string, is error)
-}
-
-// failing returns the test of a write on a table that has one row under the key
-// there. The write must return an error that errors.Is finds in all ways, with the
-// whole text, beside the zero Change, and leave the table as it was.
-func failing[K any](
-	text string, is error, there K, compare func(a, b K) int, write func(*Table[K, keyedRow[K]]) (Change[keyedRow[K]], error),
-) errorTest {
-	return errorTest{text, is, func(t *testing.T, text string, is error) {
-		table := NewTableFunc("ta\"ble", func(r *keyedRow[K]) K { return r.Key }, compare)
-		_, err := table.Insert(keyedRow[K]{Key: there})
-		require.NoError(t, err)
-		feed := table.Changes(t.Context())
-		if errors.Is(is, ErrTableDropped) {
-			table.Drop()
-		}
-		before := stateOf(table)
-
-		c, err := write(table)
-		require.Zero(t, c, "an error comes with the zero Change")
-		require.EqualError(t, err, text)
-		for _, sentinel := range []error{ErrDuplicateKey, ErrNotFound, ErrKeyChanged, ErrTableDropped, ErrInvalidOption} {
-			require.Equal(t, sentinel == is, errors.Is(err, sentinel), sentinel)
-		}
-		require.ErrorIs(t, fmt.Errorf("wrapped: %w", err), is)
-		requireState(t, before, table)
-		table.Drop()
-		pairs := take(feed, 2)
-		require.Len(t, pairs, 1, "no event")
-		require.ErrorIs(t, pairs[0].err, ErrTableDropped)
-	}}
-}
-
-// "all met with errors.Is; what is returned wraps them and says operation, table and key"
-func TestFailedWritesSayOperationTableAndKey(t *testing.T) {
-	type ints = Table[int, keyedRow[int]]
-	type intChange = Change[keyedRow[int]]
-	type intRow = keyedRow[int]
-	ofInt := func(text string, is error, write func(*ints) (intChange, error)) errorTest {
-		return failing(text, is, 1, cmp.Compare[int], write)
-	}
-	never := func(*intRow) { panic("edit and f run once, if at all") }
-	insert := func(r intRow) func(*ints) (intChange, error) {
-		return func(t *ints) (intChange, error) { return t.Insert(r) }
-	}
-	for _, test := range []errorTest{
-		ofInt(`changefeed: insert into "ta\"ble": duplicate primary key 1`, ErrDuplicateKey, insert(intRow{1, 2})),
-		ofInt(`changefeed: insert into "ta\"ble": duplicate primary key 1`, ErrDuplicateKey, insert(intRow{1, 0})), // equal, but there
-		ofInt(`changefeed: update in "ta\"ble": no row with primary key 2`, ErrNotFound, func(t *ints) (intChange, error) {
-			return t.Update(2, never)
-		}),
-		ofInt(`changefeed: replace in "ta\"ble": no row with primary key 2`, ErrNotFound, func(t *ints) (intChange, error) {
-			return t.Replace(intRow{2, 0})
-		}),
-		ofInt(`changefeed: delete from "ta\"ble": no row with primary key 2`, ErrNotFound, func(t *ints) (intChange, error) {
-			return t.Delete(2)
-		}),
-		ofInt(`changefeed: update in "ta\"ble": a write must not change primary key 1`, ErrKeyChanged, func(t *ints) (intChange, error) {
-			return t.Update(1, func(r *intRow) { r.Key = 2 })
-		}),
-		ofInt(`changefeed: compute in "ta\"ble": a write must not change primary key 1`, ErrKeyChanged, func(t *ints) (intChange, error) {
-			return t.Compute(1, func(r *intRow) *intRow { r.Key = 2; return r })
-		}),
-		ofInt(`changefeed: compute in "ta\"ble": a write must not change primary key 2`, ErrKeyChanged, func(t *ints) (intChange, error) {
-			return t.Compute(2, func(*intRow) *intRow { return &intRow{1, 5} })
-		}),
-
-		ofInt(`changefeed: insert into "ta\"ble": table dropped, primary key 2`, ErrTableDropped, insert(intRow{2, 0})),
-		ofInt(`changefeed: upsert into "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
-			return t.Upsert(intRow{1, 0})
-		}),
-		ofInt(`changefeed: replace in "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
-			return t.Replace(intRow{1, 0})
-		}),
-		ofInt(`changefeed: update in "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
-			return t.Update(1, never)
-		}),
-		ofInt(`changefeed: compute in "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
-			return t.Compute(1, func(r *intRow) *intRow { never(r); return nil })
-		}),
-		ofInt(`changefeed: delete from "ta\"ble": table dropped, primary key 1`, ErrTableDropped, func(t *ints) (intChange, error) {
-			return t.Delete(1)
-		}),
-
-		keyText(nil, `<nil>`),
-		keyText("x", `"x"`),
-		keyText("", `""`),
-		keyText(`a "b" 1`+"\n", `"a \"b\" 1\n"`),
-		keyText(code("x"), `"code x"`),
-		keyText(city(1), `Oslo`),
-		keyText(1.5, `1.5`),
-		keyText(place{1, 2}, `{1 2}`),
-		keyText(&place{1, 2}, `1/2`),
-		keyText((*place)(nil), `<nil>`),
-		keyText([2]string{"a", "b"}, `[a b]`),
-	} {
-		t.Run(test.text, func(t *testing.T) { test.do(t, test.text, test.is) })
-	}
-}
-
-// keyText is the test of how a key is written.
-func keyText(key any, text string) errorTest {
-	compare := func(a, b any) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
-	return failing(`changefeed: insert into "ta\"ble": duplicate primary key `+text, ErrDuplicateKey, key, compare,
-		func(t *Table[any, keyedRow[any]]) (Change[keyedRow[any]], error) {
-			return t.Insert(keyedRow[any]{key, 1})
-		})
-}
-
-// Error(): "Changefeed cache over array size limit, skipped X elements."
-// MarshalJSON: {"error": "Changefeed cache over array size limit, skipped X elements."}
-func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
-	var err error = &SkippedError{Count: 1<<64 - 1, From: 3, To: 9}
-	require.EqualError(t, err, "Changefeed cache over array size limit, skipped 18446744073709551615 elements.")
-
-	err = fmt.Errorf("feed: %w", &SkippedError{5, 3, 7, "games", "audit"})
-	skipped, ok := errors.AsType[*SkippedError](err)
-	require.True(t, ok)
-	require.Equal(t, &SkippedError{5, 3, 7, "games", "audit"}, skipped)
-	const notice = `{"error":"Changefeed cache over array size limit, skipped 5 elements."}`
+// A key is in quotes if it is a string, and is formatted as fmt formats it.
+func TestTheTextOfAKey(t *testing.T) {
 	for _, test := range []struct {
-		v    any
-		json string
+		key  any
+		text string
 	}{
-		{skipped, notice},
-		{[]error{skipped}, "[" + notice + "]"},
-		{map[string]any{"e": skipped}, `{"e":` + notice + `}`},
-		{&struct{ E *SkippedError }{skipped}, `{"E":` + notice + `}`},
-		{(*SkippedError)(nil), "null"},
+		{nil, `<nil>`},
+		{"", `""`},
+		{`a "b" 1` + "\n", `"a \"b\" 1\n"`},
+		{code("x"), `"code x"`},
+		{Insert, `insert`},
+		{1.5, `1.5`},
+		{badge{"Bob"}, `{Bob}`},
+		{&badge{"Bob"}, `badge of Bob`},
+		{(*badge)(nil), `<nil>`},
 	} {
-		text, err := json.Marshal(test.v)
-		require.NoError(t, err)
-		require.Equal(t, test.json, string(text))
+		require.EqualError(t, &keyError{"delete from", "keys", test.key, ErrNotFound},
+			`changefeed: delete from "keys": no row with primary key `+test.text)
 	}
 }
 
-// Each feed's notice names its table and the feed, whichever way it comes about.
+// "Its text and its JSON are those of RethinkDB's overflow notice".
+func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
+	require.EqualError(t, &SkippedError{Count: 1<<64 - 1, From: 3, To: 9},
+		"Changefeed cache over array size limit, skipped 18446744073709551615 elements.")
+	text, err := json.Marshal(map[string]any{"e": &SkippedError{5, 3, 7, "games", "audit"}, "nil": (*SkippedError)(nil)})
+	require.NoError(t, err)
+	require.Equal(t, `{"e":{"error":"Changefeed cache over array size limit, skipped 5 elements."},"nil":null}`, string(text))
+}
+
+// A notice names its table and its feed, however it comes about.
 func TestASkippedErrorNamesTableAndFeed(t *testing.T) {
-	for name, opts := range map[string][]FeedOption{
-		"skip":             {},
-		"fail":             {OnOverflow(Fail)},
-		"resync":           {OnOverflow(Resync)},
-		"after":            {After(0)},
-		"after and squash": {After(0), Squash(0)},
+	for name, test := range map[string]struct {
+		want SkippedError
+		opts []FeedOption
+	}{
+		"skip":             {SkippedError{2, 1, 2, "games", ""}, nil},
+		"fail":             {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), OnOverflow(Fail)}},
+		"resync":           {SkippedError{3, 1, 3, "games", "a"}, []FeedOption{Named("a"), OnOverflow(Resync)}},
+		"after":            {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(0)}},
+		"after and squash": {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(0), Squash(0)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			games := newGames()
 			games.Retain(1)
-			opts := append(opts, Buffer(1), Poll(nil))
-			if name != "skip" {
-				opts = append(opts, Named(name))
-			}
-			want := SkippedError{Count: 2, From: 1, To: 2, Table: "games", Feed: name}
-			var feed, batches iter.Seq[error]
+			var feeds []Stream[Change[game]]
 			subscribe := func() {
-				feed = errorsOf(games.Changes(t.Context(), opts...))
-				batches = errorsOf(games.Where(func(*game) bool { return true }).Batches(t.Context(), 2, opts...))
+				opts := append(test.opts, Buffer(1), Poll(nil))
+				feeds = append(feeds, games.Changes(t.Context(), opts...), unbatch(games.Where(always).Batches(t.Context(), 2, opts...)))
 			}
-			afterwards := strings.HasPrefix(name, "after")
-			if !afterwards {
+			after := strings.HasPrefix(name, "after")
+			if !after {
 				subscribe()
 			}
-			for id := range 3 {
-				must[game](t)(games.Insert(game{ID: id}))
-			}
-			if afterwards {
+			insertRows(t, games, 1, 2, 3)
+			if after {
 				subscribe()
 			}
-			switch name {
-			case "skip":
-				want.Feed = ""
-			case "resync":
-				want.Count, want.To = 3, 3
+			for _, feed := range feeds {
+				var notices []error
+				for _, err := range feed {
+					if err != nil {
+						notices = append(notices, err)
+					}
+				}
+				require.Equal(t, []error{&test.want}, notices)
 			}
-			require.Equal(t, []error{&want}, slices.Collect(feed))
-			require.Equal(t, []error{&want}, slices.Collect(batches))
 		})
-	}
-}
-
-// errorsOf returns the errors of a stream.
-func errorsOf[T any](s Stream[T]) iter.Seq[error] {
-	return func(yield func(error) bool) {
-		for _, err := range s {
-			if err != nil && !yield(err) {
-				return
-			}
-		}
 	}
 }
