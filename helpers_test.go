@@ -663,3 +663,23 @@ func TestScripts(t *testing.T) {
 			retain 5; put 1 2 3 4; open; loop: [+2 +3] [+4]; sleep 1s; cancel: context canceled`},
 	)
 }
+
+// A doc is a row with values of several types, for indexes.
+type doc struct {
+	ID    int
+	Name  string
+	Value float64
+	Tags  []string
+}
+
+func newDocs() *Table[int, doc] { return NewTable("docs", func(d *doc) int { return d.ID }) }
+
+// A user is a row with a key that is a string.
+type user struct{ Name, Mail string }
+
+// newUsers returns a table in the order of the names in lower case: the names Bob and
+// BOB are the same key.
+func newUsers() *Table[string, user] {
+	return NewTableFunc("users", func(u *user) string { return u.Name },
+		func(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) })
+}

@@ -146,28 +146,24 @@ func TestIndexesFollowEveryWrite(t *testing.T) {
 	runtime.KeepAlive(absent)
 }
 
-type indexDoc struct {
-	ID   int
-	Tags []string
-}
-
-func newDocs(t *testing.T, docs ...indexDoc) (*Table[int, indexDoc], *Index[string, int, indexDoc]) {
-	table := NewTable("docs", func(d *indexDoc) int { return d.ID })
+// taggedDocs returns a table with an index of tags.
+func taggedDocs(t *testing.T, docs ...doc) (*Table[int, doc], *Index[string, int, doc]) {
+	table := newDocs()
 	for _, d := range docs {
-		must[indexDoc](t)(table.Insert(d))
+		must[doc](t)(table.Insert(d))
 	}
-	return table, NewMultiIndex(table, "tag", func(d *indexDoc) []string { return d.Tags })
+	return table, NewMultiIndex(table, "tag", func(d *doc) []string { return d.Tags })
 }
 
 // "a row under several values; a value twice counts once"; "a row under several of
 // its values comes once, at the first", in both directions.
 func TestARowUnderSeveralValues(t *testing.T) {
-	docs, tags := newDocs(t, indexDoc{1, []string{"c", "a", "c"}}, indexDoc{2, []string{"b"}}, indexDoc{3, nil}, indexDoc{4, []string{"b", "c", "b"}})
+	docs, tags := taggedDocs(t, doc{ID: 1, Tags: []string{"c", "a", "c"}}, doc{ID: 2, Tags: []string{"b"}}, doc{ID: 3, Tags: nil}, doc{ID: 4, Tags: []string{"b", "c", "b"}})
 	require.Equal(t, []string{"c", "a", "c"}, stored(docs, 1).Tags, "T3: the function's slice is not put in order")
 	require.Len(t, entriesOf(tags), 5)
 	for _, test := range []struct {
 		name string
-		s    Selection[int, indexDoc]
+		s    Selection[int, doc]
 		want []int
 	}{
 		{"From(a)", tags.From("a"), []int{1, 2, 4}},
@@ -198,7 +194,7 @@ func TestARowUnderSeveralValues(t *testing.T) {
 	// in its selection.
 	feed, c := tags.Range("b", "d").Changes(t.Context(), Poll(nil)), tags.Equal("c").Changes(t.Context(), Poll(nil))
 	set := func(tags ...string) {
-		must[indexDoc](t)(docs.Update(1, func(d *indexDoc) { d.Tags = tags }))
+		must[doc](t)(docs.Update(1, func(d *doc) { d.Tags = tags }))
 	}
 	set("b", "c", "c", "b") // in by c, in by both
 	set("b")                // in by b
@@ -207,9 +203,9 @@ func TestARowUnderSeveralValues(t *testing.T) {
 	set()
 	require.Equal(t, []Kind{Update, Update, Delete, Insert, Delete}, kindsOf(feed))
 	require.Equal(t, []Kind{Update, Delete, Insert, Delete}, kindsOf(c))
-	must[indexDoc](t)(docs.Delete(4))
-	must[indexDoc](t)(docs.Delete(2))
-	must[indexDoc](t)(docs.Delete(3))
+	must[doc](t)(docs.Delete(4))
+	must[doc](t)(docs.Delete(2))
+	must[doc](t)(docs.Delete(3))
 	require.Equal(t, []Kind{Delete, Delete}, kindsOf(feed))
 	require.Equal(t, []Kind{Delete}, kindsOf(c))
 	require.Empty(t, entriesOf(tags))
@@ -826,62 +822,62 @@ func TestAnIndexOfADroppedTableIsEmpty(t *testing.T) {
 // of its row nor the space for many.
 func TestAWriteLeavesNoValuesInAnIndex(t *testing.T) {
 	const size = 1 << 20
-	many := func(*indexDoc) []int { return make([]int, size) } // all of them are one value
+	many := func(*doc) []int { return make([]int, size) } // all of them are one value
 	const bad = "bad"
-	for name, write := range map[string]func(docs *Table[int, indexDoc]){
-		"a large value": func(docs *Table[int, indexDoc]) {
-			NewMultiIndex(docs, "tag", func(d *indexDoc) []string { return d.Tags })
-			must[indexDoc](t)(docs.Insert(indexDoc{1, []string{strings.Repeat("x", size)}}))
-			must[indexDoc](t)(docs.Delete(1))
+	for name, write := range map[string]func(docs *Table[int, doc]){
+		"a large value": func(docs *Table[int, doc]) {
+			NewMultiIndex(docs, "tag", func(d *doc) []string { return d.Tags })
+			must[doc](t)(docs.Insert(doc{ID: 1, Tags: []string{strings.Repeat("x", size)}}))
+			must[doc](t)(docs.Delete(1))
 		},
-		"many values": func(docs *Table[int, indexDoc]) {
+		"many values": func(docs *Table[int, doc]) {
 			NewMultiIndex(docs, "many", many)
-			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
+			must[doc](t)(docs.Insert(doc{ID: 1}))
 		},
-		"many values in NewMultiIndex": func(docs *Table[int, indexDoc]) {
-			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
+		"many values in NewMultiIndex": func(docs *Table[int, doc]) {
+			must[doc](t)(docs.Insert(doc{ID: 1}))
 			NewMultiIndex(docs, "many", many)
 		},
-		"an error": func(docs *Table[int, indexDoc]) {
+		"an error": func(docs *Table[int, doc]) {
 			NewMultiIndex(docs, "many", many)
-			_, err := NewUniqueIndex(docs, "unique", func(*indexDoc) int { return 0 })
+			_, err := NewUniqueIndex(docs, "unique", func(*doc) int { return 0 })
 			require.NoError(t, err)
-			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
-			_, err = docs.Insert(indexDoc{ID: 2})
+			must[doc](t)(docs.Insert(doc{ID: 1}))
+			_, err = docs.Insert(doc{ID: 2})
 			require.ErrorIs(t, err, ErrDuplicateKey)
 		},
-		"a panic": func(docs *Table[int, indexDoc]) {
-			NewMultiIndex(docs, "many", func(d *indexDoc) []int {
+		"a panic": func(docs *Table[int, doc]) {
+			NewMultiIndex(docs, "many", func(d *doc) []int {
 				if len(d.Tags) > 0 {
 					panic(bad)
 				}
 				return many(d)
 			})
-			must[indexDoc](t)(docs.Insert(indexDoc{ID: 1}))
-			require.PanicsWithValue(t, bad, func() { _, _ = docs.Upsert(indexDoc{1, []string{bad}}) })
+			must[doc](t)(docs.Insert(doc{ID: 1}))
+			require.PanicsWithValue(t, bad, func() { _, _ = docs.Upsert(doc{ID: 1, Tags: []string{bad}}) })
 		},
-		"a panic in a later index": func(docs *Table[int, indexDoc]) {
+		"a panic in a later index": func(docs *Table[int, doc]) {
 			NewMultiIndex(docs, "many", many)
-			NewIndex(docs, "bad", func(*indexDoc) int { panic(bad) })
-			require.PanicsWithValue(t, bad, func() { _, _ = docs.Insert(indexDoc{ID: 1}) })
+			NewIndex(docs, "bad", func(*doc) int { panic(bad) })
+			require.PanicsWithValue(t, bad, func() { _, _ = docs.Insert(doc{ID: 1}) })
 		},
-		"a transaction": func(docs *Table[int, indexDoc]) {
+		"a transaction": func(docs *Table[int, doc]) {
 			NewMultiIndex(docs, "many", many)
 			require.NoError(t, Transact(func(tx *Tx) error {
-				must[indexDoc](t)(docs.In(tx).Insert(indexDoc{ID: 1}))
+				must[doc](t)(docs.In(tx).Insert(doc{ID: 1}))
 				return nil
 			}, docs))
 		},
-		"a rollback": func(docs *Table[int, indexDoc]) {
-			NewMultiIndex(docs, "tag", func(d *indexDoc) []string { return d.Tags })
+		"a rollback": func(docs *Table[int, doc]) {
+			NewMultiIndex(docs, "tag", func(d *doc) []string { return d.Tags })
 			require.Equal(t, errTakenBack, Transact(func(tx *Tx) error {
-				must[indexDoc](t)(docs.In(tx).Insert(indexDoc{1, []string{strings.Repeat("x", size)}}))
+				must[doc](t)(docs.In(tx).Insert(doc{ID: 1, Tags: []string{strings.Repeat("x", size)}}))
 				return errTakenBack
 			}, docs))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			docs := NewTable("docs", func(d *indexDoc) int { return d.ID })
+			docs := newDocs()
 			held := heldBy(func() { write(docs) })
 			require.Less(t, held, size/2)
 			runtime.KeepAlive(docs)

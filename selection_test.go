@@ -154,14 +154,7 @@ func kindsOf[V any](s Stream[Change[V]]) (kinds []Kind) {
 	return kinds
 }
 
-type selUser struct{ Name, Mail string }
-
-// newUsers returns a table in the order of names in lower case, in which Bob and BOB
-// are one.
-func newUsers() *Table[string, selUser] {
-	return NewTableFunc("users", func(u *selUser) string { return u.Name },
-		func(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) })
-}
+type selUser = user
 
 // Keys of NewTableFunc: the selections go by compare, and show the key as it is in the
 // row written last.
