@@ -5,9 +5,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"maps"
-	"math"
-	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,132 +15,81 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// "each can be read (All, Len)": the rows that belong to it, each once, in the order
-// of the keys or of value and key; Backward is the opposite. Keys that are followed
-// and not there are no rows.
-func TestSelectionsReadTheirRows(t *testing.T) {
-	for _, n := range []int{0, 1, 2, 1000} {
-		for _, followed := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d rows, followed=%t", n, followed), func(t *testing.T) {
-				r, b := newRand(t), newBoard()
-				var feeds []Stream[Change[game]]
-				if followed {
-					for id := -3; id < 2*n+3; id++ {
-						feeds = append(feeds, b.Row(id).Changes(t.Context()))
-					}
-				}
-				var all []game
-				for _, id := range r.Perm(2 * n)[:n] { // half of the keys are not there
-					g := game{ID: id, Player: []string{"", "Ann", "Bob", "Eve"}[r.IntN(4)], Score: r.IntN(30)}
-					all = append(all, g)
-					must[game](t)(b.Insert(g))
-				}
-				for _, test := range boardSelections {
-					want := slices.DeleteFunc(slices.Clone(all), func(g game) bool { return !test.keep(&g) })
-					slices.SortFunc(want, test.order)
-					if len(want) == 0 {
-						want = nil
-					}
-					s := test.of(b)
-					require.Equal(t, want, rowsOf(t, s.All()), test.name)
-					require.Equal(t, len(want), s.Len(), test.name)
-					slices.Reverse(want)
-					require.Equal(t, want, rowsOf(t, s.Backward()), test.name)
-
-					for _, seq := range []iter.Seq2[int, game]{s.All(), s.Backward()} {
-						for range 2 { // a sequence can be ranged again, also after a break
-							seen := 0
-							for range seq {
-								if seen++; seen == 40 {
-									break
-								}
-							}
-							require.Equal(t, min(40, len(want)), seen, test.name)
-						}
-					}
-				}
-				runtime.KeepAlive(feeds)
-			})
+// requireRows requires that a selection of a board has those of the table's rows that belong
+// to it, each once and in order. Backward has the opposite order.
+func (s boardSelection) requireRows(t *testing.T, b board) {
+	t.Helper()
+	var want []game
+	for _, row := range stateOf(b.Table).rows {
+		if row != nil && s.has(row) {
+			want = append(want, *row)
 		}
+	}
+	slices.SortFunc(want, s.order)
+	selection := s.of(b)
+	require.Equal(t, len(want), selection.Len(), s.name)
+	for _, seq := range []iter.Seq2[int, game]{selection.All(), selection.Backward()} {
+		seq(func(int, game) bool { return false }) // a sequence can be ranged over again, also after a break
+		got := rowsOf(t, seq)
+		require.True(t, slices.Equal(want, got), "%s: %v is not %v", s.name, got, want)
+		slices.Reverse(want) // for Backward
 	}
 }
 
-// "All takes time in proportion to the rows selected, and to the logarithm of the
-// number of all": followed keys that are not there, and not in the range, cost
-// nothing, nor do the rows beyond it.
-func TestSelectionsDoNotWalkBeyondTheirEnd(t *testing.T) {
-	compared := 0
-	games := NewTableFunc("games", func(g *game) int { return g.ID }, func(a, b int) int { compared++; return cmp.Compare(a, b) })
-	var feeds []Stream[Change[game]]
-	for id := range 3000 {
-		if id%1000 == 0 {
-			must[game](t)(games.Insert(game{ID: id}))
-		} else if id > 1000 {
-			feeds = append(feeds, games.Row(id).Changes(t.Context()))
+// A selection has the rows that belong to it. Keys that are followed and have no row are
+// no rows.
+func TestSelectionsReadTheirRows(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 1000} {
+		r, b := newRand(t), newBoard()
+		var feeds []Stream[Change[game]]
+		for id := -3; id < 2*n+3; id++ {
+			feeds = append(feeds, b.Row(id).Changes(t.Context()))
 		}
+		for _, id := range r.Perm(2 * n)[:n] { // half of the keys have no row
+			must[game](t)(b.Insert(game{ID: id, Player: []string{"", "Ann", "Bob", "Eve"}[r.IntN(4)], Score: r.IntN(30)}))
+		}
+		require.Equal(t, n, b.Len())
+		for _, s := range boardSelections {
+			s.requireRows(t, b)
+		}
+		runtime.KeepAlive(feeds)
+	}
+}
+
+// "A range takes time in proportion to the number of rows selected, before predicates, and
+// to the logarithm of the number of all rows." Rows and followed keys outside of the range
+// cost nothing.
+func TestAReadLooksAtItsRowsOnly(t *testing.T) {
+	compared, keys := 0, 0
+	games := NewTableFunc("games", func(g *game) int { keys++; return g.ID }, func(a, b int) int { compared++; return cmp.Compare(a, b) })
+	scores := NewMultiIndex(games, "score", func(g *game) []int { return []int{g.Score, g.Score + 1} })
+	insertRows(t, games, 0, 1000, 2000)
+	var feeds []Stream[Change[game]]
+	for id := 1001; id < 3000; id++ {
+		feeds = append(feeds, games.Row(id).Changes(t.Context()))
+	}
+	for i := range 5000 {
+		must[game](t)(games.Insert(game{ID: 10_000 + i, Score: 10 * i}))
 	}
 	for _, test := range []struct {
-		name string
-		read func()
-	}{
-		{"All", func() { require.Len(t, rowsOf(t, games.Range(990, 1001).All()), 1) }},
-		{"Backward", func() { require.Len(t, rowsOf(t, games.Range(1995, 2001).Backward()), 1) }},
-		{"Len", func() { require.Equal(t, 1, games.Range(990, 1001).Len()) }},
-	} {
-		compared = 0
-		test.read()
-		require.Less(t, compared, 200, test.name)
+		s    Selection[int, game]
+		rows int
+	}{{games.Range(990, 1001), 1}, {games.Range(1995, 2001), 1}, {scores.Range(20_000, 20_100), 10}} {
+		for name, read := range map[string]func() int{
+			"All":      func() int { return len(rowsOf(t, test.s.All())) },
+			"Backward": func() int { return len(rowsOf(t, test.s.Backward())) },
+			"Len":      test.s.Len,
+		} {
+			compared, keys = 0, 0
+			require.Equal(t, test.rows, read(), name)
+			require.Equal(t, test.rows, keys, name)
+			require.Less(t, compared, 200, name)
+		}
 	}
 	runtime.KeepAlive(feeds)
 }
 
-// Float keys and bounds: NaN is the lowest, 0 and -0 are one.
-func TestSelectionsOfFloatKeys(t *testing.T) {
-	type point struct{ X float64 }
-	points := NewTable("points", func(p *point) float64 { return p.X })
-	nan, inf, minus0 := math.NaN(), math.Inf(1), math.Copysign(0, -1)
-	for _, x := range []float64{1, nan, minus0, -inf, inf, 2} {
-		must[point](t)(points.Insert(point{x}))
-	}
-	for name, test := range map[string]struct {
-		s    Selection[float64, point]
-		want []float64
-	}{
-		"Row(NaN)":        {points.Row(nan), []float64{nan}},
-		"Row(0)":          {points.Row(0), []float64{minus0}},
-		"Range(NaN, 0)":   {points.Range(nan, 0), []float64{nan, -inf}},
-		"Range(0, NaN)":   {points.Range(0, nan), nil},
-		"Range(NaN, NaN)": {points.Range(nan, nan), nil},
-		"Range(-0, 2)":    {points.Range(minus0, 2), []float64{minus0, 1}},
-		"Range(-0, 0)":    {points.Range(minus0, 0), nil},
-		"From(NaN)":       {points.From(nan), []float64{nan, -inf, minus0, 1, 2, inf}},
-		"From(0)":         {points.From(0), []float64{minus0, 1, 2, inf}},
-		"From(Inf)":       {points.From(inf), []float64{inf}},
-	} {
-		var forward, backward []float64
-		for x := range test.s.All() {
-			forward = append(forward, x)
-		}
-		for x := range test.s.Backward() {
-			backward = append(backward, x)
-		}
-		slices.Reverse(backward)
-		equal := func(a, b float64) bool { return cmp.Compare(a, b) == 0 }
-		require.True(t, slices.EqualFunc(test.want, forward, equal), "%s: %v", name, forward)
-		require.True(t, slices.EqualFunc(test.want, backward, equal), "%s: %v", name, backward)
-		require.Equal(t, len(test.want), test.s.Len(), name)
-	}
-
-	feed := points.Row(nan).Changes(t.Context(), Poll(nil))
-	zero := points.Range(0, 1).Changes(t.Context(), Poll(nil))
-	must[point](t)(points.Delete(nan))
-	must[point](t)(points.Delete(0))
-	must[point](t)(points.Insert(point{minus0}))
-	require.Equal(t, []Kind{Delete}, kindsOf(feed))
-	require.Equal(t, []Kind{Delete, Insert}, kindsOf(zero))
-}
-
-// kindsOf returns the kinds of the changes that a stream that polls has.
+// kindsOf returns the kinds of the changes that are ready in a stream that polls.
 func kindsOf[V any](s Stream[Change[V]]) (kinds []Kind) {
 	for c, err := range s {
 		if err != nil {
@@ -154,332 +100,107 @@ func kindsOf[V any](s Stream[Change[V]]) (kinds []Kind) {
 	return kinds
 }
 
-type selUser = user
-
-// Keys of NewTableFunc: the selections go by compare, and show the key as it is in the
-// row written last.
+// Selections of a table made with NewTableFunc compare keys with its function, and yield
+// the key of the row that was written last.
 func TestSelectionsOfNewTableFunc(t *testing.T) {
 	users := newUsers()
-	mails := NewIndex(users, "mail", func(u *selUser) string { return u.Mail })
-	feeds := map[string]Stream[Change[selUser]]{}
-	for name, s := range map[string]Selection[string, selUser]{
-		"Row": users.Row("bOB"), "Range": users.Range("B", "c"), "From": users.From("bob"), "mail": mails.Equal("x"),
-	} {
-		feeds[name] = s.Changes(t.Context(), Poll(nil))
+	mails := NewIndex(users, "mail", func(u *user) string { return u.Mail })
+	selections := []Selection[string, user]{users.Row("bOB"), users.Range("B", "c"), users.From("bob"), mails.Equal("x")}
+	var feeds []Stream[Change[user]]
+	for _, s := range selections {
+		feeds = append(feeds, s.Changes(t.Context(), Poll(nil)))
 	}
-	keys := func(s Selection[string, selUser]) (keys []string) {
-		for key, u := range s.All() {
-			require.Equal(t, u.Name, key)
-			keys = append(keys, key)
+	requireNames := func(want ...string) {
+		t.Helper()
+		for i, s := range selections {
+			var forward, backward []string
+			for key, u := range s.All() {
+				require.Equal(t, u.Name, key)
+				forward = append(forward, key)
+			}
+			for key := range s.Backward() {
+				backward = append(backward, key)
+			}
+			require.Equal(t, want[i], strings.Join(forward, " "))
+			slices.Reverse(backward)
+			require.Equal(t, forward, backward)
 		}
-		var backward []string
-		for key := range s.Backward() {
-			backward = append(backward, key)
-		}
-		slices.Reverse(backward)
-		require.Equal(t, keys, backward)
-		return keys
 	}
-	require.Empty(t, keys(users.Row("Bob")))
-	must[selUser](t)(users.Insert(selUser{"Bob", "x"}))
-	must[selUser](t)(users.Insert(selUser{"ann", "x"}))
-	must[selUser](t)(users.Insert(selUser{"Carl", "y"}))
-	require.Equal(t, []string{"Bob"}, keys(users.Row("BOB")))
-	require.Equal(t, []string{"Bob"}, keys(users.Range("B", "c")))
-	require.Equal(t, []string{"Bob", "Carl"}, keys(users.From("BOB")))
-	require.Equal(t, []string{"ann", "Bob"}, keys(mails.Equal("x")))
-	must[selUser](t)(users.Upsert(selUser{"BOB", "x"}))
-	require.Equal(t, []string{"BOB"}, keys(users.Row("bob")))
-	require.Equal(t, []string{"BOB"}, keys(users.Range("b", "C")))
-	require.Equal(t, []string{"ann", "BOB"}, keys(mails.Equal("x")))
-	must[selUser](t)(users.Delete("boB"))
-	require.Empty(t, keys(users.Row("bob")))
-	require.Equal(t, []string{"ann"}, keys(mails.Equal("x")))
-	for name, want := range map[string][]Kind{
-		"Row": {Insert, Update, Delete}, "Range": {Insert, Update, Delete},
-		"From": {Insert, Insert, Update, Delete}, "mail": {Insert, Insert, Update, Delete},
-	} {
-		require.Equal(t, want, kindsOf(feeds[name]), name)
+	requireNames("", "", "", "")
+	for _, u := range []user{{"Bob", "x"}, {"ann", "x"}, {"Carl", "y"}} {
+		must[user](t)(users.Insert(u))
+	}
+	requireNames("Bob", "Bob", "Bob Carl", "ann Bob")
+	must[user](t)(users.Upsert(user{"BOB", "x"}))
+	requireNames("BOB", "BOB", "BOB Carl", "ann BOB")
+	must[user](t)(users.Delete("boB"))
+	requireNames("", "", "Carl", "ann")
+	for i, want := range []string{"[insert update delete]", "[insert update delete]", "[insert insert update delete]", "[insert insert update delete]"} {
+		require.Equal(t, want, fmt.Sprint(kindsOf(feeds[i])))
 	}
 }
 
-// "snapshot taken when a range begins", of each selection; "no lock is held while the
-// loop body runs: the body may write to the same table".
+// "A range sees the table as it is when the range begins", whatever the loop's body writes,
+// and holds no lock. A row that is moved ahead of the loop does not come twice.
 func TestARangeOfASelectionSeesItAsItWas(t *testing.T) {
 	for _, test := range boardSelections {
-		for name, walk := range map[string]func(Selection[int, game]) iter.Seq2[int, game]{
-			"All": Selection[int, game].All, "Backward": Selection[int, game].Backward,
-		} {
-			t.Run(test.name+" "+name, func(t *testing.T) {
-				b := newBoard()
-				seq := walk(test.of(b))
-				for id := range 200 {
-					must[game](t)(b.Insert(game{ID: id, Player: []string{"Bob", "Ann"}[id/2%2], Score: id % 17}))
-				}
-				want := rowsOf(t, seq)
-				var got []game
-				for _, g := range seq {
-					got = append(got, g)
-					for i := range 5 { // rows come, go and change places, before and behind
-						id := (g.ID + i*i*i + 200 - 3) % 200
-						must[game](t)(b.Upsert(game{ID: id, Player: []string{"Bob", "Ann"}[i%2], Score: 5 + 5*i}))
-					}
-					must[game](t)(b.Upsert(game{ID: 200 + g.ID, Player: "Bob", Score: 15}))
-					if len(got) == len(want)-1 {
-						b.Drop()
-						break
-					}
-					must[game](t)(b.Delete(g.ID))
-				}
-				require.Equal(t, want[:len(got)], got)
-				require.GreaterOrEqual(t, len(got)+1, len(want))
-			})
-		}
-	}
-}
-
-// selWord puts down in a word what a selection's loop was handed: 3+1 is the change
-// numbered 3, by which row 1 came; ~ is for an update and - for a row that left, =1 for
-// an initial row, and ready3 for Ready.
-func selWord(c Change[game], err error) string {
-	if err != nil {
-		return feedWord(c, err)
-	}
-	switch {
-	case c.Kind == Insert && c.Old == nil && c.New != nil:
-		return fmt.Sprintf("%d+%d", c.Seq, c.New.ID)
-	case c.Kind == Update && c.Old != nil && c.New != nil && c.Old.ID == c.New.ID:
-		return fmt.Sprintf("%d~%d", c.Seq, c.New.ID)
-	case c.Kind == Delete && c.Old != nil && c.New == nil:
-		return fmt.Sprintf("%d-%d", c.Seq, c.Old.ID)
-	case c.Kind == Initial && c.Old == nil && c.New != nil && c.Seq == 0:
-		return fmt.Sprintf("=%d", c.New.ID)
-	case c.Kind == Ready && c.Old == nil && c.New == nil:
-		return fmt.Sprintf("ready%d", c.Seq)
-	}
-	return fmt.Sprintf("a change that cannot be: %v", c)
-}
-
-// selTold puts down what a stream that polls, or that ends, has.
-func selTold(s Stream[Change[game]]) string {
-	var words []string
-	for c, err := range s {
-		words = append(words, selWord(c, err))
-	}
-	return strings.Join(words, " ")
-}
-
-// batchTold is selTold for batches.
-func batchTold(s Stream[[]Change[game]]) string {
-	var words []string
-	for batch, err := range s {
-		if err != nil {
-			words = append(words, feedWord(Change[game]{}, err))
-		}
-		for _, c := range batch {
-			words = append(words, selWord(c, nil))
-		}
-	}
-	return strings.Join(words, " ")
-}
-
-// "A selection's feed is about the selection: a row that comes into it is an Insert
-// (Old nil), one that leaves it a Delete (New nil), whatever the write was"; Seq is
-// always the write's, and the rows are the stored ones (T3).
-func TestRowsEnterAndLeaveSelections(t *testing.T) {
-	writes := []func(w board) (Change[game], error){
-		func(w board) (Change[game], error) { return w.Insert(game{1, "Bob", 5}) },
-		func(w board) (Change[game], error) { return w.Insert(game{2, "Ann", 10}) },
-		func(w board) (Change[game], error) { return w.Update(1, func(g *game) { g.Score = 15 }) },
-		func(w board) (Change[game], error) { return w.Update(1, func(g *game) { g.Player = "Ann" }) },
-		func(w board) (Change[game], error) { return w.Upsert(game{2, "Ann", 1}) },
-		func(w board) (Change[game], error) { return w.Replace(game{1, "Bob", 15}) },
-		func(w board) (Change[game], error) { return w.Delete(2) },
-		func(w board) (Change[game], error) {
-			return w.Compute(2, func(*game) *game { return &game{2, "Bob", 25} })
-		},
-		func(w board) (Change[game], error) { return w.Delete(1) },
-	}
-	const row1, row2 = "1+1 3~1 4~1 6~1 9-1", "2+2 5~2 7-2 8+2"
-	tests := map[string]string{
-		"Table":  "1+1 2+2 3~1 4~1 5~2 6~1 7-2 8+2 9-1",
-		"Row(1)": row1, "Row(5)": "", "Row(-1)": "",
-		"Range(1, 5)":      "1+1 2+2 3~1 4~1 5~2 6~1 7-2 8+2 9-1",
-		"Range of all":     "1+1 2+2 3~1 4~1 5~2 6~1 7-2 8+2 9-1",
-		"Range before all": "", "Range after all": "", "empty Range": "", "inverted Range": "",
-		"From(5)": "", "From after all": "", "From before all": "1+1 2+2 3~1 4~1 5~2 6~1 7-2 8+2 9-1",
-		"Where":         "2+2 3+1 4~1 5-2 6~1 8+2 9-1",
-		"Where nothing": "",
-		"Where chain":   "3+1 4-1 6+1 9-1",
-		"Row(1).Where":  "3+1 4~1 6~1 9-1",
-		"From(2).Where": "8+2",
-		"player Bob":    "1+1 3~1 4-1 6+1 8+2 9-1", "player nobody": "",
-		"players A to B": "2+2 4+1 5~2 6-1 7-2", "players from B": "1+1 3~1 4-1 6+1 8+2 9-1",
-		"score 15":       "3+1 4~1 6~1 9-1",
-		"scores 0 to 10": "1+1 3-1 5+2 7-2", "scores empty": "", "scores inverted": "",
-		"scores from 10, Bob's": "3+1 4-1 6+1 8+2 9-1",
-		"digit 5":               "1+1 3~1 4~1 6~1 8+2 9-1",
-		"digits 1 to 5":         "2+2 3+1 4~1 5~2 6~1 7-2 8+2 9-1",
-		"digits from 0":         "1+1 2+2 3~1 4~1 5~2 6~1 7-2 8+2 9-1",
-		"digits from 9":         "",
-	}
-	require.Len(t, boardSelections, len(tests))
-	for _, test := range boardSelections {
-		t.Run(test.name, func(t *testing.T) {
-			want, ok := tests[test.name]
-			require.True(t, ok)
-			b := newBoard()
-			b.Retain(100)
-			s := test.of(b)
-			poll := Poll(nil)
-			var made []Change[game]
-			sameRows := func(c Change[game], err error) {
-				require.NoError(t, err)
-				if c.Old != nil {
-					require.Same(t, made[c.Seq-1].Old, c.Old)
-				}
-				if c.New != nil {
-					require.Same(t, made[c.Seq-1].New, c.New)
-				}
+		b := newBoard()
+		s := test.of(b)
+		for name, seq := range map[string]iter.Seq2[int, game]{"All": s.All(), "Backward": s.Backward()} {
+			for id := range 200 {
+				must[game](t)(b.Upsert(game{ID: id, Player: []string{"Bob", "Ann"}[id/2%2], Score: id % 17}))
 			}
-			plain, atOnce := s.Changes(t.Context(), poll), s.Changes(t.Context(), poll)
-			squashed, batches := s.Changes(t.Context(), Squash(0), poll), s.Batches(t.Context(), 2, poll)
-			initial := s.Changes(t.Context(), IncludeInitial(), poll)
-			require.Equal(t, "ready0", selTold(initial))
-			var words, squashes []string
-			for _, write := range writes {
-				made = append(made, must[game](t)(write(b)))
-				for c, err := range atOnce {
-					sameRows(c, err)
-					words = append(words, selWord(c, err))
+			want := rowsOf(t, seq)
+			var got []game
+			for _, g := range seq {
+				got = append(got, g)
+				require.LessOrEqual(t, len(got), len(want), "%s of %s", name, test.name)
+				for i := range 5 { // rows come, go and change places, before and behind
+					must[game](t)(b.Upsert(game{ID: (g.ID + i*i*i + 200 - 3) % 200, Player: []string{"Bob", "Ann"}[i%2], Score: 5 + 5*i}))
 				}
-				for c, err := range squashed {
-					sameRows(c, err)
-					squashes = append(squashes, selWord(c, err))
-				}
+				must[game](t)(b.Upsert(game{ID: 200 + g.ID, Player: "Bob", Score: 15}))
+				must[game](t)(b.Delete(g.ID))
 			}
-			require.Equal(t, want, strings.Join(words, " "))
-			require.Equal(t, want, strings.Join(squashes, " "))
-			require.Equal(t, want, selTold(plain), "as a backlog")
-			require.Equal(t, want, batchTold(batches))
-			require.Equal(t, want, selTold(initial))
-			require.Equal(t, want, selTold(s.Changes(t.Context(), After(0), poll)), "from the table's history")
-			require.Equal(t, want, batchTold(s.Batches(t.Context(), 3, After(0), poll)))
-			b.Drop()
-			require.Equal(t, "dropped", selTold(plain))
-		})
+			require.Equal(t, want, got, "%s of %s", name, test.name)
+		}
 	}
 }
 
-// Row 2's feed, which boardSelections has not: it comes, goes, and comes again. "A Row
-// feed may be opened on a missing key; it sees the row come and go."
-func TestARowFeedOnAMissingKey(t *testing.T) {
-	games := newGames()
-	feed := games.Row(2).Changes(t.Context(), Poll(nil))
-	initial := games.Row(2).Changes(t.Context(), Poll(nil), IncludeInitial())
-	require.Equal(t, "", selTold(feed))
-	require.Equal(t, "ready0", selTold(initial), "Row on a missing key: only Ready")
-	_, ok := games.Get(2)
-	require.False(t, ok)
-	require.Zero(t, games.Len())
-	require.Empty(t, rowsOf(t, games.All()))
-	require.Empty(t, rowsOf(t, games.Backward()))
-	for _, write := range []func() (Change[game], error){
-		func() (Change[game], error) { return games.Delete(2) },
-		func() (Change[game], error) { return games.Replace(game{ID: 2}) },
-		func() (Change[game], error) { return games.Update(2, func(*game) { t.Error("edit was called") }) },
+// "A selection's feed reports changes relative to the selection": a row that starts to
+// match is an Insert, and a row that stops matching is a Delete.
+func TestFeedsOfSelections(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		of   func(b board) Selection[int, game]
+		want string
+	}{
+		{"Row", func(b board) Selection[int, game] { return b.Row(1) }, "+1 3 5 -8 dropped"},
+		{"missing Row", func(b board) Selection[int, game] { return b.Row(9) }, "dropped"},
+		{"Range", func(b board) Selection[int, game] { return b.Range(2, 5) }, "+2 4 -6 +7 dropped"},
+		{"Where", func(b board) Selection[int, game] { return b.Where(isHigh) }, "+2 +3 -4 -5 +7 dropped"},
+		{"Equal", func(b board) Selection[int, game] { return b.scores.Equal(15) }, "+3 -5 dropped"},
+		{"Range of an index", func(b board) Selection[int, game] { return b.scores.Range(0, 10) }, "+1 -3 +4 +5 -6 -8 dropped"},
+		{"From and Where", func(b board) Selection[int, game] { return b.scores.From(10).Where(isOddGame) }, "+3 -5 dropped"},
+		{"one of several values", func(b board) Selection[int, game] { return b.digits.Equal(5) }, "+3 5 +7 -8 dropped"},
+		{"several values of a row", func(b board) Selection[int, game] { return b.digits.Range(1, 3) }, "+2 +3 4 -5 -6 +7 dropped"},
 	} {
-		_, err := write()
-		require.ErrorIs(t, err, ErrNotFound)
+		const writes = "put 1; set 2 12; set 1 15; set 2 1; set 1 5; delete 2; set 2 25; delete 1"
+		runScripts(t,
+			feedTest{name: test.name, of: test.of, do: "open; " + writes + "; drop; read: " + test.want},
+			feedTest{name: test.name + ", After", of: test.of, opts: []FeedOption{After(0)}, do: "retain 10; " + writes + "; open; drop; read: " + test.want})
 	}
-	for round := range 3 {
-		seq := 3*round + 1
-		must[game](t)(games.Insert(game{ID: 2}))
-		_, err := games.Insert(game{ID: 2})
-		require.ErrorIs(t, err, ErrDuplicateKey)
-		must[game](t)(games.Upsert(game{ID: 2, Score: 1}))
-		require.Equal(t, 1, games.Len())
-		require.Len(t, rowsOf(t, games.All()), 1)
-		must[game](t)(games.Delete(2))
-		require.Zero(t, games.Len())
-		want := fmt.Sprintf("%d+2 %d~2 %d-2", seq, seq+1, seq+2)
-		require.Equal(t, want, selTold(feed))
-		require.Equal(t, want, selTold(initial))
-	}
-	require.Equal(t, None, must[game](t)(games.Compute(2, func(old *game) *game { return old })).Kind)
-	require.Equal(t, "", selTold(feed))
-}
-
-// The law of selections: initial rows folded with the changes are the selection as it
-// is, whatever was written and whatever the selection (F1, F2); Old is what the feed
-// said last (T3).
-func TestFoldedFeedsAreTheirSelections(t *testing.T) {
-	r, reached := newRand(t), make(map[string]int)
-	b := newBoard()
-	type follower struct {
-		name     string
-		squashed bool
-		s        Selection[int, game]
-		stream   Stream[Change[game]]
-		rows     map[int]*game
-	}
-	var followers []*follower
-	begin := func() {
-		for _, test := range boardSelections {
-			for name, opt := range map[string]FeedOption{"": Buffer(1000), ", squashed": Squash(0)} {
-				s := test.of(b)
-				followers = append(followers, &follower{
-					test.name + name, name != "", s, s.Changes(t.Context(), opt, IncludeInitial(), Poll(nil)), make(map[int]*game),
-				})
-			}
-		}
-	}
-	begin()
-	for step := range 2000 {
-		id := r.IntN(8)
-		row := game{ID: id, Player: []string{"", "Ann", "Bob", "Eve"}[r.IntN(4)], Score: r.IntN(3) * r.IntN(20)}
-		switch r.IntN(4) {
-		case 0:
-			_, _ = b.Delete(id)
-		case 1:
-			_, _ = b.Update(id, func(g *game) { g.Score = row.Score })
-		default:
-			_, _ = b.Upsert(row)
-		}
-		if step == 1000 {
-			begin() // some of them with rows that are there
-		}
-		if r.IntN(5) > 0 {
-			continue
-		}
-		for _, f := range followers {
-			last := uint64(0)
-			for c, err := range f.stream {
-				require.NoError(t, err, f.name)
-				reached[c.Kind.String()]++
-				if c.Kind == Ready {
-					continue
-				}
-				require.Equal(t, f.rows[c.Row().ID], c.Old, "%s: %s", f.name, selWord(c, err))
-				if !f.squashed { // which leaves out a row that became an equal one
-					require.True(t, c.Old == f.rows[c.Row().ID], "%s: %s", f.name, selWord(c, err))
-				}
-				require.True(t, c.Seq == 0 || c.Seq > last, "F1")
-				last = c.Seq
-				if f.rows[c.Row().ID] = c.New; c.New == nil {
-					delete(f.rows, c.Row().ID)
-				}
-			}
-			want := make(map[int]game)
-			maps.Insert(want, f.s.All())
-			got := make(map[int]game)
-			for id, g := range f.rows {
-				got[id] = *g
-			}
-			require.Equal(t, want, got, f.name)
-		}
-	}
-	requireOutcomes(t, reached, "insert", "update", "delete", "initial", "ready")
+	odd := func(b board) Selection[int, game] { return b.Range(0, 10).Where(isOddGame) }
+	runScripts(t,
+		feedTest{name: "a row comes, goes and comes again", of: func(b board) Selection[int, game] { return b.Row(2) }, opts: []FeedOption{IncludeInitial()}, do: `
+			open; loop: ready0; put 2: +1; set 2 1: 2; delete 2: -3; put 2: +4; delete 2: -5`},
+		feedTest{name: "Buffer and FeedInfo count before the predicate", of: odd, opts: []FeedOption{Buffer(4)}, do: `
+			open; put 0 100 1 101 2 102 3 103 4 104 5 105 6 106 7 107 8 108 9 109; info: [feed: buffered 4/4, delivered 0, skipped 6, seq 0]
+			read 3: skip6(1-12) +15 +19; info: [feed: buffered 0/4, delivered 4, skipped 6, seq 19]`},
+		feedTest{name: "a feed of a row reads no other row", of: func(b board) Selection[int, game] { return b.Row(1) }, opts: []FeedOption{Buffer(2)}, do: `
+			put 1; open; put 2 3 4 5; set 2 7; info: [feed: buffered 0/2, delivered 0, skipped 0, seq 1]; set 1 6; read 1: 7`},
+		feedTest{name: "a feed of a value reads no other row", of: func(b board) Selection[int, game] { return b.scores.Equal(9) }, opts: []FeedOption{Buffer(2)}, do: `
+			put 1; open; put 2 3 4 5; set 2 7; info: [feed: buffered 0/2, delivered 0, skipped 0, seq 1]; set 1 9; read 1: +7`},
+	)
 }
 
 // A countedContext counts how often a loop looks at it, which it does at each turn.
@@ -493,13 +214,13 @@ func (c countedContext) Err() error {
 	return c.Context.Err()
 }
 
-// "A write to one key wakes nobody else": those who wait in another scope are not
-// even run.
+// A write wakes only the loops whose selection it changes. The others do not even run.
 func TestAWriteWakesNobodyElse(t *testing.T) {
 	inBubbles(t, func(t *testing.T) {
 		b := newBoard()
 		must[game](t)(b.Insert(game{1, "Bob", 5}))
 		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
 		type waiter struct {
 			name     string
 			follower *follower
@@ -507,252 +228,171 @@ func TestAWriteWakesNobodyElse(t *testing.T) {
 		}
 		var waiters []waiter
 		for name, s := range map[string]Selection[int, game]{
-			"Row(1)": b.Row(1), "Row(2)": b.Row(2), "Range(1, 2)": b.Range(1, 2), "Range(2, 3)": b.Range(2, 3), "From(2)": b.From(2),
-			"Bob": b.players.Equal("Bob"), "Ann": b.players.Equal("Ann"), "5 to 6": b.scores.Range(5, 6), "6 on": b.scores.From(6),
+			"row1": b.Row(1), "row2": b.Row(2), "range1": b.Range(1, 2), "range2": b.Range(2, 3), "from2": b.From(2),
+			"bob": b.players.Equal("Bob"), "ann": b.players.Equal("Ann"), "score5": b.scores.Range(5, 6), "score6": b.scores.From(6),
 		} {
-			for kind, opts := range map[string][]FeedOption{"": nil, ", squashed": {Squash(0)}, ", initial": {IncludeInitial()}} {
+			for _, opts := range [][]FeedOption{nil, {Squash(0)}, {IncludeInitial()}} {
 				looked := new(atomic.Int64)
-				counted := countedContext{ctx, looked}
-				waiters = append(waiters, waiter{name + kind, follow(s.Changes(counted, opts...), nil), looked})
+				waiters = append(waiters, waiter{name, follow(s.Changes(countedContext{ctx, looked}, opts...), nil), looked})
 			}
 		}
-		synctest.Wait()
-		parked := func() (parked int64) {
-			rings := make(map[*ring[Change[game]]]bool)
-			for _, s := range b.feeds.all() {
-				if r := &s.scope.ring; !rings[r] {
-					parked += r.parked.Load()
-				}
-				rings[&s.scope.ring] = true
-			}
-			return parked
-		}
-		require.Equal(t, int64(len(waiters)*2/3), parked(), "all but the squashed")
 		for seq, step := range []struct {
 			write func() (Change[game], error)
 			wakes string
 		}{
-			{func() (Change[game], error) { return b.Insert(game{3, "Eve", 0}) }, "From(2)"},
-			{func() (Change[game], error) { return b.Upsert(game{1, "Bob", 7}) }, "Row(1) Range(1, 2) Bob 5 to 6 6 on"},
-			{func() (Change[game], error) { return b.Upsert(game{1, "Zoe", 7}) }, "Row(1) Range(1, 2) Bob 6 on"},
-			{func() (Change[game], error) { return b.Insert(game{2, "Ann", 0}) }, "Row(2) Range(2, 3) From(2) Ann"},
-			{func() (Change[game], error) { return b.Delete(3) }, "From(2)"},
+			{func() (Change[game], error) { return b.Insert(game{3, "Eve", 0}) }, "from2"},
+			{func() (Change[game], error) { return b.Upsert(game{1, "Bob", 7}) }, "row1 range1 bob score5 score6"},
+			{func() (Change[game], error) { return b.Upsert(game{1, "Zoe", 7}) }, "row1 range1 bob score6"},
+			{func() (Change[game], error) { return b.Insert(game{2, "Ann", 0}) }, "row2 range2 from2 ann"},
+			{func() (Change[game], error) { return b.Delete(3) }, "from2"},
 			{func() (Change[game], error) { return b.Upsert(game{2, "Ann", 0}) }, ""}, // no change
 		} {
-			before := make([]int64, len(waiters))
-			for i, w := range waiters {
-				before[i] = w.looked.Load()
+			synctest.Wait()
+			var before []int64
+			for _, w := range waiters {
+				before = append(before, w.looked.Load())
 			}
 			must[game](t)(step.write())
 			synctest.Wait()
+			woken, want := make(map[string]int), make(map[string]int)
 			for i, w := range waiters {
-				name, _, _ := strings.Cut(w.name, ", s")
-				name, _, _ = strings.Cut(name, ", i")
-				if strings.Contains(step.wakes, name) {
-					require.Greater(t, w.looked.Load(), before[i], "%s, write %d", w.name, seq)
+				if w.looked.Load() > before[i] {
 					require.True(t, strings.HasSuffix(w.follower.String(), fmt.Sprint(seq+2)), "%s: %s", w.name, w.follower)
-				} else {
-					require.Equal(t, before[i], w.looked.Load(), "%s, write %d", w.name, seq)
+					woken[w.name]++
 				}
 			}
-			require.Equal(t, int64(len(waiters)*2/3), parked())
-		}
-		cancel()
-		synctest.Wait()
-		require.Zero(t, parked())
-		for _, w := range waiters {
-			require.True(t, w.follower.ended)
+			for name := range strings.FieldsSeq(step.wakes) {
+				want[name] = 3
+			}
+			require.Equal(t, want, woken, "write %d", seq+2)
 		}
 	})
 }
 
-// "predicates run on the reader's side, on snapshots, never under a lock": one may read
-// and write the table, and those of feeds never run in a write.
+// Predicates "run in the goroutine of the loop, without a lock. They can be slow, and can
+// use tables." A write calls none.
 func TestPredicatesRunOnTheReadersSide(t *testing.T) {
 	games := newGames()
 	calls := 0
-	keep := func(g *game) bool {
+	s := games.Range(0, 10).Where(func(g *game) bool {
 		calls++
 		require.True(t, games.mu.TryLock(), "no lock is held")
 		games.mu.Unlock()
 		must[game](t)(games.Upsert(game{ID: 100, Score: calls}))
 		return isOddGame(g)
-	}
-	s := games.Range(0, 10).Where(keep)
+	})
 	feeds := []Stream[Change[game]]{
-		s.Changes(t.Context(), Poll(nil)),
-		s.Changes(t.Context(), Squash(0), Poll(nil)),
-		s.Changes(t.Context(), IncludeInitial(), Poll(nil)),
+		s.Changes(t.Context(), Poll(nil)), s.Changes(t.Context(), Squash(0), Poll(nil)),
+		unbatch(s.Batches(t.Context(), 2, Poll(nil))), s.Changes(t.Context(), IncludeInitial(), Poll(nil)),
 	}
-	batches := s.Batches(t.Context(), 2, Poll(nil))
-	for id := range 4 {
-		must[game](t)(games.Insert(game{ID: id}))
-	}
+	insertRows(t, games, 0, 1, 2, 3)
 	require.Zero(t, calls, "in a write, or in Changes")
 	require.Len(t, rowsOf(t, s.All()), 2)
 	require.Len(t, rowsOf(t, s.Backward()), 2)
 	require.Equal(t, 2, s.Len())
-	for _, want := range []string{"2+1 4+3", "2+1 4+3", "ready0 2+1 4+3"} {
-		require.Equal(t, want, selTold(feeds[0]))
-		feeds = feeds[1:]
+	for i, want := range []string{"+2 +4", "+2 +4", "+2 +4", "ready0 +2 +4"} {
+		require.Equal(t, want, allOf(feeds[i]))
 	}
-	require.Equal(t, "2+1 4+3", batchTold(batches))
-	require.Equal(t, 4*(3+4), calls, "for each row or change once")
-}
-
-// A predicate that panics leaves the loop as the loop's body would: the panic reaches
-// the caller, no lock is held, and the next range goes on after the row or change that
-// it was asked about; nothing else is lost.
-func TestAPredicateThatPanics(t *testing.T) {
-	type selection = Selection[int, game]
-	for _, test := range []struct {
-		name    string
-		opts    []FeedOption
-		batches bool
-		want    string
-	}{
-		{"Changes", nil, false, "5+1 | 7+3 8+4 dropped"},
-		{"After", []FeedOption{After(4)}, false, "5+1 | 7+3 8+4 dropped"},
-		{"IncludeInitial", []FeedOption{IncludeInitial()}, false, "=11 | =13 =14 ready4 5+1 | 7+3 8+4 dropped"},
-		{"Squash", []FeedOption{Squash(0)}, false, "5+1 | 7+3 8+4 dropped"},
-		{"Batches", nil, true, "| 5+1 7+3 8+4 dropped"},
-		{"Batches and IncludeInitial", []FeedOption{IncludeInitial()}, true, "| | =11 =13 =14 ready4 5+1 7+3 8+4 dropped"},
-		{"Batches and Squash", []FeedOption{Squash(0)}, true, "| 5+1 7+3 8+4 dropped"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			games := newGames()
-			games.Retain(100)
-			for id := range 4 {
-				must[game](t)(games.Insert(game{ID: 11 + id}))
-			}
-			s := games.From(0).Where(func(g *game) bool {
-				if g.ID%10 == 2 {
-					panic("about 2")
-				}
-				return true
-			})
-			var read func(word func(c Change[game], err error))
-			if test.batches {
-				batches := s.Batches(t.Context(), 100, test.opts...)
-				read = func(word func(c Change[game], err error)) {
-					for batch, err := range batches {
-						for _, c := range batch {
-							word(c, nil)
-						}
-						if err != nil {
-							word(Change[game]{}, err)
-						}
-					}
-				}
-			} else {
-				stream := s.Changes(t.Context(), test.opts...)
-				read = func(word func(c Change[game], err error)) {
-					for c, err := range stream {
-						word(c, err)
-					}
-				}
-			}
-			for id := range 4 {
-				must[game](t)(games.Insert(game{ID: 1 + id}))
-			}
-			games.Drop()
-			var words []string
-			for range 3 {
-				func() {
-					defer func() {
-						if v := recover(); v != nil {
-							require.Equal(t, "about 2", v)
-							words = append(words, "|")
-						}
-					}()
-					read(func(c Change[game], err error) { words = append(words, selWord(c, err)) })
-				}()
-				require.True(t, games.mu.TryLock(), "the lock is free")
-				games.mu.Unlock()
-				if words[len(words)-1] == "dropped" {
-					break
-				}
-			}
-			require.Equal(t, test.want, strings.Join(words, " "))
-			require.Empty(t, games.Feeds())
-		})
-	}
-
-	games := newGames()
-	for id := range 3 {
-		must[game](t)(games.Insert(game{ID: id}))
-	}
-	s := games.Where(func(g *game) bool { return g.ID != 1 || g.Score != 0 || panicWith("about 1") })
-	for name, read := range map[string]func(s selection) int{
-		"All":      func(s selection) int { return len(rowsOf(t, s.All())) },
-		"Backward": func(s selection) int { return len(rowsOf(t, s.Backward())) },
-		"Len":      selection.Len,
-	} {
-		must[game](t)(games.Upsert(game{ID: 1}))
-		before := stateOf(games)
-		require.PanicsWithValue(t, "about 1", func() { read(s) }, name)
-		requireState(t, before, games)
-		must[game](t)(games.Upsert(game{ID: 1, Score: 1}))
-		require.Equal(t, 3, read(s), name)
-	}
+	require.Equal(t, 4*(3+4), calls, "once for each row or change")
 }
 
 func panicWith(v any) bool { panic(v) }
 
-// "Buffer, Buffered, Delivered and Skipped count before the predicate"
-func TestAFeedOfWhereCountsBeforeThePredicate(t *testing.T) {
-	games := newGames()
-	feed := games.Range(0, 10).Where(isOddGame).Changes(t.Context(), Buffer(4), Poll(nil))
-	for id := range 10 {
-		must[game](t)(games.Insert(game{ID: id}))
-		must[game](t)(games.Insert(game{ID: 100 + id}))
+// "A panic in it reaches the loop's caller, and the change that it was about counts as
+// delivered." No lock is held then, and nothing else is lost.
+func TestAPredicateThatPanics(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		batches bool
+		opts    []FeedOption
+		want    string
+	}{
+		{"Changes", false, nil, "+5 | +7 +8 dropped"},
+		{"After", false, []FeedOption{After(4)}, "+5 | +7 +8 dropped"},
+		{"IncludeInitial", false, []FeedOption{IncludeInitial()}, "row11 | row13 row14 ready4 +5 | +7 +8 dropped"},
+		{"Squash", false, []FeedOption{Squash(0)}, "+5 | +7 +8 dropped"},
+		{"Batches", true, nil, "| +5 +7 +8 dropped"},
+		{"Batches and IncludeInitial", true, []FeedOption{IncludeInitial()}, "| | row11 row13 row14 ready4 +5 +7 +8 dropped"},
+		{"Batches and Squash", true, []FeedOption{Squash(0)}, "| +5 +7 +8 dropped"},
+	} {
+		games := newGames()
+		games.Retain(100)
+		insertRows(t, games, 11, 12, 13, 14)
+		s := games.From(0).Where(func(g *game) bool { return g.ID%10 != 2 || panicWith("about 2") })
+		var stream Stream[Change[game]]
+		if test.batches {
+			stream = unbatch(s.Batches(t.Context(), 100, test.opts...))
+		} else {
+			stream = s.Changes(t.Context(), test.opts...)
+		}
+		insertRows(t, games, 1, 2, 3, 4)
+		games.Drop()
+		var words []string
+		for i := 0; i < 3 && !slices.Contains(words, "dropped"); i++ {
+			func() {
+				defer func() {
+					if v := recover(); v != nil {
+						require.Equal(t, "about 2", v)
+						words = append(words, "|")
+					}
+				}()
+				for c, err := range stream {
+					words = append(words, wordOf(c, err))
+				}
+			}()
+			require.True(t, games.mu.TryLock(), "the lock is free")
+			games.mu.Unlock()
+		}
+		require.Equal(t, test.want, strings.Join(words, " "), test.name)
+		require.Empty(t, games.Feeds())
 	}
-	require.Equal(t, FeedInfo{Buffered: 4, Capacity: 4, Skipped: 6}, games.Feeds()[0])
-	require.Equal(t, "skip6(1-12) 15+7 19+9", selTold(feed))
-	require.Equal(t, FeedInfo{Capacity: 4, Delivered: 4, Skipped: 6, Seq: 19}, games.Feeds()[0])
-	runtime.KeepAlive(feed) // or the collector ends it before Feeds
+
+	games := newGames()
+	insertRows(t, games, 0, 1, 2)
+	s := games.Where(func(g *game) bool { return g.ID != 1 || panicWith("about 1") })
+	before := stateOf(games)
+	for name, read := range map[string]func(){
+		"All": func() { rowsOf(t, s.All()) }, "Backward": func() { rowsOf(t, s.Backward()) }, "Len": func() { s.Len() },
+	} {
+		require.PanicsWithValue(t, "about 1", read, name)
+		requireState(t, before, games)
+	}
 }
 
-// Reads of a selection of a dropped table find it empty; its feeds yield
-// ErrTableDropped alone, whenever the selection was made, and leave nothing behind.
+// Selections of a dropped table and its indexes are empty, and their feeds yield only
+// ErrTableDropped, whether they and the indexes were made before or after Drop. An older
+// feed has its rows first. Nothing is left behind.
 func TestSelectionsOfADroppedTable(t *testing.T) {
 	for _, test := range boardSelections {
-		t.Run(test.name, func(t *testing.T) {
-			b := newBoard()
-			must[game](t)(b.Insert(game{1, "Bob", 15}))
-			must[game](t)(b.Insert(game{5, "Ann", 5}))
-			earlier := test.of(b)
-			feed := earlier.Changes(t.Context(), IncludeInitial())
-			initial := earlier.Len()
-			for range 2 {
-				b.Drop()
-				for _, s := range []Selection[int, game]{earlier, test.of(b)} {
-					require.Empty(t, rowsOf(t, s.All()))
-					require.Empty(t, rowsOf(t, s.Backward()))
-					require.Zero(t, s.Len())
-					for _, opts := range [][]FeedOption{nil, {IncludeInitial()}, {Squash(0)}, {After(0)}, {Poll(nil)}, {OnOverflow(Resync)}} {
-						stream := s.Changes(t.Context(), opts...)
-						require.Equal(t, "dropped", selTold(stream))
-						require.Equal(t, "dropped", selTold(stream), "the only pair of every later range")
-						require.Equal(t, "dropped", batchTold(s.Batches(t.Context(), 1, opts...)))
-					}
-				}
+		b := newBoard()
+		must[game](t)(b.Insert(game{1, "Bob", 15}))
+		must[game](t)(b.Insert(game{5, "Ann", 5}))
+		earlier := test.of(b)
+		n, feed := earlier.Len(), earlier.Changes(t.Context(), IncludeInitial())
+		b.Drop()
+		unique, err := NewUniqueIndex(b.Table, "late score", func(g *game) int { return g.Score })
+		require.NoError(t, err)
+		late := board{b.Table, NewIndex(b.Table, "late player", func(g *game) string { return g.Player }), unique, NewMultiIndex(b.Table, "late digits", digits)}
+		for _, s := range []Selection[int, game]{earlier, test.of(b), test.of(late)} {
+			require.Empty(t, rowsOf(t, s.All()), test.name)
+			require.Empty(t, rowsOf(t, s.Backward()), test.name)
+			require.Zero(t, s.Len(), test.name)
+			for _, opts := range [][]FeedOption{nil, {IncludeInitial()}, {Squash(0)}, {After(0)}, {Poll(nil)}, {OnOverflow(Resync)}} {
+				stream := s.Changes(t.Context(), opts...)
+				require.Equal(t, "dropped", allOf(stream), test.name)
+				require.Equal(t, "dropped", allOf(stream), "the only pair of every later range")
+				require.Equal(t, "dropped", batchesOf(s.Batches(t.Context(), 1, opts...), -1), test.name)
 			}
-			require.Len(t, b.Feeds(), 1)
-			pairs := take(feed, -1)
-			require.Len(t, pairs, initial+2, "a feed that was there has its rows, Ready, and the end")
-			require.Equal(t, Ready, pairs[initial].v.Kind)
-			require.ErrorIs(t, pairs[initial+1].err, ErrTableDropped)
-			require.Empty(t, b.Feeds())
-			require.Nil(t, b.ranges.root)
-			require.Nil(t, b.players.scopes.root)
-			require.Nil(t, b.scores.scopes.root)
-			require.Zero(t, b.rows.tree.Len())
-		})
+		}
+		require.Len(t, b.Feeds(), 1)
+		require.Regexp(t, fmt.Sprintf(`^(row\d ){%d}ready2 dropped$`, n), allOf(feed))
+		require.Empty(t, b.Feeds())
+		require.True(t, b.ranges.root == nil && b.players.scopes.root == nil && b.scores.scopes.root == nil && b.digits.scopes.root == nil)
+		require.Zero(t, b.rows.tree.Len()+b.players.rows.tree.Len()+b.scores.rows.tree.Len()+b.digits.rows.tree.Len())
 	}
 }
 
-// "What no run-time input can cause panics and says what to do"
+// Misuse of a selection panics, and the message says what to do.
 func TestMisuseOfASelectionPanicsAndSaysWhatToDo(t *testing.T) {
 	games := newGames()
 	const noPredicate = "changefeed: Where: nil function; pass the predicate of the rows to select"
@@ -764,24 +404,11 @@ func TestMisuseOfASelectionPanicsAndSaysWhatToDo(t *testing.T) {
 	require.PanicsWithValue(t, noContext, func() { games.Row(1).Batches(ctx, 1) })
 	require.PanicsWithValue(t, "changefeed: Changes: nil option; leave it out", func() { games.Row(1).Changes(t.Context(), nil) })
 	require.Empty(t, games.Feeds())
-	require.Zero(t, games.rows.tree.Len(), "to make a selection does nothing")
+	require.Zero(t, games.rows.tree.Len(), "making a selection does nothing")
 	require.True(t, games.mu.TryLock())
-}
+	games.mu.Unlock()
 
-// A Row feed's scope is found by the write's key: what is written to other keys is not
-// even put into it, so that it holds nothing and its buffer does not overflow.
-func TestAWriteGoesOnlyToItsOwnScopes(t *testing.T) {
-	r, b := rand.New(rand.NewPCG(1, 2)), newBoard()
-	must[game](t)(b.Insert(game{1, "Bob", 5}))
-	feed := b.Row(1).Changes(t.Context(), Buffer(2), Poll(nil))
-	bobs := b.players.Equal("Bob").Changes(t.Context(), Buffer(2), Poll(nil))
-	for range 1000 {
-		must[game](t)(b.Upsert(game{2 + r.IntN(50), "Ann", r.IntN(100)}))
-	}
-	for _, info := range b.Feeds() {
-		require.Equal(t, FeedInfo{Capacity: 2, Seq: 1}, info)
-	}
-	last := must[game](t)(b.Upsert(game{1, "Bob", 6})).Seq
-	require.Equal(t, fmt.Sprintf("%d~1", last), selTold(feed))
-	require.Equal(t, fmt.Sprintf("%d~1", last), selTold(bobs))
+	opts := make([]FeedOption, 0, 1)
+	games.Row(1).Batches(t.Context(), 1, opts...)
+	require.Nil(t, opts[:1][0], "Batches must not write into the caller's options")
 }
