@@ -948,16 +948,3 @@ func heldBy(f func()) int {
 	f()
 	return heap() - before
 }
-
-// feedWords, feedAll and feedSeqs are for option_test.go, until it uses [wordsOf]: their
-// words for a change are its number alone.
-
-func feedWords(s Stream[Change[game]], n int) string {
-	return strings.ReplaceAll(wordsOf(s, n), "+", "")
-}
-
-func feedAll(s Stream[Change[game]]) string { return feedWords(s, -1) }
-
-func feedSeqs(from, to int) (words []string) {
-	return strings.Fields(strings.ReplaceAll(strings.Join(writeWords(from, to), " "), "+", ""))
-}

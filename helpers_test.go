@@ -341,8 +341,11 @@ func batchOf(batch []Change[game], err error) string {
 // batchesOf is wordsOf for batches.
 func batchesOf(s Stream[[]Change[game]], n int) string {
 	var words []string
-	for _, p := range take(s, n) {
-		words = append(words, batchOf(p.v, p.err))
+	for batch, err := range s {
+		words = append(words, batchOf(batch, err)) // a batch is valid until the next one
+		if len(words) == n {
+			break
+		}
 	}
 	return strings.Join(words, " ")
 }
@@ -453,6 +456,9 @@ func collected(tb testing.TB, what string, is func() bool) {
 //	loop            ranges over the feed in a goroutine, while the next commands run
 //	break           makes the loop break at its next word
 //	at N COMMAND    runs the command in the body of the next range, at its Nth word
+//	in N COMMAND    before open: gives the feed a predicate that keeps all rows, and runs
+//	                the command in its Nth call
+//	panic, goexit   of at and in: leave the range; a panic is a word
 //	info            gives the text of Feeds
 //	put KEYS        inserts rows
 //	set KEY SCORE   replaces a row, or inserts it
@@ -492,13 +498,14 @@ type feedScript struct {
 
 	mu     sync.Mutex     // guards the fields below
 	got    []string       // the words of this step
-	at     map[int]string // commands for the body, by the number of the word
+	at, in map[int]string // commands for the body, by the number of the word, and for the predicate
+	calls  int            // of the predicate
 	breaks bool
 	writes int
 }
 
 func newFeedScript(t *testing.T, test feedTest) *feedScript {
-	s := &feedScript{board: newBoard(), feedTest: test, t: t, wake: make(chan struct{}, 100), at: make(map[int]string)}
+	s := &feedScript{board: newBoard(), feedTest: test, t: t, wake: make(chan struct{}, 100), at: map[int]string{}, in: map[int]string{}}
 	s.ctx, s.cancel = context.WithCancel(t.Context())
 	if s.polls {
 		s.opts = append(slices.Clip(s.opts), Poll(s.wake))
@@ -547,6 +554,13 @@ func (s *feedScript) perform(command string) {
 	case "at":
 		n, command, _ := strings.Cut(rest, " ")
 		s.at[s.number(n)] = command
+	case "in":
+		n, command, _ := strings.Cut(rest, " ")
+		s.in[s.number(n)] = command
+	case "panic":
+		panic(errScript)
+	case "goexit":
+		runtime.Goexit()
 	case "info":
 		s.got = append(s.got, fmt.Sprint(s.Feeds()))
 	case "tx":
@@ -610,6 +624,9 @@ func (s *feedScript) open() {
 	if s.of != nil {
 		of = s.of(s.board)
 	}
+	if len(s.in) > 0 {
+		of = of.Where(s.keep)
+	}
 	if s.max == 0 {
 		s.words = describe(of.Changes(s.ctx, s.opts...), wordOf)
 	} else {
@@ -617,8 +634,27 @@ func (s *feedScript) open() {
 	}
 }
 
+// errScript is what a script panics with.
+var errScript = errors.New("the script panics")
+
+// keep is the predicate.
+func (s *feedScript) keep(*game) bool {
+	s.calls++
+	if command, ok := s.in[s.calls]; ok {
+		s.perform(command)
+	}
+	return true
+}
+
 // read ranges over the feed up to n words, or until it ends.
 func (s *feedScript) read(n int) {
+	defer func() {
+		if p := recover(); p == any(errScript) {
+			s.got = append(s.got, "panic")
+		} else if p != nil {
+			panic(p)
+		}
+	}()
 	count := 0
 	for word := range s.words {
 		s.mu.Lock()
@@ -661,6 +697,8 @@ func TestScripts(t *testing.T) {
 			put 1 2; open; at 1 set 2 7; read: row2 ready2 3; put 3; set 2 1: wake; read: 5; cancel: wake; read: context canceled`},
 		feedTest{name: "batches", max: 2, opts: []FeedOption{After(1)}, do: `
 			retain 5; put 1 2 3 4; open; loop: [+2 +3] [+4]; sleep 1s; cancel: context canceled`},
+		feedTest{name: "panics", do: `
+			in 2 panic; open; put 1 2 3; at 1 goexit; loop: +1; read: panic; at 1 panic; read: +3 panic`},
 	)
 }
 

@@ -243,7 +243,7 @@ func TestRetainHoldsTheNewestAndNothingElse(t *testing.T) {
 // Delivering allocates nothing, from the ring of a row or a range neither.
 func TestDeliveringToAPartAllocatesNothing(t *testing.T) {
 	const n = 10_000
-	games := newOptionGames()
+	games := newBoard()
 	for name, feed := range map[string]Stream[Change[game]]{
 		"Row":         games.Row(1).Changes(t.Context()),
 		"Range":       games.Range(0, 2).Changes(t.Context()),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,60 +12,164 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A loop over batches that is left at its last batch, by break or by a panic, is
-// notified of the final error, and its feed is listed until then.
-func TestALoopLeftAtTheLastBatchIsNotifiedOfTheEnd(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		opts  []FeedOption
-		end   func(games *Table[int, game])
-		batch string
-		final string
-	}{
-		{"drop", nil, func(games *Table[int, game]) { games.Drop() }, "[+1 =2]", "dropped"},
-		{"drop, squashed", []FeedOption{Squash(0)}, func(games *Table[int, game]) { games.Drop() }, "[+2]", "dropped"},
-		{"overflow", []FeedOption{Buffer(2), OnOverflow(Fail)}, func(games *Table[int, game]) { feedWrites(t, games, 3) }, "[+1 =2]", "skip1(3-3)"},
-	} {
-		for _, leave := range []string{"break", "panic", "goexit"} {
-			t.Run(test.name+", "+leave, func(t *testing.T) {
-				games := newGames()
-				wake := make(chan struct{}, 10)
-				ended := false
-				feed := games.Where(func(row *game) bool {
-					if row.Score == 2 && !ended { // the end comes while the batch is collected
-						ended = true
-						test.end(games)
-					}
-					return true
-				}).Batches(t.Context(), 10, append(test.opts, Poll(wake))...)
-				feedWrites(t, games, 2)
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					defer func() { _ = recover() }()
-					for batch, err := range feed {
-						require.Equal(t, test.batch, batchOf(batch, err))
-						switch leave {
-						case "panic":
-							panic(leave)
-						case "goexit":
-							runtime.Goexit()
-						}
-						break
-					}
-				}()
-				<-done
-				require.Equal(t, 1, notifications(wake), "the final error is to come")
-				require.Len(t, games.Feeds(), 1, "the loop has not read the final error")
-				require.Equal(t, test.final, batchesOf(feed, -1))
-				require.Empty(t, games.Feeds())
-				require.Zero(t, notifications(wake))
-			})
+// "A range never waits": it ends when nothing is buffered. Wake then gets one value when
+// something is: a change, the end of the context, a drop.
+func TestPoll(t *testing.T) {
+	var tests []feedTest
+	for _, sel := range boardSelections {
+		if sel.has(&game{ID: 1, Score: 15}) {
+			tests = append(tests, feedTest{name: sel.name, of: sel.of, polls: true, do: `
+				put 1; delete 1; open; set 1 15; read: +3; read; delete 1: wake; set 1 15; read 1: -4 wake; delete 1; read: +5 -6
+				set 1 15: wake; read: +7; cancel: wake; read: context canceled; read: context canceled; drop; info: []`})
 		}
+	}
+	require.Len(t, tests, 12)
+	runScripts(t, append(tests, []feedTest{
+		{name: "drop", polls: true, do: "put 1; open; read; drop: wake; read: dropped; read: dropped; info: []"},
+		{name: "drop of changes", polls: true, do: "open; read; put 1: wake; drop; read: +1 dropped"},
+		{name: "Buffer", polls: true, opts: []FeedOption{Buffer(1)}, do: "put 1; open; read; write 3: wake; read: skip2(2-3) 4; read; drop: wake"},
+		{name: "Fail", polls: true, opts: []FeedOption{Buffer(1), OnOverflow(Fail)}, do: "open; read; write 3: wake; read: skip2(1-2); drop; read: skip2(1-2)"},
+		{name: "Resync", polls: true, opts: []FeedOption{Buffer(1), OnOverflow(Resync)}, do: `
+			open; read; write 3: wake; read: skip3(1-3) row1 ready3; read; drop: wake`},
+		{name: "IncludeInitial", polls: true, opts: []FeedOption{IncludeInitial()}, do: `
+			put 1 2; open; read 1: row1 wake; read 1: row2 wake; read: ready2; read; write 3: wake; read: 3 4 5; drop: wake`},
+		{name: "After", polls: true, opts: []FeedOption{After(1)}, do: "retain 9; put 1 2 3; open; read: +2 +3; read; write 3: wake; read: 4 5 6; drop: wake"},
+		{name: "Squash", polls: true, opts: []FeedOption{Squash(0)}, do: "put 1; open; read; write 3: wake; read: 4; read; drop: wake"},
+		{name: "After and Squash", polls: true, opts: []FeedOption{After(1), Squash(0)}, do: `
+			retain 9; put 1 2 3; open; read 1: +2 wake; read: +3; read; write 3: wake; read: 6; drop: wake`},
+		{name: "the last of an option", polls: true, opts: []FeedOption{Poll(nil), After(0), After(1), Squash(time.Hour), Squash(0)}, do: `
+			retain 9; put 1; open; put 2; read: +2; write 2: wake; read: 4`},
+	}...)...)
+}
+
+// A loop over batches that is left at its last batch, by a break, a panic or Goexit, is
+// notified of the final error, and its feed is listed until then. F3, F4
+func TestALoopLeftAtTheLastBatchIsNotifiedOfTheEnd(t *testing.T) {
+	for _, leave := range []string{"break; loop: B wake", "at 1 panic; loop: B panic wake", "at 1 goexit; loop: B wake"} {
+		do := func(end, batch, info, final string) string { // the end comes while the batch is collected
+			return end + "; open; write 2; " + strings.Replace(leave, "B", batch, 1) + "; info: [feed: " + info + "]; read: " + final + "; info: []; cancel"
+		}
+		runScripts(t, []feedTest{
+			{name: leave + ", drop", max: 10, polls: true, do: do("in 2 drop", "[+1 2]", "buffered 0/100000, delivered 2, skipped 0, seq 2", "dropped")},
+			{name: leave + ", drop, squashed", max: 10, polls: true, opts: []FeedOption{Squash(0)}, do: do(
+				"in 1 drop", "[+2]", "buffered 0, delivered 1, skipped 0, seq 2", "dropped")},
+			{name: leave + ", overflow", max: 10, polls: true, opts: []FeedOption{Buffer(2), OnOverflow(Fail)}, do: do(
+				"in 2 write 3", "[+1 2]", "buffered 2/2, delivered 2, skipped 1, seq 3", "skip1(3-3)")},
+		}...)
 	}
 }
 
-// A wake channel that its owner closed affects nobody else: not the writer, not the
+// A write notifies no feed that polls for other rows. A predicate is called by the reader,
+// so its feed is notified. F3
+func TestPollIsNotWokenByOthersRows(t *testing.T) {
+	games := newBoard()
+	wake := make(chan struct{}, 10)
+	var feeds []Stream[Change[game]]
+	for _, sel := range []Selection[int, game]{games.Row(1), games.Row(1), games.Range(1, 3), games.From(1), games.players.Equal("Ann")} {
+		feeds = append(feeds, sel.Changes(t.Context(), Poll(wake)))
+	}
+	where := games.Where(func(row *game) bool { return row.ID > 0 }).Changes(t.Context(), Poll(wake))
+	for _, feed := range append(feeds, where) {
+		require.Empty(t, allOf(feed))
+	}
+	insertRows(t, games.Table, 0)
+	require.Equal(t, 1, notifications(wake), "the predicate's")
+	require.Empty(t, allOf(where))
+	insertRows(t, games.Table, 7)
+	require.Equal(t, 2, notifications(wake), "From and the predicate")
+	must[game](t)(games.Insert(game{ID: 1, Player: "Ann"}))
+	require.Equal(t, 4, notifications(wake), "all but those")
+	require.Equal(t, "+2 +3", allOf(feeds[3]))
+	require.Equal(t, "+3 +3", allOf(feeds[0])+" "+allOf(feeds[1]))
+}
+
+// A notification never blocks the writer: it is dropped if the channel has no room. Several
+// feeds can share one channel. T6
+func TestPollNeverBlocksTheWriter(t *testing.T) {
+	games := newGames()
+	shared := make(chan struct{}, 1)
+	var feeds []Stream[Change[game]]
+	for _, wake := range []chan struct{}{make(chan struct{}), shared, shared, shared} {
+		feed := games.Changes(t.Context(), Poll(wake))
+		require.Empty(t, allOf(feed))
+		feeds = append(feeds, feed)
+	}
+	feedWrites(t, games, 2)
+	require.Equal(t, 1, notifications(shared))
+	for _, feed := range feeds {
+		require.Equal(t, "+1 2", allOf(feed))
+	}
+	feedWrites(t, games, 1)
+	require.Equal(t, 1, notifications(shared))
+	games.Drop()
+	for _, feed := range feeds {
+		require.Equal(t, "3 dropped", allOf(feed))
+	}
+}
+
+// One write notifies each feed once, whether it polls or waits, in whatever order. F3
+func TestPollingAndWaitingFeedsTogether(t *testing.T) {
+	inBubbles(t, func(t *testing.T) {
+		const n = 6
+		for polling := range 1 << n {
+			games := newGames()
+			insertRows(t, games, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			var loops []*follower
+			var polls []Stream[Change[game]]
+			var wakes []chan struct{}
+			for i := range n {
+				if polling>>i&1 == 0 {
+					loops = append(loops, follow(games.Changes(ctx), nil))
+				} else {
+					wake := make(chan struct{}, 5)
+					feed := games.Changes(ctx, Poll(wake))
+					require.Empty(t, allOf(feed))
+					polls, wakes = append(polls, feed), append(wakes, wake)
+				}
+				synctest.Wait() // they queue in this order
+			}
+			feedWrites(t, games, 1)
+			synctest.Wait()
+			for _, loop := range loops {
+				require.Equal(t, "2", loop.String(), "polling: %06b", polling)
+			}
+			for i, wake := range wakes {
+				require.Equal(t, 1, notifications(wake), "polling: %06b", polling)
+				require.Equal(t, "2", allOf(polls[i]))
+			}
+			cancel()
+			synctest.Wait()
+			for _, wake := range wakes {
+				require.Equal(t, 1, notifications(wake))
+			}
+			require.Zero(t, games.allScope.ring.parked.Load())
+		}
+	})
+}
+
+// A feed that polls and becomes unreachable is released, although the ring has it in its
+// queue.
+func TestAForgottenPollingFeedIsReleased(t *testing.T) {
+	for _, opts := range [][]FeedOption{nil, {Squash(0)}, {Squash(time.Hour)}, {IncludeInitial()}} {
+		games := newGames()
+		func() {
+			feed := games.Row(1).Changes(t.Context(), append(opts, Poll(make(chan struct{})))...)
+			allOf(feed)
+			feedWrites(t, games, 1)
+			allOf(feed)
+			runtime.KeepAlive(feed)
+		}()
+		collected(t, "Feeds() is not empty", func() bool { return len(games.Feeds()) == 0 })
+		collected(t, "its scope is left", func() bool {
+			games.mu.RLock()
+			defer games.mu.RUnlock()
+			return scopeOfRow(games, 1) == nil
+		})
+	}
+}
+
+// A wake channel that its owner closed affects no other feed: not the writer, not the
 // loops that wait behind its feed, not the goroutine that ends a context, and not a
 // transaction that publishes to a squash.
 func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
@@ -72,6 +177,7 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 		t.Run(fmt.Sprint(len(opts)), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				games, others, third := newGames(), newGames(), newGames()
+				insertRows(t, games, 1)
 				ctx, cancel := context.WithCancel(t.Context())
 				wake := make(chan struct{}, 1)
 				var feeds []Stream[Change[game]]
@@ -88,14 +194,14 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 
 				require.NoError(t, Transact(func(tx *Tx) error {
 					for _, table := range []*Table[int, game]{games, others, third} {
-						must[game](t)(table.In(tx).Insert(game{ID: 1}))
+						must[game](t)(table.In(tx).Upsert(game{ID: 1, Score: 1}))
 					}
 					return nil
 				}, games, others, third))
-				must[game](t)(games.Insert(game{ID: 2}))
+				feedWrites(t, games, 1)
 				time.Sleep(time.Minute) // of the bubble: timers have fired
 				synctest.Wait()
-				require.Equal(t, "+1 +2", waiting.String())
+				require.Equal(t, "2 3", waiting.String())
 				for i, feed := range feeds {
 					require.NotEmpty(t, wordsOf(feed, 1), i)
 				}
@@ -111,7 +217,7 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 	}
 }
 
-// A stream that the collector takes notifies nobody: its owner has gone.
+// A stream that the garbage collector takes does not notify its wake channel.
 func TestACollectedStreamNotifiesNobody(t *testing.T) {
 	for _, opts := range [][]FeedOption{nil, {Squash(0)}, {Squash(time.Hour)}} {
 		games := newGames()
@@ -187,7 +293,7 @@ func (c *errContext) Err() error {
 	return c.Context.Err()
 }
 
-// A context whose Err panics costs no initial row: the next range goes on with it.
+// A context whose Err panics costs no initial row: the next range continues with it.
 func TestAContextWhoseErrPanicsLosesNoInitialRow(t *testing.T) {
 	for n := 1; n <= 5; n++ { // before the first row, behind each, and before Ready
 		games := newGames()
