@@ -310,3 +310,22 @@ func TestAContextWhoseErrPanicsLosesNoInitialRow(t *testing.T) {
 		require.Equal(t, []string{"row1", "row2", "row3", "ready3"}, words, n)
 	}
 }
+
+// All of many feeds that poll are notified, most of them by a goroutine. F3, T6
+func TestManyPollingFeedsAreNotified(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		games := newGames()
+		wake := make(chan struct{}, 3*maxNotify)
+		var feeds []Stream[Change[game]]
+		for range 3 * maxNotify {
+			feed := games.Changes(t.Context(), Poll(wake))
+			require.Empty(t, allOf(feed))
+			feeds = append(feeds, feed)
+		}
+		feedWrites(t, games, 1)
+		require.Equal(t, maxNotify, notifications(wake), "by the writer")
+		synctest.Wait()
+		require.Equal(t, 2*maxNotify, notifications(wake), "by the goroutine")
+		runtime.KeepAlive(feeds)
+	})
+}

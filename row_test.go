@@ -698,3 +698,20 @@ func methods[V any](t *testing.T, name string, row func(f fields) V, has bool) {
 		require.False(t, equal(old, new(row(fields{"Ann", "first", 0}))))
 	})
 }
+
+// A nil row has no methods: it is copied as nil, and equals only another nil row.
+func TestNilRowsAreNotAskedByTheirMethods(t *testing.T) {
+	nilRows(t, methodsI(isI{}))
+	nilRows(t, methodsIP(isIP{}))
+	nilRows(t, &methodsVP{})
+	nilRows(t, &methodsPP{})
+}
+
+func nilRows[V any](t *testing.T, row V) {
+	var none V
+	equal := chooseEqual[V]()
+	require.Zero(t, *chooseCopy[V]()(&none))
+	require.True(t, equal(&none, new(V)))
+	require.False(t, equal(&none, &row))
+	require.False(t, equal(&row, &none))
+}

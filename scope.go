@@ -53,7 +53,7 @@ type outbox[K, V any] struct {
 	rings   []*ring[Change[V]] // rings with unpublished changes
 	events  []event[K, V]
 	touched []*scope[K, V]  // scopes that the current write reaches through an index
-	begun   []*squash[K, V] // squashes that the current publication has locked
+	started []*squash[K, V] // squashes that the current publication has locked
 }
 
 // add adds a change for the feeds of s.
@@ -95,7 +95,7 @@ func (o *outbox[K, V]) publish() (w wakeList[V]) {
 		e := &o.events[i]
 		for _, s := range e.scope.squashes {
 			if s.begin() {
-				o.begun = append(o.begun, s)
+				o.started = append(o.started, s)
 			}
 			s.add(e.key, e.change)
 		}
@@ -106,7 +106,7 @@ func (o *outbox[K, V]) publish() (w wakeList[V]) {
 			w.add(r)
 		}
 	}
-	for _, s := range o.begun {
+	for _, s := range o.started {
 		s.end()
 	}
 	o.empty()
@@ -124,7 +124,7 @@ func (o *outbox[K, V]) discard() {
 func (o *outbox[K, V]) empty() {
 	o.rings = recycle(o.rings)
 	if len(o.events) > 0 {
-		o.events, o.begun = recycle(o.events), recycle(o.begun)
+		o.events, o.started = recycle(o.events), recycle(o.started)
 	}
 }
 

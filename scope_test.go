@@ -154,12 +154,12 @@ func TestIntervalsAreFoundAmongMany(t *testing.T) {
 // it leaves behind.
 func (o *outbox[K, V]) requireEmpty(t *testing.T) {
 	t.Helper()
-	require.Zero(t, len(o.events)+len(o.rings)+len(o.touched)+len(o.begun))
+	require.Zero(t, len(o.events)+len(o.rings)+len(o.touched)+len(o.started))
 	for _, e := range o.events[:cap(o.events)] {
 		require.True(t, e.scope == nil && e.change == Change[V]{}, "an event is held")
 	}
 	requireNone(t, o.rings)
-	requireNone(t, o.begun)
+	requireNone(t, o.started)
 	requireNone(t, o.touched)
 	require.LessOrEqual(t, cap(o.events), maxRecycledCap, "the space of a large transaction is held")
 }

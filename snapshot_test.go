@@ -80,3 +80,28 @@ func TestAWalkGoesOnAfterAPanicInTheKeyFunction(t *testing.T) {
 	read()
 	require.Equal(t, want, strings.Join(words, " "))
 }
+
+// A range that has to clone the tree waits for the write lock. It does not clone while
+// others read. T5
+func TestARangeDoesNotCloneWhileOthersRead(t *testing.T) {
+	games := newGames()
+	insertRows(t, games, 1)
+	read := make(chan struct{})
+	games.mu.RLock()
+	go func() {
+		defer close(read)
+		for range games.All() {
+		}
+	}()
+	for games.mu.TryRLock() { // until it waits to write
+		games.mu.RUnlock()
+		select {
+		case <-read:
+			require.Fail(t, "it cloned the tree beside a reader")
+		default:
+			runtime.Gosched()
+		}
+	}
+	games.mu.RUnlock()
+	<-read
+}

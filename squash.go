@@ -105,7 +105,7 @@ func (rows squashedRows[K, V]) add(key K, c Change[V]) {
 // begin starts a publication, and returns false if it has started already. It is called
 // before each add. It locks q until end, so that a reader sees all of a transaction or
 // nothing of it.
-func (q *squash[K, V]) begin() (begun bool) {
+func (q *squash[K, V]) begin() (started bool) {
 	if q.publishing {
 		q.rows.continues = true // the publication has more than one change
 		return false
