@@ -37,23 +37,18 @@ func sameInterval(a, b interval[float64]) bool {
 	return a.extent == b.extent && cmp.Compare(a.from, b.from) == 0 && (a.extent != between || cmp.Compare(a.to, b.to) == 0)
 }
 
-// check requires that a tree is in order, a heap of priorities, and knows its ends.
+// check requires that the tree below n is in order, a heap of priorities, and knows its ends.
 func (t *intervals[B, K, V]) check(tb testing.TB, n *intervalNode[B, K, V]) (nodes []*intervalNode[B, K, V]) {
 	if n == nil {
 		return nil
 	}
 	furthest := &n.interval
-	for _, child := range []*intervalNode[B, K, V]{n.left, n.right} {
-		if child == nil {
-			continue
-		}
-		require.LessOrEqual(tb, child.priority, n.priority, "no lower one is above a higher one")
-	}
 	nodes = slices.Concat(t.check(tb, n.left), []*intervalNode[B, K, V]{n}, t.check(tb, n.right))
-	for i, node := range nodes {
-		require.True(tb, i == 0 || t.compare(&nodes[i-1].interval, &node.interval) < 0, "in order, each once")
-		if compareEnds(furthest, &node.interval, t.order) < 0 {
-			furthest = &node.interval
+	for i, below := range nodes {
+		require.LessOrEqual(tb, below.priority, n.priority, "no lower one is above a higher one")
+		require.True(tb, i == 0 || t.compare(&nodes[i-1].interval, &below.interval) < 0, "in order, each once")
+		if compareEnds(furthest, &below.interval, t.order) < 0 {
+			furthest = &below.interval
 		}
 	}
 	require.Zero(tb, compareEnds(furthest, n.furthest, t.order), "the furthest end")
@@ -178,11 +173,12 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 			must[game](t)(w.Upsert(game{ID: i % 10, Player: []string{"Bob", "Ann"}[i%2], Score: i}))
 		}
 	}
-	transact := func(n int, end func() error) func(games *Table[int, game]) {
+	transact := func(n int, want error, end func() error) func(games *Table[int, game]) {
 		return func(games *Table[int, game]) {
-			_, _ = attempt(func() (c Change[game], err error) {
+			_, err := attempt(func() (c Change[game], err error) {
 				return c, Transact(func(tx *Tx) error { write(games.In(tx), n); return end() }, games)
 			})
+			require.Equal(t, want, err)
 		}
 	}
 	commit, fail := func() error { return nil }, func() error { return errOops }
@@ -193,9 +189,9 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 			_, err := games.Insert(game{ID: 0})
 			require.Error(t, err)
 		},
-		"a transaction": transact(50, commit), "a large transaction": transact(5000, commit),
-		"a transaction that fails": transact(50, fail), "a large transaction that fails": transact(5000, fail),
-		"a transaction that panics": transact(50, func() error { panic(errOops) }),
+		"a transaction": transact(50, nil, commit), "a large transaction": transact(5000, nil, commit),
+		"a transaction that fails": transact(50, errOops, fail), "a large transaction that fails": transact(5000, errOops, fail),
+		"a transaction that panics": transact(50, errOops, func() error { panic(errOops) }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			games := newGames()
@@ -221,8 +217,8 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 	}
 }
 
-// What an index's feed was about is garbage when the feed has ended: the table's
-// outbox does not hold the scope that it came upon last.
+// When a feed has ended, its scope is garbage: the table's outbox does not hold the scope
+// of the last write.
 func TestAnEndedScopeIsReleased(t *testing.T) {
 	games := newGames()
 	players := NewIndex(games, "player", func(g *game) string { return g.Player })
