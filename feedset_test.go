@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,23 +139,11 @@ func TestDropReachesEveryFeed(t *testing.T) {
 		for i := range 4 {
 			wg.Go(func() {
 				for n := range maxListed {
-					var opts []FeedOption
-					if i%2 == 1 {
-						opts = append(opts, Squash(0))
-					}
-					var feed Stream[Change[game]]
-					if i < 2 {
-						feed = games.Row(n).Changes(t.Context(), opts...)
-					} else {
-						feed = games.Changes(t.Context(), opts...)
-					}
+					opts := [][]FeedOption{nil, {Squash(0)}}[i%2]
+					feed := []Selection[int, game]{games.Row(n), games.all()}[i/2].Changes(t.Context(), opts...)
 					wg.Go(func() {
-						var errs []error
-						for _, err := range feed {
-							errs = append(errs, err)
-						}
-						if len(errs) != 1 || !errors.Is(errs[0], ErrTableDropped) {
-							t.Errorf("a feed ended with %v", errs)
+						if words := allOf(feed); words != "dropped" {
+							t.Errorf("a feed ended with %s", words)
 						}
 					})
 				}
@@ -171,101 +160,86 @@ func TestDropReachesEveryFeed(t *testing.T) {
 
 // A table may be dropped, and the context end, as soon as the loop has looked at the
 // context. The subscription has ended then, and may have missed a write, so the final
-// error is the context's cause and not ErrTableDropped. F4
+// error is the context's cause and not ErrTableDropped (F4). If another feed has begun the
+// ring anew, the loop yields nothing of it (R1).
 func TestAContextThatEndsBehindTheLoopsBackWins(t *testing.T) {
-	cause := errors.New("cause")
-	for _, squashed := range []bool{false, true} {
-		for _, batches := range []bool{false, true} {
-			for _, missed := range []bool{false, true} {
-				t.Run(fmt.Sprintf("squashed=%t/batches=%t/missed=%t", squashed, batches, missed), func(t *testing.T) {
-					// final returns the final error if all ends after the loop has looked n times, or nil
-					// if the loop does not look so often.
-					final := func(n int) (final error) {
+	var other Stream[Change[game]]
+	for name, happens := range map[string]func(games *Table[int, game], end func()){
+		"dropped":          func(games *Table[int, game], end func()) { games.Drop(); end() },
+		"written, dropped": func(games *Table[int, game], end func()) { insertRows(t, games, 3); games.Drop(); end() },
+		"begun anew": func(games *Table[int, game], end func()) {
+			end()
+			insertRows(t, games, 4) // which nobody follows
+			other = games.Changes(t.Context())
+			insertRows(t, games, 5)
+			games.Drop()
+		},
+	} {
+		for _, squashed := range []bool{false, true} {
+			for _, batches := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/squashed=%t/batches=%t", name, squashed, batches), func(t *testing.T) {
+					before := "+1 +2 "
+					if name == "written, dropped" {
+						before += "+3 "
+					}
+					words := func(n int) string { // if it happens after the loop has looked n times
 						games := newGames()
 						inner, cancel := context.WithCancelCause(t.Context())
 						defer cancel(nil)
-						looks := 0
+						looks := n // while the feed is made
 						ctx := &watchedContext{inner, func() {
-							if looks++; looks != n {
-								return
-							}
-							if missed {
-								games.Insert(game{ID: 3})
-							}
-							games.Drop()
-							cancel(cause)
-							for len(games.Feeds()) > 0 { // until the subscription has ended
-								runtime.Gosched()
+							if looks++; looks == n {
+								happens(games, func() {
+									cancel(errFeedCause)
+									for len(games.Feeds()) > 0 { // until the subscription has ended
+										runtime.Gosched()
+									}
+								})
 							}
 						}}
 						opts := []FeedOption{Poll(nil)}
 						if squashed {
 							opts = append(opts, Squash(0))
 						}
-						changes, several := games.Changes(ctx, opts...), games.Batches(ctx, 10, opts...)
-						games.Insert(game{ID: 1})
-						games.Insert(game{ID: 2})
-						looks = 0
+						var feed Stream[Change[game]]
 						if batches {
-							for _, err := range several {
-								final = err
-							}
+							feed = unbatch(games.Batches(ctx, 10, opts...))
 						} else {
-							for _, err := range changes {
-								final = err
-							}
+							feed = games.Changes(ctx, opts...)
 						}
-						return final
+						insertRows(t, games, 1, 2)
+						looks = 0
+						got := allOf(feed)
+						if looks >= n && !strings.HasSuffix(got, "the cause") { // it polls: the next range says so
+							got = strings.TrimSpace(got + " " + allOf(feed))
+						}
+						return got
 					}
 					n := 1
 					for ; ; n++ {
-						err := final(n)
-						if err == nil {
-							break
+						got := words(n)
+						if got == "+1 +2" {
+							break // it does not look so often
 						}
-						require.Equal(t, cause, err, "after it has looked %d times", n)
+						changes, ends := strings.CutSuffix(got, "the cause")
+						require.True(t, ends && strings.HasPrefix(before, changes), "%s, after it has looked %d times", got, n)
 					}
 					require.Greater(t, n, 2, "it looks more often")
+					runtime.KeepAlive(other)
 				})
 			}
 		}
 	}
 }
 
-// "After a loop that broke off, at once if something is left": also of a set. F3
+// A loop that breaks inside a squashed set is notified at once of what is left. F3
 func TestALoopThatBreaksInsideASquashedSetIsNotified(t *testing.T) {
-	t.Run("Changes", func(t *testing.T) {
-		games, wake := newGames(), make(chan struct{}, 1)
-		requireNotifiedInsideASet(t, games, wake, games.Changes(t.Context(), Squash(0), Poll(wake)))
-	})
-	t.Run("Batches", func(t *testing.T) {
-		games, wake := newGames(), make(chan struct{}, 1)
-		requireNotifiedInsideASet(t, games, wake, games.Batches(t.Context(), 1, Squash(0), Poll(wake)))
-	})
-}
-
-func requireNotifiedInsideASet[T any](t *testing.T, games *Table[int, game], wake chan struct{}, feed Stream[T]) {
-	read := func(n int) {
-		for _, err := range feed {
-			require.NoError(t, err)
-			if n--; n == 0 {
-				return
-			}
-		}
-		require.Zero(t, n)
-	}
-	for id := range 3 {
-		_, err := games.Insert(game{ID: id})
-		require.NoError(t, err)
-	}
-	for range 2 {
-		read(1)
-		require.Len(t, wake, 1, "something is left of the set")
-		<-wake
-	}
-	read(1)
-	require.Empty(t, wake, "nothing is left")
-	_, err := games.Insert(game{ID: 3})
-	require.NoError(t, err)
-	require.Len(t, wake, 1)
+	squash := []FeedOption{Squash(0)}
+	runScripts(t,
+		feedTest{name: "Changes", opts: squash, polls: true, do: "open; put 1 2 3; read 1: +1 wake; read 1: +2 wake; read 1: +3; put 4: wake"},
+		feedTest{
+			name: "Batches", max: 1, opts: squash, polls: true,
+			do: "open; put 1 2 3; read 1: [+1] wake; read 1: [+2] wake; read 1: [+3]; put 4: wake",
+		},
+	)
 }

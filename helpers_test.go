@@ -401,7 +401,7 @@ func follow(s Stream[Change[game]], body func(word string) bool) *follower {
 
 func (f *follower) run() {
 	for c, err := range f.stream {
-		word := feedWord(c, err)
+		word := wordOf(c, err)
 		f.mu.Lock()
 		f.told = append(f.told, word)
 		f.mu.Unlock()

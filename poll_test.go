@@ -95,7 +95,7 @@ func TestAClosedWakeChannelAffectsItsOwnerOnly(t *testing.T) {
 				must[game](t)(games.Insert(game{ID: 2}))
 				time.Sleep(time.Minute) // of the bubble: timers have fired
 				synctest.Wait()
-				require.Equal(t, "1 2", waiting.String())
+				require.Equal(t, "+1 +2", waiting.String())
 				for i, feed := range feeds {
 					require.NotEmpty(t, wordsOf(feed, 1), i)
 				}

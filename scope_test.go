@@ -318,7 +318,7 @@ func TestAnEndedScopeIsReleased(t *testing.T) {
 	feed := players.Equal("Bob").Changes(ctx)
 	held := weak.Make(games.feeds.all()[0].scope)
 	must[game](t)(games.Insert(game{ID: 1, Player: "Bob"}))
-	require.Equal(t, "1", feedWords(feed, 1))
+	require.Equal(t, "+1", wordsOf(feed, 1))
 	runtime.GC()
 	require.NotNil(t, held.Value(), "or the test would show nothing")
 	cancel()
@@ -454,7 +454,7 @@ func TestAScopeWithoutSubscribersLeavesNothingBehind(t *testing.T) {
 		{"cancelled, not ranged", nil, func(_ *Table[int, game], _ *Stream[Change[game]], cancel func()) { cancel() }},
 		{"cancelled and ranged", nil, func(_ *Table[int, game], feed *Stream[Change[game]], cancel func()) {
 			cancel()
-			require.Equal(t, "context canceled", feedAll(*feed))
+			require.Equal(t, "context canceled", allOf(*feed))
 		}},
 		{"cancelled in the middle", nil, func(_ *Table[int, game], feed *Stream[Change[game]], cancel func()) {
 			for range *feed {
@@ -464,7 +464,7 @@ func TestAScopeWithoutSubscribersLeavesNothingBehind(t *testing.T) {
 		{"garbage", nil, func(_ *Table[int, game], feed *Stream[Change[game]], _ func()) { *feed = nil }},
 		{dropped + " and drained", nil, func(games *Table[int, game], feed *Stream[Change[game]], _ func()) {
 			games.Drop()
-			require.True(t, strings.HasSuffix(feedAll(*feed), "dropped"))
+			require.True(t, strings.HasSuffix(allOf(*feed), "dropped"))
 		}},
 		{dropped + " and cancelled", nil, func(games *Table[int, game], _ *Stream[Change[game]], cancel func()) {
 			games.Drop()
@@ -475,7 +475,7 @@ func TestAScopeWithoutSubscribersLeavesNothingBehind(t *testing.T) {
 			*feed = nil
 		}},
 		{"Fail", []FeedOption{Buffer(1), OnOverflow(Fail)}, func(_ *Table[int, game], feed *Stream[Change[game]], _ func()) {
-			require.Regexp(t, `skip\d+\(\d+-\d+\)$`, feedAll(*feed))
+			require.Regexp(t, `skip\d+\(\d+-\d+\)$`, allOf(*feed))
 		}},
 	}
 	kinds := []struct {
@@ -563,9 +563,9 @@ func TestAScopeGoesWithItsLastFeed(t *testing.T) {
 			feeds = append(feeds, part.part(games, scores).Changes(ctx, Poll(nil)))
 			require.Same(t, scopes[0], scopeOf())
 			writeAround(t, games)
-			want := feedAll(feeds[2])
+			want := allOf(feeds[2])
 			require.NotEmpty(t, want)
-			require.Equal(t, want, feedAll(feeds[3]))
+			require.Equal(t, want, allOf(feeds[3]))
 
 			cancels[2]()
 			cancel()
@@ -576,7 +576,7 @@ func TestAScopeGoesWithItsLastFeed(t *testing.T) {
 			require.Equal(t, before, games.Feeds()[0].Seq)
 			must[game](t)(games.Upsert(game{ID: 2, Score: 2}))
 			writeAround(t, games)
-			require.NotEmpty(t, feedAll(again), "it follows as the first did")
+			require.NotEmpty(t, allOf(again), "it follows as the first did")
 		})
 	}
 }

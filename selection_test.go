@@ -250,7 +250,7 @@ func TestARangeOfASelectionSeesItAsItWas(t *testing.T) {
 // an initial row, and ready3 for Ready.
 func selWord(c Change[game], err error) string {
 	if err != nil {
-		return feedWord(c, err)
+		return wordOf(c, err)
 	}
 	switch {
 	case c.Kind == Insert && c.Old == nil && c.New != nil:
@@ -281,7 +281,7 @@ func batchTold(s Stream[[]Change[game]]) string {
 	var words []string
 	for batch, err := range s {
 		if err != nil {
-			words = append(words, feedWord(Change[game]{}, err))
+			words = append(words, wordOf(Change[game]{}, err))
 		}
 		for _, c := range batch {
 			words = append(words, selWord(c, nil))

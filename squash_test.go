@@ -528,11 +528,11 @@ func TestSquashesWithDifferentWaits(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		require.Equal(t, "1 2 3", each.String())
+		require.Equal(t, "+1 2 3", each.String())
 		games.Drop()
 		synctest.Wait()
 		for _, loop := range loops {
-			require.Equal(t, "1 2 3 dropped", loop.String())
+			require.Equal(t, "+1 2 3 dropped", loop.String())
 		}
 	})
 }
