@@ -531,8 +531,11 @@ func TestATransactionWakesItsReadersOnce(t *testing.T) {
 			s              Selection[int, game]
 		}
 		tests := []*readers{
-			{want: "3 4 5", squashed: "5", s: games.all()}, {want: "3 4 5", squashed: "5", s: games.Row(1)},
-			{want: "", squashed: "", s: games.Row(2)}, {want: "3 4 5", squashed: "5", s: games.Range(1, 3)}, {want: "2", squashed: "2", s: others.all()},
+			{want: "3 4 5", squashed: "5", s: games.all()},
+			{want: "3 4 5", squashed: "5", s: games.Row(1)},
+			{want: "", squashed: "", s: games.Row(2)},
+			{want: "3 4 5", squashed: "5", s: games.Range(1, 3)},
+			{want: "2", squashed: "2", s: others.all()},
 		}
 		free := func(string) bool { games.Seq(); others.Seq(); return true }
 		var polls []Stream[Change[game]]
