@@ -338,7 +338,7 @@ func TestMisuseOfATransactionPanicsAndSaysWhatToDo(t *testing.T) {
 			"Compute": func() { _, _ = w.Compute(1, func(*game) *game { t.Error("f was called"); return nil }) },
 			"Get":     func() { w.Get(1) },
 			"Len":     func() { w.Len() },
-			"All":     func() { maps.Collect(all) },
+			"All":     func() { _ = maps.Collect(all) },
 		} {
 			require.PanicsWithValue(t, `changefeed: the table "games" is used in a transaction that has ended`, use, "%s after %s", name, how)
 			requireState(t, before, games)
