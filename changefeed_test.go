@@ -486,7 +486,7 @@ func TestOneWriteWakesEveryWaitingLoop(t *testing.T) {
 					synctest.Wait()
 					for i, loop := range loops {
 						if i != crowd.stalled {
-							require.Equal(t, writeWords(1, s+1), loop.told)
+							require.Equal(t, writeWords(1, s+1), loop.words)
 						}
 					}
 				}
@@ -558,9 +558,9 @@ func TestTheWriterNeverWaits(t *testing.T) {
 		synctest.Wait()
 		for i, loop := range loops {
 			want := append([]string{"+1"}, overflowed(1000, 1001, buffers[i])...)
-			require.Equal(t, append(want, "dropped"), loop.told)
+			require.Equal(t, append(want, "dropped"), loop.words)
 		}
-		require.Equal(t, append(writeWords(1, 1001), "dropped"), filtered.told)
+		require.Equal(t, append(writeWords(1, 1001), "dropped"), filtered.words)
 	})
 }
 
@@ -663,7 +663,7 @@ func runEvents(t *testing.T, n int, order []string, rest bool) {
 		}
 		synctest.Wait()
 		for i := range loops {
-			require.Equal(t, loops[i].want, loops[i].told, "loop %d at %s of %v", i, event, order)
+			require.Equal(t, loops[i].want, loops[i].words, "loop %d at %s of %v", i, event, order)
 		}
 	}
 	synctest.Wait()
@@ -671,19 +671,19 @@ func runEvents(t *testing.T, n int, order []string, rest bool) {
 		l := &loops[i]
 		require.True(t, l.ended, "loop %d sleeps after %v", i, order)
 		last := ""
-		if len(l.told) > 0 {
-			last = l.told[len(l.told)-1]
+		if len(l.words) > 0 {
+			last = l.words[len(l.words)-1]
 		}
 		if last != "dropped" && last != "context canceled" { // it broke: it ranges again
 			l.breaks.Store(false)
 			l.run()
-			last = l.told[len(l.told)-1]
+			last = l.words[len(l.words)-1]
 		}
 		want := history
 		if l.cancelled && last == "context canceled" {
-			want = append(slices.Clone(history[:len(l.told)-1]), last)
+			want = append(slices.Clone(history[:len(l.words)-1]), last)
 		}
-		require.Equal(t, want, l.told, "loop %d after %v", i, order)
+		require.Equal(t, want, l.words, "loop %d after %v", i, order)
 	}
 	synctest.Wait()
 	require.Empty(t, games.Feeds())
@@ -824,23 +824,23 @@ func TestAStreamThatIsRangedIsNotReleased(t *testing.T) {
 	for _, stage := range feedStages {
 		t.Run(stage.name, func(t *testing.T) {
 			games := newGames()
-			told := make(chan string)
+			got := make(chan string)
 			go func() {
 				for c, err := range stage.put(games.Changes(context.Background()), nothingToDo) {
-					told <- wordOf(c, err)
+					got <- wordOf(c, err)
 				}
-				close(told)
+				close(got)
 			}()
 			for games.allScope.ring.parked.Load() == 0 {
 				runtime.Gosched() // until it waits
 			}
 			sentinelCollected(t, games, 1)
 			feedWrites(t, games, 1)
-			require.Equal(t, "+1", <-told)
+			require.Equal(t, "+1", <-got)
 			sentinelCollected(t, games, 1)
 			games.Drop()
-			require.Equal(t, "dropped", <-told)
-			<-told
+			require.Equal(t, "dropped", <-got)
+			<-got
 		})
 	}
 }
@@ -861,7 +861,7 @@ func TestAStreamIsNotReleasedWhileTheBodyRuns(t *testing.T) {
 	require.Equal(t, []string{"+1", "2"}, got)
 }
 
-// A stage refers to its source: who holds the one holds the other.
+// A stage refers to its source, which lasts as long as the stage.
 func TestAStageKeepsItsSourceAlive(t *testing.T) {
 	for _, stage := range feedStages {
 		t.Run(stage.name, func(t *testing.T) {

@@ -27,9 +27,9 @@ func newFeedSet(n int) *feedSet[int, game] {
 	return f
 }
 
-// A Changes takes the set's mutex under the table's lock, so a writer waits for whoever
-// holds it. A lister holds it for maxListed subscriptions at a time: it cannot know of
-// those after them. T6
+// Changes takes the set's mutex under the table's lock, so a writer may wait for the mutex.
+// A lister holds it for maxListed subscriptions at a time, and does not know those after
+// them. T6
 func TestAListerHoldsTheFeedSetForAFewSteps(t *testing.T) {
 	for _, n := range []int{1, maxListed - 1, maxListed, maxListed + 1, 1000} {
 		f := newFeedSet(n)
@@ -48,8 +48,8 @@ func TestAListerHoldsTheFeedSetForAFewSteps(t *testing.T) {
 	}
 }
 
-// The order is that of subscription. Whoever is in the set throughout a range is listed
-// once, and nobody is listed who had left before the range began.
+// The order is that of subscription. A subscription that is in the set throughout a range
+// is listed once. One that left before the range began is not listed.
 func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 	rng := newRand(t)
 	reached := make(map[string]int)

@@ -386,12 +386,12 @@ func notifications(wake chan struct{}) (n int) {
 	return n
 }
 
-// A follower ranges over a stream in a goroutine of its own and puts down what
-// it is told. In a bubble, it may be looked at after synctest.Wait.
+// A follower ranges over a stream in a goroutine of its own and collects the words. In a
+// bubble, a test may look at it after synctest.Wait.
 type follower struct {
 	stream Stream[Change[game]]
 	mu     sync.Mutex // time, which may end a stream, orders nothing for the race detector
-	told   []string
+	words  []string
 	body   func(word string) bool // unless nil, runs for each pair; false breaks
 	ended  bool
 }
@@ -406,7 +406,7 @@ func (f *follower) run() {
 	for c, err := range f.stream {
 		word := wordOf(c, err)
 		f.mu.Lock()
-		f.told = append(f.told, word)
+		f.words = append(f.words, word)
 		f.mu.Unlock()
 		if f.body != nil && !f.body(word) {
 			break
@@ -418,7 +418,7 @@ func (f *follower) run() {
 func (f *follower) String() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return strings.Join(f.told, " ")
+	return strings.Join(f.words, " ")
 }
 
 // inBubbles runs a test of waiting with one processor and with two.

@@ -446,9 +446,9 @@ func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
 	feed := games.Changes(ctx, Buffer(2), OnOverflow(Resync))
 	feedWrites(t, games, 10)
 	sub := games.feeds.all()[0]
-	told := make(chan string)
+	got := make(chan string)
 	games.mu.Lock()
-	go func() { told <- allOf(feed) }()
+	go func() { got <- allOf(feed) }()
 	for sub.window.skipped.Load() == 0 {
 		runtime.Gosched() // until it has seen the gap, and waits for the lock
 	}
@@ -457,7 +457,7 @@ func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
 		runtime.Gosched()
 	}
 	games.mu.Unlock()
-	require.Equal(t, "context canceled", <-told)
+	require.Equal(t, "context canceled", <-got)
 	require.Nil(t, sub.initial.Load())
 }
 

@@ -604,7 +604,7 @@ type weakRing struct {
 
 type weakElement struct{ _ *weakElement } // with a pointer: not for the allocator of tiny objects
 
-// appendMore appends n elements, each of which is read at once by those who keep up.
+// appendMore appends n elements. The windows that keep up read each of them at once.
 //
 //go:noinline
 func (r *weakRing) appendMore(n int, keepUp ...*window[*weakElement]) {
@@ -802,11 +802,11 @@ func testRingWake(t *testing.T) {
 // ring and from the beginning, for a ring cannot be copied, and is pursued only
 // where it leads to a state not seen before.
 //
-// A step has one effect that others can see, or looks once at what they do. What
-// has neither is part of the step before it: to let go of the mutex, and to see
-// whether the context is done (which may as well be done just before that step).
+// A step has one effect that others can see, or looks once at what they do. Anything else
+// is part of the step before it, for example to unlock the mutex, and to look whether the
+// context is done (it may as well have ended just before that step).
 
-// A crowd is a ring and those who use it.
+// A crowd is a ring and its users.
 type crowd struct {
 	ring      ring[int]
 	windows   []*window[int]
@@ -1392,8 +1392,8 @@ func newRingPoll(r *ring[int], room int) *ringPoll {
 	return p
 }
 
-// A window that polls is told once, without blocking, when there is something to read
-// or the end; it does not wait for it, and takes itself off the queue when it reads.
+// A window that polls is notified once, without blocking, when there is something to read
+// or the end. It does not wait, and leaves the queue when it reads.
 func TestRingPolls(t *testing.T) {
 	for name, something := range map[string]func(r *ring[int], p *ringPoll){
 		"append":     func(r *ring[int], _ *ringPoll) { r.append(0); r.append(0); r.wake(1) },
@@ -1428,10 +1428,9 @@ func TestRingPolls(t *testing.T) {
 	require.False(t, p.arm())
 }
 
-// Windows that poll and windows that wait in one queue, in every order: a writer's one
-// wake-up and the two that each woken one hands on reach all of them, each once. "A
-// window that polls does not run when it is told, so it answers for none, and does not
-// count." F3
+// Windows that poll and windows that wait are in one queue, in every order. The writer's one
+// wake-up, and the two of each woken window, reach each of them once. A window that polls
+// does not run when it is notified, so it wakes no other and does not count. F3
 func TestRingForgetsNobodyInAMixedQueue(t *testing.T) {
 	const n = 7
 	for polling := range 1 << n {

@@ -321,8 +321,8 @@ func TestCopiesKeepWhatIsSharedWithinARow(t *testing.T) {
 	require.Equal(t, struct{ Owner any }{boxed.Owner}, boxed.Boxes["o"])
 }
 
-// An edit that appends does not write behind the end of an old row's slice, where
-// another row, or whoever made it, may have something.
+// An edit that appends does not write behind the end of an old row's slice, where another
+// row, or the program, may have something.
 func TestCopiesOfSlicesHaveNoRoomOfTheOldOnes(t *testing.T) {
 	old := new(newInner())
 	is := chooseCopy[inner]()(old)
