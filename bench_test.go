@@ -209,6 +209,39 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// BenchmarkGet: a Get, compared with a read of a Go map of rows under an RWMutex.
+func BenchmarkGet(b *testing.B) {
+	for _, rows := range []int{1e4, 1e6} {
+		table, byID := newGames(), make(map[int]*game)
+		var mu sync.RWMutex
+		for id := range rows {
+			table.Insert(game{ID: id, Score: id})
+			byID[id] = &game{ID: id, Score: id}
+		}
+		sum := 0
+		b.Run(fmt.Sprintf("rows=%d", rows), func(b *testing.B) {
+			versus(b, rows,
+				side{run: func(keys []int) {
+					for _, k := range keys {
+						g, _ := table.Get(k)
+						sum += g.Score
+					}
+				}},
+				side{run: func(keys []int) {
+					for _, k := range keys {
+						mu.RLock()
+						g := *byID[k]
+						mu.RUnlock()
+						sum += g.Score
+					}
+				}})
+		})
+		if sum == 0 {
+			b.Fatal("nothing was read")
+		}
+	}
+}
+
 // A scoreboard is a table of 10,000 rows whose writes set rising scores.
 type scoreboard struct {
 	*Table[int, game]

@@ -78,14 +78,15 @@ var mayUse = map[string]string{
 
 	// Where rows and changes are kept. They know no table.
 	"tree.go":     "scope.go",
+	"hash.go":     "tree.go",
 	"snapshot.go": "tree.go",
 	"squash.go":   "changefeed.go option.go ringbuffer.go tree.go",
 	"scope.go":    "changefeed.go ringbuffer.go squash.go",
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
-	"table.go":       "changefeed.go debug_off.go feed.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go squash.go tree.go write.go",
-	"write.go":       "changefeed.go debug_off.go errors.go index.go interval.go scope.go table.go tree.go",
+	"table.go":       "changefeed.go debug_off.go feed.go hash.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go squash.go tree.go write.go",
+	"write.go":       "changefeed.go debug_off.go errors.go hash.go index.go interval.go scope.go table.go tree.go",
 	"transaction.go": "changefeed.go errors.go index.go scope.go selection.go snapshot.go table.go write.go",
 	"selection.go":   "batch.go changefeed.go debug_off.go feed.go interval.go option.go query.go scope.go snapshot.go table.go tree.go write.go",
 	"index.go":       "debug_off.go errors.go interval.go scope.go selection.go snapshot.go table.go tree.go",

@@ -235,7 +235,7 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 	}
 	c.scope = nil
 	if c.row == nil {
-		t.rows.remove(entry[K, V]{key: p.keys.from})
+		t.removeCellLocked(p.keys.from)
 	}
 }
 

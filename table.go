@@ -94,6 +94,7 @@ type Table[K, V any] struct {
 
 	mu      tableMutex        // T1; guards the fields from here to undo
 	rows    tree[entry[K, V]] // also has a cell for each missing row that is followed
+	keys    keyIndex[K, V]    // of the cells in rows
 	len     int               // number of rows
 	seq     uint64            // of the last change
 	clones  uint64            // number of clones made of rows and of the indexes' trees
@@ -123,13 +124,16 @@ var tables atomic.Uint64
 // the row alone, and must not modify it. It must be quick and must call no table at all:
 // see [Table].
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
-	return newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
+	t := newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
+	t.keys = newHashIndex[K, V]()
+	return t
 }
 
 // NewTableFunc is like [NewTable] but for keys of any type, in the order of compare.
 // compare returns a negative number, zero or a positive number, as [cmp.Compare] does.
 // Keys for which it returns zero are one key. The table keeps the key of the row that
-// was written last. NewTableFunc panics if key or compare is nil.
+// was written last. NewTable finds a row by a hash of its key, and NewTableFunc by calls of
+// compare, whose number is logarithmic in the number of rows. NewTableFunc panics if key or compare is nil.
 //
 // compare is called with and without the table's lock held. It must be quick and must
 // call no table at all: see [Table]. It must not panic, because that would damage the
@@ -155,6 +159,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	}
 	t.allPart = &keyPart[K, V]{table: t}
 	t.rows = tree[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
+	t.keys = treeIndex[K, V]{&t.rows}
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	t.feeds.subs = btree.NewG(degree, (*subscription[K, V]).madeBefore)
@@ -248,6 +253,7 @@ func (t *Table[K, V]) drop() {
 	t.len = 0
 	t.allScope.ring.retainTableLocked(0)
 	t.rows.clear()
+	t.keys.clear()
 	for _, x := range t.indexes {
 		x.clear()
 	}

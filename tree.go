@@ -13,12 +13,13 @@ type entry[K, V any] struct {
 	cell *cell[K, V]
 }
 
-// A cell holds a row. The tree and the indexes share the row's cell. A write to the row
-// finds the cell and stores another row in it, so it does not search the trees a second
-// time (BenchmarkWrite). A cell that a clone of a tree may contain is an exception: it
-// keeps its row, and the trees get a new cell.
+// A cell holds a row. The hash index, the tree and the indexes share the row's cell. A write
+// to the row finds the cell and stores another row in it, without a search in a tree
+// (BenchmarkWrite). A cell that a clone of a tree may contain is an exception: it keeps its
+// row, and the others get a new cell.
 type cell[K, V any] struct {
 	row    *V           // T3; nil if there is no row, but the key is followed
+	key    K            // as in the cell's entry
 	scope  *scope[K, V] // of the feeds of this row; nil if there is none
 	clones uint64       // Table.clones when the cell was made; a later clone contains it
 }

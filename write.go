@@ -151,10 +151,7 @@ func (t *Table[K, V]) forgetPlansLocked() {
 }
 
 // cellLocked returns the cell of a key, or nil if there is none.
-func (t *Table[K, V]) cellLocked(key K) *cell[K, V] {
-	e, _ := t.rows.tree.Get(entry[K, V]{key: key})
-	return e.cell
-}
+func (t *Table[K, V]) cellLocked(key K) *cell[K, V] { return t.keys.get(key) }
 
 // commitLocked stores the new row of a change, numbers the change, and adds it to the
 // outbox for each scope to which it belongs. The cell of the key is at, or nil if there
@@ -197,7 +194,7 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
 	isNew := false
 	switch {
 	case row == nil && c.scope == nil:
-		t.rows.remove(entry[K, V]{key: key})
+		t.removeCellLocked(key)
 	case c == nil:
 		c, isNew = t.newCellLocked(key, row, nil), true
 	case c.clones != t.clones:
@@ -212,7 +209,14 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
 
 // newCellLocked adds a new cell to the tree, or replaces the key's cell.
 func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
-	c := &cell[K, V]{row: row, scope: s, clones: t.clones}
+	c := &cell[K, V]{row: row, key: key, scope: s, clones: t.clones}
 	t.rows.put(entry[K, V]{key, c})
+	t.keys.put(c)
 	return c
+}
+
+// removeCellLocked removes the key's cell.
+func (t *Table[K, V]) removeCellLocked(key K) {
+	t.rows.remove(entry[K, V]{key: key})
+	t.keys.remove(key)
 }

@@ -1,0 +1,222 @@
+package changefeed
+
+import (
+	"cmp"
+	"hash/maphash"
+	"math/bits"
+	"math/rand/v2"
+	"reflect"
+	"sync/atomic"
+	"unsafe"
+)
+
+// A keyIndex finds the cell of a key. It has the same cells as the table's tree. Methods are
+// called with the table's lock held, put, remove and clear with the lock held for writing.
+type keyIndex[K, V any] interface {
+	get(key K) *cell[K, V] // nil: there is none
+	put(c *cell[K, V])     // replaces the cell with the same key, if there is one
+	remove(key K)          // does nothing if there is no cell with the key
+	clear()
+}
+
+const (
+	segmentSize = 128                 // slots, a power of two
+	segmentFull = segmentSize * 5 / 8 // more slots than this are not used
+)
+
+// A hashIndex is an extendible hash table with one writer. Readers take no lock.
+//
+// The upper half of a key's hash selects a segment in the directory. The lower half selects
+// the slot of the segment where the search for the key begins. The search goes on from slot
+// to slot until it comes to an empty one.
+//
+// A cell stays in its slot until it is removed or replaced, so a reader that passes by finds
+// every cell that is there all the time. A slot becomes empty only if the next slot is
+// empty, because no search goes on behind it then. Otherwise it gets the dead cell.
+//
+// A full segment is replaced by a new one, or by two of half the keys each, and is not
+// changed any more. A reader that still has it finds what was there when the reader began.
+// So the index grows by one segment at a time. When the directory is full it is copied,
+// which takes less than a byte for each key.
+type hashIndex[K cmp.Ordered, V any] struct {
+	hash      func(key K) uint64
+	dead      *cell[K, V]
+	directory atomic.Pointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
+}
+
+// A segment has the cells of the keys whose hashes have the same lowest depth bits in
+// their upper half.
+type segment[K, V any] struct {
+	depth uint8
+	used  int // slots that are not empty
+	live  int // of them, those with a cell that is not dead
+	slots [segmentSize]atomic.Pointer[cell[K, V]]
+}
+
+func newHashIndex[K cmp.Ordered, V any]() *hashIndex[K, V] {
+	x := &hashIndex[K, V]{hash: chooseHash[K](), dead: new(cell[K, V])}
+	x.clear()
+	return x
+}
+
+// chooseHash returns a hash function with a seed of its own. An integer takes one
+// multiplication. All NaN are one key.
+func chooseHash[K cmp.Ordered]() func(key K) uint64 {
+	if kind := reflect.TypeFor[K]().Kind(); reflect.Int <= kind && kind <= reflect.Uintptr {
+		seed := rand.Uint64()
+		switch unsafe.Sizeof(*new(K)) {
+		case 8:
+			return func(k K) uint64 { return hashInt(*(*uint64)(unsafe.Pointer(&k)) ^ seed) }
+		case 4:
+			return func(k K) uint64 { return hashInt(uint64(*(*uint32)(unsafe.Pointer(&k))) ^ seed) }
+		}
+	}
+	seed := maphash.MakeSeed()
+	return func(k K) uint64 {
+		if k != k {
+			return 0
+		}
+		return maphash.Comparable(seed, k)
+	}
+}
+
+// hashInt spreads integers by the golden ratio, as Knuth's multiplicative hashing does. The
+// upper half of the product also decides, so that a common factor of all keys is no matter.
+func hashInt(k uint64) uint64 {
+	hi, lo := bits.Mul64(k, 0x9E3779B97F4A7C15)
+	return hi ^ lo
+}
+
+func (x *hashIndex[K, V]) clear() {
+	directory := make([]atomic.Pointer[segment[K, V]], 1)
+	directory[0].Store(new(segment[K, V]))
+	x.directory.Store(&directory)
+}
+
+func (x *hashIndex[K, V]) segment(hash uint64) *segment[K, V] {
+	directory := *x.directory.Load()
+	return directory[hash>>32&uint64(len(directory)-1)].Load()
+}
+
+// get takes no lock.
+func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
+	hash := x.hash(key)
+	s := x.segment(hash)
+	for i := hash; ; i++ {
+		c := s.slots[i%segmentSize].Load()
+		if c == nil || x.has(c, key) {
+			return c
+		}
+	}
+}
+
+// has reports whether c is the cell of a key.
+func (x *hashIndex[K, V]) has(c *cell[K, V], key K) bool {
+	return (c.key == key || c.key != c.key && key != key) && c != x.dead
+}
+
+func (x *hashIndex[K, V]) put(c *cell[K, V]) {
+	hash := x.hash(c.key)
+	s := x.segment(hash)
+	var free *atomic.Pointer[cell[K, V]]
+	for i := hash; ; i++ {
+		slot := &s.slots[i%segmentSize]
+		switch at := slot.Load(); {
+		case at == nil:
+			if free == nil {
+				if s.used == segmentFull {
+					x.rebuild(s, hash)
+					x.put(c)
+					return
+				}
+				free = slot
+				s.used++
+			}
+			s.live++
+			free.Store(c)
+			return
+		case at == x.dead:
+			if free == nil {
+				free = slot
+			}
+		case x.has(at, c.key):
+			slot.Store(c)
+			return
+		}
+	}
+}
+
+func (x *hashIndex[K, V]) remove(key K) {
+	hash := x.hash(key)
+	s := x.segment(hash)
+	for i := hash; ; i++ {
+		c := s.slots[i%segmentSize].Load()
+		if c == nil {
+			return
+		}
+		if !x.has(c, key) {
+			continue
+		}
+		s.live--
+		s.slots[i%segmentSize].Store(x.dead)
+		for s.slots[(i+1)%segmentSize].Load() == nil && s.slots[i%segmentSize].Load() == x.dead {
+			s.slots[i%segmentSize].Store(nil)
+			s.used--
+			i--
+		}
+		return
+	}
+}
+
+// rebuild replaces the segment of a hash, which is full. If it is enough to leave out the
+// dead cells, one segment takes its place, and otherwise two.
+func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
+	directory := *x.directory.Load()
+	halves := [2]*segment[K, V]{{depth: s.depth}}
+	halves[1] = halves[0]
+	if s.live > segmentFull*3/4 {
+		halves[0].depth++
+		halves[1] = &segment[K, V]{depth: s.depth + 1}
+		if len(directory) == 1<<s.depth {
+			old := directory
+			directory = make([]atomic.Pointer[segment[K, V]], 2*len(old))
+			for i := range directory {
+				directory[i].Store(old[i%len(old)].Load())
+			}
+		}
+	}
+	for i := range s.slots {
+		if c := s.slots[i].Load(); c != nil && c != x.dead {
+			h := x.hash(c.key)
+			halves[h>>32>>s.depth&1].fill(h, c)
+		}
+	}
+	for i := hash >> 32 & (1<<s.depth - 1); i < uint64(len(directory)); i += 1 << s.depth {
+		directory[i].Store(halves[i>>s.depth&1])
+	}
+	x.directory.Store(&directory)
+}
+
+// fill puts a cell into a segment that no reader has yet.
+func (s *segment[K, V]) fill(hash uint64, c *cell[K, V]) {
+	i := hash
+	for s.slots[i%segmentSize].Load() != nil {
+		i++
+	}
+	s.slots[i%segmentSize].Store(c)
+	s.used++
+	s.live++
+}
+
+// A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
+// table's, which puts cells there and removes them.
+type treeIndex[K, V any] struct{ rows *tree[entry[K, V]] }
+
+func (x treeIndex[K, V]) get(key K) *cell[K, V] {
+	e, _ := x.rows.tree.Get(entry[K, V]{key: key})
+	return e.cell
+}
+
+func (treeIndex[K, V]) put(*cell[K, V]) {}
+func (treeIndex[K, V]) remove(K)        {}
+func (treeIndex[K, V]) clear()          {}
