@@ -24,7 +24,8 @@ const (
 	segmentFull = segmentSize * 5 / 8 // more slots than this are not used
 )
 
-// A hashIndex is an extendible hash table with one writer. Readers take no lock.
+// A hashIndex is an extendible hash table. It has one writer at a time. get is correct also
+// without the table's lock.
 //
 // The upper half of a key's hash selects a segment in the directory. The lower half selects
 // the slot of the segment where the search for the key begins. The search goes on from slot
@@ -81,7 +82,7 @@ func chooseHash[K cmp.Ordered]() func(key K) uint64 {
 }
 
 // hashInt spreads integers by the golden ratio, as Knuth's multiplicative hashing does. The
-// upper half of the product also decides, so that a common factor of all keys is no matter.
+// upper half of the product also decides, so that keys with a common factor are spread, too.
 func hashInt(k uint64) uint64 {
 	hi, lo := bits.Mul64(k, 0x9E3779B97F4A7C15)
 	return hi ^ lo
@@ -98,7 +99,6 @@ func (x *hashIndex[K, V]) segment(hash uint64) *segment[K, V] {
 	return directory[hash>>32&uint64(len(directory)-1)].Load()
 }
 
-// get takes no lock.
 func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
 	hash := x.hash(key)
 	s := x.segment(hash)

@@ -48,7 +48,7 @@ type part[K, V any] interface {
 // Row selects the row with a key. There need not be such a row: the feed reports when the
 // row is inserted, updated and deleted.
 //
-// A feed on a single row uses about 1 KB and adds nothing to the cost of writes to other
+// A feed on a single row uses at most 1 KB and adds nothing to the cost of writes to other
 // rows, so ten thousand of them are fine.
 func (t *Table[K, V]) Row(key K) Selection[K, V] {
 	return t.selection(interval[K]{from: key, extent: point})

@@ -132,8 +132,9 @@ func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V
 // NewTableFunc is like [NewTable] but for keys of any type, in the order of compare.
 // compare returns a negative number, zero or a positive number, as [cmp.Compare] does.
 // Keys for which it returns zero are one key. The table keeps the key of the row that
-// was written last. NewTable finds a row by a hash of its key, and NewTableFunc by calls of
-// compare, whose number is logarithmic in the number of rows. NewTableFunc panics if key or compare is nil.
+// was written last. A table of NewTable finds a row by a hash of its key. A table of
+// NewTableFunc finds it by calls of compare, whose number is logarithmic in the number of
+// rows. NewTableFunc panics if key or compare is nil.
 //
 // compare is called with and without the table's lock held. It must be quick and must
 // call no table at all: see [Table]. It must not panic, because that would damage the

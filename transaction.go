@@ -63,8 +63,8 @@ type txTable interface {
 // moment later than another. Once a subscriber has seen one change of a transaction,
 // reads of its tables see all of them.
 //
-// A transaction costs about as much as its writes cost one by one. Most of that is the
-// search in the B-tree, and a single write has no commit that a transaction could save.
+// A transaction costs about as much as its writes cost one by one. A single write has no
+// commit that a transaction could save.
 func Transact(fn func(tx *Tx) error, tables ...AnyTable) error {
 	if fn == nil {
 		panic("changefeed: Transact: nil function; pass one that writes to the tables")

@@ -207,7 +207,7 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
 	}
 }
 
-// newCellLocked adds a new cell to the tree, or replaces the key's cell.
+// newCellLocked adds a new cell to the tree and to keys, or replaces the key's cell there.
 func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
 	c := &cell[K, V]{row: row, key: key, scope: s, clones: t.clones}
 	t.rows.put(entry[K, V]{key, c})
@@ -215,7 +215,7 @@ func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
 	return c
 }
 
-// removeCellLocked removes the key's cell.
+// removeCellLocked removes the key's cell from the tree and from keys.
 func (t *Table[K, V]) removeCellLocked(key K) {
 	t.rows.remove(entry[K, V]{key: key})
 	t.keys.remove(key)
