@@ -312,13 +312,7 @@ func wordOf(c Change[game], err error) string {
 }
 
 // wordsOf reads n pairs of s, or all until s ends, and describes them.
-func wordsOf(s Stream[Change[game]], n int) string {
-	var words []string
-	for _, p := range take(s, n) {
-		words = append(words, wordOf(p.v, p.err))
-	}
-	return strings.Join(words, " ")
-}
+func wordsOf(s Stream[Change[game]], n int) string { return firstWords(describe(s, wordOf), n) }
 
 // allOf is wordsOf to the end of s.
 func allOf(s Stream[Change[game]]) string { return wordsOf(s, -1) }
@@ -339,15 +333,31 @@ func batchOf(batch []Change[game], err error) string {
 }
 
 // batchesOf is wordsOf for batches.
-func batchesOf(s Stream[[]Change[game]], n int) string {
-	var words []string
-	for batch, err := range s {
-		words = append(words, batchOf(batch, err)) // a batch is valid until the next one
-		if len(words) == n {
+func batchesOf(s Stream[[]Change[game]], n int) string { return firstWords(describe(s, batchOf), n) }
+
+// describe returns the words of a stream's pairs.
+func describe[T any](s Stream[T], word func(v T, err error) string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for v, err := range s {
+			if !yield(word(v, err)) {
+				return
+			}
+		}
+	}
+}
+
+// firstWords joins the first n words, or all of them if n is negative. It reads no more.
+func firstWords(words iter.Seq[string], n int) string {
+	if n == 0 {
+		return ""
+	}
+	var first []string
+	for word := range words {
+		if first = append(first, word); len(first) == n {
 			break
 		}
 	}
-	return strings.Join(words, " ")
+	return strings.Join(first, " ")
 }
 
 // writeWords describes the changes numbered from to to that [feedWrites] makes to a table.
@@ -669,17 +679,6 @@ func (s *feedScript) read(n int) {
 		}
 		if breaks || count == n {
 			break
-		}
-	}
-}
-
-// describe returns the words of a stream's pairs.
-func describe[T any](s Stream[T], word func(v T, err error) string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for v, err := range s {
-			if !yield(word(v, err)) {
-				return
-			}
 		}
 	}
 }
