@@ -75,11 +75,30 @@ func (b *batcher[K, V]) filter() {
 }
 
 func (b *batcher[K, V]) add(c Change[V]) (more bool) {
-	if !b.feed.project(&c) {
-		return true
-	}
 	b.changes = append(b.changes, c)
-	b.kept, b.next = len(b.changes), len(b.changes)
+	return b.filterAndFlush()
+}
+
+func (b *batcher[K, V]) addInitial(i *initialRows[K, V]) (more bool) {
+	b.filter() // a panic may have left some
+	for b.feed.ctx.Err() == nil {
+		rows := i.take(max(b.max-b.kept, 1))
+		if len(rows) == 0 {
+			break
+		}
+		for _, row := range rows {
+			b.changes = append(b.changes, Change[V]{Kind: Initial, New: row})
+		}
+		if !b.filterAndFlush() {
+			return false
+		}
+	}
+	return true
+}
+
+// filterAndFlush delivers the batch if it is full.
+func (b *batcher[K, V]) filterAndFlush() (more bool) {
+	b.filter()
 	if b.kept < b.max {
 		return true
 	}

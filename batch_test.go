@@ -229,3 +229,13 @@ func TestABatchIsNotHeld(t *testing.T) {
 	runtime.KeepAlive(where)
 	runtime.KeepAlive(games)
 }
+
+// A batch of initial rows has at most max, also after a predicate panicked.
+func TestABatchAfterAPanicIsNoLonger(t *testing.T) {
+	games := newGames()
+	insertRows(t, games, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+	calls := 0
+	feed := games.Where(func(*game) bool { calls++; return calls != 1 || panicWith("once") }).Batches(t.Context(), 4, IncludeInitial(), Poll(nil))
+	require.PanicsWithValue(t, "once", func() { batchesOf(feed, -1) })
+	require.Equal(t, "[row2 row3 row4 row5] [row6 row7 row8 row9] [ready9]", batchesOf(feed, -1))
+}

@@ -67,6 +67,52 @@ func goroutineID() uint64 {
 	return id
 }
 
+// These are the types of package atomic. A test may set onAccess, which is called before each
+// access to one of them.
+type (
+	atomicPointer[T any] struct{ p atomic.Pointer[T] }
+	atomicUint64         struct{ n atomic.Uint64 }
+	atomicBool           struct{ b atomic.Bool }
+)
+
+var onAccess atomic.Pointer[func(word any, store bool)]
+
+func access(word any, store bool) {
+	if f := onAccess.Load(); f != nil {
+		(*f)(word, store)
+	}
+}
+
+func (p *atomicPointer[T]) Load() *T {
+	access(p, false)
+	return p.p.Load()
+}
+
+func (p *atomicPointer[T]) Store(to *T) {
+	access(p, true)
+	p.p.Store(to)
+}
+
+func (n *atomicUint64) Load() uint64 {
+	access(n, false)
+	return n.n.Load()
+}
+
+func (n *atomicUint64) Store(to uint64) {
+	access(n, true)
+	n.n.Store(to)
+}
+
+func (f *atomicBool) Load() bool {
+	access(f, false)
+	return f.b.Load()
+}
+
+func (f *atomicBool) Store(to bool) {
+	access(f, true)
+	f.b.Store(to)
+}
+
 // A weakMap has a value for each row, as long as the row is in memory. It is safe for
 // concurrent use.
 type weakMap[V, T any] struct{ values sync.Map } // by weak.Pointer[V]
@@ -195,7 +241,7 @@ func (g *indexGuard[S, K, V]) plan(x *Index[S, K, V], old, new *V) {
 				x.name, x.table.name, stored, quoted(key), x.old))
 		}
 		for _, v := range x.old {
-			if e, ok := x.rows.tree.Get(indexEntry[S, K, V]{value: v, key: key}); !ok || e.cell.row != old {
+			if e, ok := x.rows.tree.Get(indexEntry[S, K, V]{value: v, key: key}); !ok || e.cell.latest() != old {
 				panic(fmt.Sprintf("changefeed: index %q of table %q does not have row %s under its value %s; if the compare function is a strict order, report a bug of changefeed",
 					x.name, x.table.name, quoted(key), quoted(v)))
 			}

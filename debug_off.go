@@ -5,12 +5,19 @@ package changefeed
 import (
 	"cmp"
 	"sync"
+	"sync/atomic"
 )
 
 // Without the tag changefeed_debug, these take the place of the types in debug.go. They
 // have no size, and the compiler removes the calls.
 
 type tableMutex = sync.RWMutex
+
+type (
+	atomicPointer[T any] = atomic.Pointer[T]
+	atomicUint64         = atomic.Uint64
+	atomicBool           = atomic.Bool
+)
 
 type rowGuard[K, V any] struct{}
 

@@ -29,23 +29,22 @@
 // [*SkippedError] in their place, with their exact number, before the first change after
 // them. If N changes are unread and the buffer holds n, the next read yields the oldest
 // change when N <= n. Otherwise it yields a SkippedError with Count N-n, and then the n
-// newest changes. This holds at any time, also in the middle of a backlog. The changes
-// delivered, skipped and still buffered add up to those made since the subscription.
+// newest changes. This holds in the middle of a backlog, too. The changes delivered,
+// skipped and still buffered add up to those made since the subscription.
 //
 // A subscription ends at once when its context is done. When the table is dropped, it
 // ends after everything that is buffered.
 //
-// In short, there is one history. A subscriber sees all of it, or learns exactly where
-// it does not. A feed without a SkippedError, applied to the rows that were there when
-// it began, yields the rows of the table.
+// A feed without a SkippedError, applied to the rows that were there when it began,
+// yields the rows of the table.
 //
 // A write never waits, blocks or fails because of a subscriber. A change is stored once
 // for each followed part of the table that contains its row. A write therefore costs the
 // same for one and for ten thousand subscribers to a part, whether they read or not. If
 // some are waiting, the write wakes only a few. [Squash] is an exception.
 //
-// [Transact] makes several writes, to one table or several, or none of them. A feed
-// yields none of these changes before it can yield all of them.
+// [Transact] makes several writes, to one table or several, or none of them. Readers see
+// them all at once. [Read] reads several tables at one moment, without a lock.
 //
 // # Rows
 //
@@ -112,16 +111,17 @@
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. Loop bodies, stages and predicates
-// of selections run in the goroutine of the loop, without a lock. They can be slow, and
-// can use tables. A stream is for one goroutine at a time.
+// of selections run in the goroutine of the loop, without a lock (except in Transact). They
+// can be slow, and can use tables. A stream is for one goroutine at a time.
 //
 // Other functions can run under a table's lock: those passed to Update, Compute and
 // [Transact], key and compare functions, index values, Clone and Equal. They must be
-// quick and must call no table at all. A call to their own table deadlocks. So can two
-// transactions that only read each other's table. Inside Transact, use [Table.In].
+// quick and must call no table: see [Table]. A call to their own table deadlocks. So can
+// two transactions that only read each other's table. Inside Transact, use [Table.In] and
+// [Selection.In].
 //
-// The package leaves no goroutine running. It starts short ones when a context ends,
-// when a Squash is due, and when a write notifies many feeds with [Poll].
+// The package leaves no goroutine running. It starts short ones when a context ends, a
+// Squash is due, or a write notifies many feeds with [Poll], and to drop old rows.
 //
 // # Shutting down
 //
@@ -134,7 +134,8 @@
 //
 // Unread changes are stored once for all subscribers to a part of the table. A stalled
 // subscriber holds at most as many as its buffer, with their old rows. With Squash it
-// holds one change for each row, and with IncludeInitial a snapshot until Ready.
+// holds one change for each row. A range, Read, and a feed before Ready hold a snapshot: at
+// most one earlier row for each row.
 // [Table.Retain] retains changes for later feeds. The garbage collector ends a
 // subscription whose stream is unreachable.
 //
@@ -155,6 +156,6 @@
 //   - An error comes with the zero Change.
 //   - A panic in a user's function reaches the caller.
 //   - There are no feeds of order_by.limit, joins or aggregates.
-//   - Everything is typed, in process and in memory. There is no server, query
-//     language or persistence.
+//   - Everything is typed, in process and in memory, without a server, query language or
+//     persistence.
 package changefeed

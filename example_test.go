@@ -636,7 +636,7 @@ func ExamplePoll_test() {
 func ExampleTransact() {
 	players := newPlayers(Player{"Bob", "red", 10})
 	err := changefeed.Transact(func(tx *changefeed.Tx) error {
-		players := players.In(tx) // a call to the table itself would deadlock here
+		players := players.In(tx) // a write to the table itself would deadlock here
 		_, err1 := players.Update("Bob", func(p *Player) { p.Score -= 10 })
 		_, err2 := players.Update("Carol", func(p *Player) { p.Score += 10 })
 		return errors.Join(err1, err2) // an error or a panic rolls back both
@@ -644,6 +644,22 @@ func ExampleTransact() {
 	bob, _ := players.Get("Bob")
 	fmt.Println(bob, err)
 	// Output: {Bob red 10} changefeed: update in "players": no row with primary key "Carol"
+}
+
+// What is read in Read is of one moment, whatever is written meanwhile.
+func ExampleRead() {
+	players := newPlayers(Player{"Alice", "red", 10}, Player{"Bob", "red", 20})
+	byTeam := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
+	changefeed.Read(func(tx *changefeed.Tx) error {
+		players.Delete("Bob") // does not wait
+		alice, _ := players.In(tx).Get("Alice")
+		fmt.Println(alice, "is one of", byTeam.Equal("red").In(tx).Len())
+		return nil
+	}, players)
+	fmt.Println(players.Len(), "is left")
+	// Output:
+	// {Alice red 10} is one of 2
+	// 1 is left
 }
 
 // Two tables in step.

@@ -26,7 +26,7 @@ type subscription[K, V any] struct {
 	unhook func() bool // stops the context from calling end
 
 	// The rows that come before the changes, or nil if all of them were delivered. The
-	// reader sets it, and end clears it.
+	// reader sets it, and endInitial clears it.
 	initial atomic.Pointer[initialRows[K, V]]
 }
 
@@ -113,7 +113,7 @@ func (s *subscription[K, V]) collected() {
 // taken, a goroutine does the rest. A loop has to end at once, and all cleanups of the
 // runtime share one goroutine.
 func (s *subscription[K, V]) leave() {
-	s.initial.Store(nil)
+	s.endInitial()
 	if s.scope == &s.table.allScope && s.squash == nil {
 		return // this scope stays, and has no reference to the subscription
 	}
@@ -128,6 +128,13 @@ func (s *subscription[K, V]) leave() {
 		defer mu.Unlock()
 		s.leaveLocked()
 	}()
+}
+
+// endInitial drops the remaining initial rows. A range that is reading them does not stop.
+func (s *subscription[K, V]) endInitial() {
+	if initial := s.initial.Swap(nil); initial != nil {
+		initial.rows.close()
+	}
 }
 
 func (s *subscription[K, V]) leaveLocked() {
@@ -178,12 +185,14 @@ type feed[K, V any] struct {
 
 // A consumer passes a feed's changes to a loop, one by one or in batches. Its methods
 // return false for more if the loop exited.
-type consumer[V any] interface {
+type consumer[K, V any] interface {
 	// drain passes on the changes that are ready in s.
 	drain(s source[V]) (more bool)
 
-	// add passes on a change that does not come from a source.
+	// add passes on a change that does not come from a source. addInitial passes on the
+	// initial rows that were read, until the context is done.
 	add(c Change[V]) (more bool)
+	addInitial(rows *initialRows[K, V]) (more bool)
 
 	// flush delivers the changes that were collected and are not delivered yet. flushed is
 	// false if there were none.
@@ -198,8 +207,17 @@ type consumer[V any] interface {
 
 // An initialRows is the present rows that a feed has yet to deliver, followed by Ready.
 type initialRows[K, V any] struct {
-	rows *snapshot[K, V]
+	rows *scan[K, V]
+	next int    // in rows.rows, the next one to deliver
 	seq  uint64 // of the last change that the rows show
+}
+
+// take returns up to n of the rows that were read and are not delivered yet.
+func (i *initialRows[K, V]) take(n int) []*V {
+	rows := i.rows.rows[min(i.next, len(i.rows.rows)):]
+	rows = rows[:min(n, len(rows))]
+	i.next += len(rows)
+	return rows
 }
 
 // newFeed subscribes to a selection. It returns an error for an invalid option and for a
@@ -288,7 +306,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, 
 		s.scope.ring.openTableLocked(&s.window, uint64(c.buffer))
 	}
 	if c.initial {
-		s.initial.Store(&initialRows[K, V]{s.part.snapshotLocked(true), t.seq})
+		s.initial.Store(&initialRows[K, V]{rows: s.part.scan(nil, false), seq: t.seq})
 	}
 	t.feeds.add(s)
 	return t.seq, nil
@@ -347,7 +365,7 @@ func (f *feed[K, V]) begin() {
 // end ends a range, also if a panic or runtime.Goexit ended it. It arranges for the wake
 // channel to be notified when there is something to read, which includes the final error.
 // If there is something already, end notifies at once.
-func (f *feed[K, V]) end(c consumer[V]) {
+func (f *feed[K, V]) end(c consumer[K, V]) {
 	defer f.ranging.Store(false) // also keeps f reachable until here
 	if f.wake == nil || f.final != nil {
 		return
@@ -365,7 +383,7 @@ func (f *feed[K, V]) end(c consumer[V]) {
 // which counts changes older than those that are left, the initial rows, and the changes.
 // f.final is set only when everything that precedes the final error has been delivered,
 // because end notifies nobody once it is set.
-func (f *feed[K, V]) run(c consumer[V]) {
+func (f *feed[K, V]) run(c consumer[K, V]) {
 	for f.final == nil {
 		if f.ctx.Err() != nil {
 			f.finish(context.Cause(f.ctx))
@@ -410,7 +428,7 @@ func (f *feed[K, V]) run(c consumer[V]) {
 
 // deliverNotice delivers the notice. With [Fail], it makes it the final error. Collected
 // changes come before the notice, so it flushes them first.
-func (f *feed[K, V]) deliverNotice(c consumer[V]) (more bool) {
+func (f *feed[K, V]) deliverNotice(c consumer[K, V]) (more bool) {
 	if flushed, more := c.flush(); flushed || !more {
 		return more // run looks at the context again: the loop may have canceled it
 	}
@@ -424,7 +442,7 @@ func (f *feed[K, V]) deliverNotice(c consumer[V]) (more bool) {
 }
 
 // deliver passes on the remaining initial rows, and the changes that are ready.
-func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
+func (f *feed[K, V]) deliver(c consumer[K, V]) (more bool) {
 	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, c) {
 		return false
 	}
@@ -432,17 +450,33 @@ func (f *feed[K, V]) deliver(c consumer[V]) (more bool) {
 }
 
 // deliverInitial passes on the remaining initial rows, and Ready.
-func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[V]) (more bool) {
-	more = true
-	initial.rows.forward(func(_ K, row *V) bool {
-		more = c.add(Change[V]{Kind: Initial, New: row})
-		return more && f.ctx.Err() == nil // after the row, because Err may panic
-	})
+func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[K, V]) (more bool) {
+	more = f.deliverRows(initial, c)
 	if !more || f.ctx.Err() != nil {
 		return more
 	}
-	f.sub.initial.Store(nil)
+	f.sub.endInitial()
 	return c.add(Change[V]{Kind: Ready, Seq: initial.seq})
+}
+
+// deliverRows passes on the remaining initial rows. It is a reader of their snapshot, because
+// the subscription may end meanwhile.
+func (f *feed[K, V]) deliverRows(initial *initialRows[K, V], c consumer[K, V]) (more bool) {
+	if snapshot := initial.rows.snapshot; snapshot != nil {
+		if !snapshot.retain() {
+			return true // the subscription has ended
+		}
+		defer snapshot.release()
+	}
+	more = c.addInitial(initial) // those that an earlier range left
+	if more && f.ctx.Err() == nil {
+		initial.rows.each(func() bool {
+			initial.next = 0
+			more = c.addInitial(initial)
+			return more && f.ctx.Err() == nil
+		})
+	}
+	return more
 }
 
 // advance makes the next changes of the source ready. If changes were skipped, it sets
@@ -483,7 +517,10 @@ func (f *feed[K, V]) resync() {
 	}
 	f.notice.Count += skipped
 	f.notice.To = t.seq
-	f.sub.initial.Store(&initialRows[K, V]{f.sub.part.snapshotLocked(true), t.seq})
+	f.sub.initial.Store(&initialRows[K, V]{rows: f.sub.part.scan(nil, false), seq: t.seq})
+	if f.ctx.Err() != nil {
+		f.sub.endInitial() // end may have come before
+	}
 }
 
 // finish ends the feed with a final error, which run delivers. Unread changes are dropped.
@@ -491,7 +528,7 @@ func (f *feed[K, V]) finish(err error) {
 	f.final = err
 	f.notice = nil
 	f.sub.forget()
-	f.sub.initial.Store(nil) // resync may have set it after end cleared it
+	f.sub.endInitial() // resync may have set it after end cleared it
 	f.sub.source().release()
 }
 
@@ -518,6 +555,19 @@ func (e *each[K, V]) drain(s source[V]) bool {
 }
 
 func (e *each[K, V]) add(c Change[V]) bool { return !e.feed.project(&c) || e.yield(c, nil) }
+
+func (e *each[K, V]) addInitial(i *initialRows[K, V]) (more bool) {
+	for e.feed.ctx.Err() == nil {
+		rows := i.take(1)
+		if len(rows) == 0 {
+			break
+		}
+		if !e.add(Change[V]{Kind: Initial, New: rows[0]}) {
+			return false
+		}
+	}
+	return true
+}
 
 func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, err) }
 func (e *each[K, V]) flush() (flushed, more bool) { return false, true }

@@ -11,10 +11,14 @@ import (
 )
 
 // A keyIndex finds the cell of a key. It has the same cells as the table's tree. Methods are
-// called with the table's lock held, put, remove and clear with the lock held for writing.
+// called with the table's lock held, except published.
 type keyIndex[K, V any] interface {
+	// published returns the published row of a key, or nil. The table's lock must not be
+	// held for writing, except for a hashIndex, which does not use the lock.
+	published(key K) *V
+
 	get(key K) *cell[K, V] // nil: there is none
-	put(c *cell[K, V])     // replaces the cell with the same key, if there is one
+	put(c *cell[K, V])     // there is no cell with the key
 	remove(key K)          // does nothing if there is no cell with the key
 	clear()
 }
@@ -31,8 +35,8 @@ const (
 // the slot of the segment where the search for the key begins. The search goes on from slot
 // to slot until it comes to an empty one.
 //
-// A cell stays in its slot until it is removed or replaced, so a reader that passes by finds
-// every cell that is there all the time. A slot becomes empty only if the next slot is
+// A cell stays in its slot until it is removed, so a reader that passes by finds every cell
+// that is there all the time. A slot becomes empty only if the next slot is
 // empty, because no search goes on behind it then. Otherwise it gets the dead cell.
 //
 // A full segment is replaced by a new one, or by two of half the keys each, and is not
@@ -51,7 +55,7 @@ type segment[K, V any] struct {
 	depth uint8
 	used  int // slots that are not empty
 	live  int // of them, those with a cell that is not dead
-	slots [segmentSize]atomic.Pointer[cell[K, V]]
+	slots [segmentSize]atomicPointer[cell[K, V]]
 }
 
 func newHashIndex[K cmp.Ordered, V any]() *hashIndex[K, V] {
@@ -81,6 +85,11 @@ func chooseHash[K cmp.Ordered]() func(key K) uint64 {
 	}
 }
 
+func isFloat[K any]() bool {
+	kind := reflect.TypeFor[K]().Kind()
+	return kind == reflect.Float32 || kind == reflect.Float64
+}
+
 // hashInt spreads integers by the golden ratio, as Knuth's multiplicative hashing does. The
 // upper half of the product also decides, so that keys with a common factor are spread, too.
 func hashInt(k uint64) uint64 {
@@ -98,6 +107,8 @@ func (x *hashIndex[K, V]) segment(hash uint64) *segment[K, V] {
 	directory := *x.directory.Load()
 	return directory[hash>>32&uint64(len(directory)-1)].Load()
 }
+
+func (x *hashIndex[K, V]) published(key K) *V { return x.get(key).published() }
 
 func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
 	hash := x.hash(key)
@@ -118,31 +129,23 @@ func (x *hashIndex[K, V]) has(c *cell[K, V], key K) bool {
 func (x *hashIndex[K, V]) put(c *cell[K, V]) {
 	hash := x.hash(c.key)
 	s := x.segment(hash)
-	var free *atomic.Pointer[cell[K, V]]
 	for i := hash; ; i++ {
 		slot := &s.slots[i%segmentSize]
-		switch at := slot.Load(); {
-		case at == nil:
-			if free == nil {
-				if s.used == segmentFull {
-					x.rebuild(s, hash)
-					x.put(c)
-					return
-				}
-				free = slot
-				s.used++
+		switch slot.Load() {
+		case nil:
+			if s.used == segmentFull {
+				x.rebuild(s, hash)
+				x.put(c)
+				return
 			}
-			s.live++
-			free.Store(c)
-			return
-		case at == x.dead:
-			if free == nil {
-				free = slot
-			}
-		case x.has(at, c.key):
-			slot.Store(c)
-			return
+			s.used++
+		case x.dead:
+		default:
+			continue
 		}
+		s.live++
+		slot.Store(c)
+		return
 	}
 }
 
@@ -210,10 +213,20 @@ func (s *segment[K, V]) fill(hash uint64, c *cell[K, V]) {
 
 // A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
 // table's, which puts cells there and removes them.
-type treeIndex[K, V any] struct{ rows *tree[entry[K, V]] }
+type treeIndex[K, V any] struct {
+	table *tableMutex
+	rows  *tree[entry[K, V]]
+}
+
+// published waits for the write or transaction that is running.
+func (x treeIndex[K, V]) published(key K) *V {
+	x.table.RLock()
+	defer x.table.RUnlock()
+	return x.get(key).published()
+}
 
 func (x treeIndex[K, V]) get(key K) *cell[K, V] {
-	e, _ := x.rows.tree.Get(entry[K, V]{key: key})
+	e, _ := x.rows.get(entry[K, V]{key: key})
 	return e.cell
 }
 

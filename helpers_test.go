@@ -90,7 +90,7 @@ func must[V any](t *testing.T) func(c Change[V], err error) Change[V] {
 func stored[K, V any](t *Table[K, V], key K) *V {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.cellLocked(key).rowOrNil()
+	return t.cellLocked(key).latest()
 }
 
 // A tableState is what a write changes, as T1 has it.
@@ -104,7 +104,7 @@ func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		s.rows = append(s.rows, e.cell.row)
+		s.rows = append(s.rows, e.cell.row.Load())
 		return true
 	})
 	s.seq, s.end, s.feeds = t.seq, t.allScope.ring.end.Load(), t.Feeds()

@@ -15,36 +15,33 @@ import (
 // be used.
 //
 // The table updates its indexes with every write. A value that comes or goes costs the
-// write a B-tree operation. A value that stays costs one in the first write to the row
-// after All, Backward, Len, IncludeInitial or Resync read rows. In a row with several
-// values, it also costs one when the value directly before it comes or goes.
+// write a B-tree operation. A value that stays costs none, except in a row with several
+// values when the value directly before it comes or goes.
 //
 // An index shares the table's lock and its history. A selection of it shows the table at
 // one sequence number.
 //
 // The function that returns a row's value runs with and without the table's lock, also for
 // rows written long ago. It must depend on the row alone, must not modify it, and should be
-// quick. It must call no table at all: neither this one nor another. If it panics during a
+// quick. It must call no table: see [Table]. If it panics during a
 // write, the panic reaches the caller, and nothing was written. It is not called when a
 // transaction is rolled back. If it does not always return the same value for a row, the
 // index becomes inconsistent with its table.
 type Index[S cmp.Ordered, K, V any] struct {
-	guard  indexGuard[S, K, V] // like Table.guard
-	table  *Table[K, V]
-	name   string
-	values func(row *V, to []S) []S // appends the row's values
-	multi  bool
-	unique bool
+	guard    indexGuard[S, K, V] // like Table.guard
+	table    *Table[K, V]
+	name     string
+	values   func(row *V, to []S) []S // appends the row's values
+	multi    bool
+	unique   bool
+	position int // in Table.indexes
 
 	// Guarded by the table's lock.
 	rows     tree[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // the row's values before and after the write under way, in order, each once
 
-	// The old and new values of each write of the transaction under way, one after the
-	// other, and their numbers.
-	undo       []S
-	undoCounts []valueCounts
+	undo []indexWrite[S, K, V] // the writes of the running transaction
 
 	// Entries with these cells are not rows. They come before and after all rows with
 	// their value.
@@ -61,7 +58,12 @@ type indexEntry[S, K, V any] struct {
 	previous *S // nil: value is the row's first
 }
 
-type valueCounts struct{ old, new int }
+// An indexWrite is what rolls back a write to an index's tree. It puts the entry, or if
+// remove is true, it removes it.
+type indexWrite[S, K, V any] struct {
+	entry  indexEntry[S, K, V]
+	remove bool
+}
 
 // A tableIndex is an [Index] without the type of its values, as its table uses it. All
 // methods are called with the table's lock held.
@@ -76,9 +78,8 @@ type tableIndex[K, V any] interface {
 	// check returns an error if the planned write would break a unique index.
 	check() error
 
-	// apply makes the planned write, which was made to the cell of the key. The index
-	// keeps entries with the cell unless the cell is new.
-	apply(key K, c *cell[K, V], isNew bool)
+	// apply makes the planned write, which was made to the cell of the key.
+	apply(key K, c *cell[K, V])
 
 	// touch adds to the outbox the scopes that the row of the planned write was or is in.
 	touch(o *outbox[K, V])
@@ -86,16 +87,12 @@ type tableIndex[K, V any] interface {
 	// forget releases the values of the planned write.
 	forget()
 
-	// keepForUndo keeps the values of the planned write until endTx.
-	keepForUndo()
-
-	// planUndo plans the inverse of the last write that was kept and not undone. It calls
-	// no function of the user. A forget must follow.
-	planUndo()
-
-	// endTx releases the values that keepForUndo kept.
+	// rollback undoes the writes of the transaction. It calls no function of the user.
+	// endTx forgets them.
+	rollback()
 	endTx()
 
+	freeze() any // the tree as it is now: a *btree.BTreeG[indexEntry[S, K, V]]
 	clear()
 }
 
@@ -106,7 +103,7 @@ type tableIndex[K, V any] interface {
 // The name is for messages. NewIndex panics if the table or the function is nil, or if the
 // table has an index of that name.
 func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) *Index[S, K, V] {
-	x, err := newIndex(t, name, oneValue(value), Index[S, K, V]{})
+	x, err := newIndex(t, name, oneValue(value), &Index[S, K, V]{})
 	if err != nil {
 		panic(err) // only a unique one can fail
 	}
@@ -121,7 +118,7 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 	if values != nil {
 		all = func(row *V, to []S) []S { return append(to, values(row)...) }
 	}
-	x, err := newIndex(t, name, all, Index[S, K, V]{multi: true})
+	x, err := newIndex(t, name, all, &Index[S, K, V]{multi: true})
 	if err != nil {
 		panic(err)
 	}
@@ -134,7 +131,7 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 // If two rows of the table share a value, NewUniqueIndex returns ErrDuplicateKey and makes
 // no index.
 func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
-	return newIndex(t, name, oneValue(value), Index[S, K, V]{unique: true})
+	return newIndex(t, name, oneValue(value), &Index[S, K, V]{unique: true})
 }
 
 func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
@@ -145,7 +142,7 @@ func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
 }
 
 // newIndex completes x and adds it to the table.
-func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, x Index[S, K, V]) (*Index[S, K, V], error) {
+func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, x *Index[S, K, V]) (*Index[S, K, V], error) {
 	if t == nil {
 		panic("changefeed: NewIndex: nil table")
 	}
@@ -154,7 +151,6 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 	}
 	x.table, x.name, x.values = t, name, values
 	x.scopes.order, x.scopes.seqOf = cmp.Compare[S], t.seqOf
-	x.rows.clones = &t.clones
 	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
 		if c := cmp.Compare(a.value, b.value); c != 0 {
 			return c < 0
@@ -167,7 +163,7 @@ func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(
 	if err := x.build(); err != nil {
 		return nil, fmt.Errorf("changefeed: new index of %q: %w", t.name, err)
 	}
-	return &x, nil
+	return x, nil
 }
 
 // build adds the table's rows to the index, and the index to the table.
@@ -179,25 +175,26 @@ func (x *Index[S, K, V]) build() (err error) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
 	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if e.cell.row != nil {
-			err = x.add(e.key, e.cell)
+		if row := e.cell.row.Load(); row != nil {
+			err = x.add(e.cell, row)
 		}
 		return err == nil
 	})
 	if err == nil {
+		x.position = len(t.indexes)
 		t.indexes = append(t.indexes, x)
 	}
 	return err
 }
 
 // add adds a row of the table to the index.
-func (x *Index[S, K, V]) add(key K, c *cell[K, V]) error {
+func (x *Index[S, K, V]) add(c *cell[K, V], row *V) error {
 	defer x.forget()
-	x.plan(nil, c.row)
+	x.plan(nil, row)
 	if err := x.check(); err != nil {
-		return fmt.Errorf("%w %s", err, quoted(x.table.key(c.row)))
+		return fmt.Errorf("%w %s", err, quoted(x.table.key(row)))
 	}
-	x.apply(key, c, true)
+	x.apply(c.key, c)
 	return nil
 }
 
@@ -223,26 +220,19 @@ func (x *Index[S, K, V]) plan(old, new *V) {
 
 func (x *Index[S, K, V]) forget() { x.old, x.new = recycle(x.old), recycle(x.new) }
 
-func (x *Index[S, K, V]) keepForUndo() {
-	x.undo = append(append(x.undo, x.old...), x.new...)
-	x.undoCounts = append(x.undoCounts, valueCounts{len(x.old), len(x.new)})
+func (x *Index[S, K, V]) rollback() {
+	for _, w := range slices.Backward(x.undo) {
+		if w.remove {
+			x.rows.remove(w.entry)
+		} else {
+			x.rows.put(w.entry)
+		}
+	}
 }
 
-func (x *Index[S, K, V]) planUndo() {
-	last := len(x.undoCounts) - 1
-	n := x.undoCounts[last]
-	begin := len(x.undo) - n.old - n.new
-	values := x.undo[begin:]
-	x.old = append(x.old, values[n.old:]...)
-	x.new = append(x.new, values[:n.old]...)
-	clear(values)
-	x.undo, x.undoCounts = x.undo[:begin], x.undoCounts[:last]
-}
+func (x *Index[S, K, V]) endTx() { x.undo = recycle(x.undo) }
 
-func (x *Index[S, K, V]) endTx() {
-	x.forget()
-	x.undo, x.undoCounts = recycle(x.undo), recycle(x.undoCounts)
-}
+func (x *Index[S, K, V]) freeze() any { return x.rows.freeze() }
 
 // valuesOf appends the row's values, in order, each once.
 func (x *Index[S, K, V]) valuesOf(row *V, to []S) []S {
@@ -267,7 +257,7 @@ func (x *Index[S, K, V]) check() (err error) {
 		}
 		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: &x.before}, func(e indexEntry[S, K, V]) bool {
 			if cmp.Compare(e.value, v) == 0 {
-				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.row)}
+				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.latest())}
 			}
 			return false
 		})
@@ -275,17 +265,35 @@ func (x *Index[S, K, V]) check() (err error) {
 	return err
 }
 
-func (x *Index[S, K, V]) apply(key K, c *cell[K, V], isNew bool) {
+func (x *Index[S, K, V]) apply(key K, c *cell[K, V]) {
 	for _, v := range x.old {
 		if _, stays := find(x.new, v); !stays {
-			x.rows.remove(indexEntry[S, K, V]{value: v, key: key})
+			x.remove(indexEntry[S, K, V]{value: v, key: key})
 		}
 	}
 	for i, v := range x.new {
 		at, stays := find(x.old, v)
-		if isNew || !stays || x.multi && !sameLast(x.old[:at], x.new[:i]) {
-			x.rows.put(indexEntry[S, K, V]{v, key, c, lastOf(x.new[:i])})
+		if !stays || x.multi && !sameLast(x.old[:at], x.new[:i]) {
+			x.put(indexEntry[S, K, V]{v, key, c, lastOf(x.new[:i])})
 		}
+	}
+}
+
+func (x *Index[S, K, V]) put(e indexEntry[S, K, V]) {
+	replaced, ok := x.rows.put(e)
+	if !x.table.tx.running() {
+		return
+	}
+	if ok {
+		e = replaced
+	}
+	x.undo = append(x.undo, indexWrite[S, K, V]{entry: e, remove: !ok})
+}
+
+func (x *Index[S, K, V]) remove(e indexEntry[S, K, V]) {
+	removed, _ := x.rows.remove(e)
+	if x.table.tx.running() {
+		x.undo = append(x.undo, indexWrite[S, K, V]{entry: removed})
 	}
 }
 
@@ -360,27 +368,37 @@ func (p *indexPart[S, K, V]) has(row *V) bool {
 func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.scope(&p.values) }
 func (p *indexPart[S, K, V]) forgetScopeLocked()        { p.index.scopes.remove(&p.values) }
 
-func (p *indexPart[S, K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
-	tree := p.index.rows.frozenLocked(mayClone)
-	if tree == nil {
-		return nil
+func (p *indexPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
+	w := &walk[indexEntry[S, K, V], K, V]{tree: p.treeIn(v), backward: backward, cellOf: p.cellOf}
+	switch {
+	case !backward:
+		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.before}
+	case p.values.extent == between:
+		w.from = &indexEntry[S, K, V]{value: p.values.to, cell: &p.index.before}
+	case p.values.extent == point:
+		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.after}
 	}
-	first := &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.before}
-	var last *indexEntry[S, K, V]
-	switch p.values.extent {
-	case between:
-		last = &indexEntry[S, K, V]{value: p.values.to, cell: &p.index.before}
-	case point:
-		last = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.after}
+	return p.index.table.scan(v, w)
+}
+
+func (p *indexPart[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K, V]] {
+	if v == nil {
+		return p.index.rows.freeze()
 	}
-	cellOf := func(e indexEntry[S, K, V]) (*cell[K, V], bool) {
-		if !p.values.contains(e.value, cmp.Compare[S]) {
-			return nil, false
-		}
-		if e.previous != nil && p.values.contains(*e.previous, cmp.Compare[S]) {
-			return nil, true // the row comes, or came, at an earlier value
-		}
-		return e.cell, true
+	x := p.index
+	if x.position >= len(v.indexes) {
+		panic(fmt.Sprintf("changefeed: the index %q of table %q was made after Read began; make it before", x.name, x.table.name))
 	}
-	return walks(p.index.table.key, tree, first, last, cellOf, cellOf)
+	return v.indexes[x.position].(*btree.BTreeG[indexEntry[S, K, V]])
+}
+
+// cellOf returns the cell of an entry, unless the row comes at an earlier value, or came.
+func (p *indexPart[S, K, V]) cellOf(e indexEntry[S, K, V]) (c *cell[K, V], inPart bool) {
+	switch {
+	case !p.values.contains(e.value, cmp.Compare[S]):
+		return nil, false
+	case e.previous != nil && p.values.contains(*e.previous, cmp.Compare[S]):
+		return nil, true
+	}
+	return e.cell, true
 }

@@ -32,7 +32,8 @@ func entriesOf[S cmp.Ordered, K, V any](x *Index[S, K, V]) (entries []indexed[S,
 		if e.previous != nil {
 			previous = []S{*e.previous}
 		}
-		entries = append(entries, indexed[S, K, V]{e.value, x.table.key(e.cell.row), e.cell.row, previous})
+		row := e.cell.row.Load()
+		entries = append(entries, indexed[S, K, V]{e.value, e.key, row, previous})
 		return true
 	})
 	return entries
@@ -46,7 +47,7 @@ func requireIndex[S cmp.Ordered, V any](t *testing.T, x *Index[S, int, V], value
 	same := func(a, b S) bool { return cmp.Compare(a, b) == 0 }
 	x.table.mu.RLock()
 	x.table.rows.tree.Ascend(func(e entry[int, V]) bool {
-		if row := e.cell.row; row != nil {
+		if row := e.cell.row.Load(); row != nil {
 			values := slices.CompactFunc(slices.Sorted(slices.Values(values(row))), same)
 			for i, v := range values {
 				want = append(want, indexed[S, int, V]{v, e.key, row, values[max(0, i-1):i]})
@@ -201,10 +202,10 @@ func tableLines[K, V any](table *Table[K, V]) []string {
 	table.mu.RLock()
 	defer table.mu.RUnlock()
 	table.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if c := e.cell; c.row == nil { // then only the scope matters
-			lines = append(lines, fmt.Sprintf("no row, scope %p", c.scope))
+		if row := e.cell.row.Load(); row == nil { // then only the scope matters
+			lines = append(lines, fmt.Sprintf("no row, scope %p", e.cell.scope))
 		} else {
-			lines = append(lines, fmt.Sprintf("row %v %p, scope %p", table.key(c.row), c.row, c.scope))
+			lines = append(lines, fmt.Sprintf("row %v %p, scope %p", table.key(row), row, e.cell.scope))
 		}
 		return true
 	})

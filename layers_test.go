@@ -77,22 +77,25 @@ var mayUse = map[string]string{
 	"option.go":     "errors.go",
 
 	// Where rows and changes are kept. They know no table.
-	"tree.go":     "scope.go",
-	"hash.go":     "tree.go",
-	"snapshot.go": "tree.go",
+	"cell.go":     "debug_off.go scope.go transaction.go",
+	"hash.go":     "cell.go debug_off.go tree.go",
+	"tree.go":     "cell.go",
+	"snapshot.go": "cell.go debug_off.go",
+	"scan.go":     "cell.go snapshot.go transaction.go",
 	"squash.go":   "changefeed.go option.go ringbuffer.go tree.go",
 	"scope.go":    "changefeed.go ringbuffer.go squash.go",
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
-	"table.go":       "changefeed.go debug_off.go feed.go hash.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go squash.go tree.go write.go",
-	"write.go":       "changefeed.go debug_off.go errors.go hash.go index.go interval.go scope.go table.go tree.go",
-	"transaction.go": "changefeed.go errors.go index.go scope.go selection.go snapshot.go table.go write.go",
-	"selection.go":   "batch.go changefeed.go debug_off.go feed.go interval.go option.go query.go scope.go snapshot.go table.go tree.go write.go",
-	"index.go":       "debug_off.go errors.go interval.go scope.go selection.go snapshot.go table.go tree.go",
+	"table.go":       "changefeed.go debug_off.go feed.go hash.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
+	"write.go":       "cell.go changefeed.go debug_off.go errors.go hash.go index.go interval.go scope.go snapshot.go table.go transaction.go tree.go",
+	"transaction.go": "cell.go changefeed.go debug_off.go errors.go index.go read.go scan.go scope.go selection.go snapshot.go table.go write.go",
+	"read.go":        "cell.go index.go snapshot.go table.go transaction.go tree.go",
+	"selection.go":   "batch.go cell.go changefeed.go debug_off.go feed.go interval.go option.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
+	"index.go":       "cell.go debug_off.go errors.go interval.go read.go scan.go scope.go selection.go table.go transaction.go tree.go",
 
 	// The loop's side.
-	"feed.go":  "changefeed.go errors.go option.go ringbuffer.go scope.go selection.go snapshot.go squash.go table.go",
+	"feed.go":  "changefeed.go errors.go option.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go",
 	"batch.go": "changefeed.go feed.go query.go scope.go",
 }
 

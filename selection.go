@@ -4,9 +4,12 @@ import (
 	"context"
 	"iter"
 	"slices"
+
+	"github.com/google/btree"
 )
 
-// A Selection is a part of a table that can be read and followed:
+// A Selection is a part of a table. It can be read and followed. In [Transact] and [Read], it
+// is read by [Selection.In]. There are these selections:
 //
 //   - one row: [Table.Row]
 //   - the rows in a range of keys: [Table.Range], [Table.From]
@@ -40,9 +43,9 @@ type part[K, V any] interface {
 	scopeLocked() *scope[K, V]
 	forgetScopeLocked()
 
-	// snapshotLocked returns the present rows. If mayClone is true, the lock must be held
-	// for writing. Otherwise snapshotLocked returns nil if it would have to clone a tree.
-	snapshotLocked(mayClone bool) *snapshot[K, V]
+	// scan begins a scan of the part's rows in v. If v is nil, it is of the rows as they are
+	// now, and the table's lock must be held, for reading at least.
+	scan(v *view[K, V], backward bool) *scan[K, V]
 }
 
 // Row selects the row with a key. There need not be such a row: the feed reports when the
@@ -69,7 +72,7 @@ func (t *Table[K, V]) From(from K) Selection[K, V] {
 // and must not modify it. Where panics if keep is nil.
 //
 // keep runs in the loop's goroutine, on rows of a snapshot or of a change, without a
-// lock. It may be slow. A panic in it reaches the loop's caller, and the change that it
+// lock, except in [Transact]. It may be slow. A panic in it reaches the loop's caller, and the change that it
 // was about counts as delivered, as with [Stream.Filter].
 //
 // A feed of the selection therefore reads the same changes as a feed without the
@@ -103,52 +106,84 @@ func and[V any](a, b func(row *V) bool) func(row *V) bool {
 // several values in an index comes once, at the first of them that is selected. A range
 // takes time in proportion to the number of rows selected, before predicates, and to the
 // logarithm of the number of all rows.
-func (s Selection[K, V]) All() iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) { s.snapshot().forward(s.yielding(yield)) }
-}
+func (s Selection[K, V]) All() iter.Seq2[K, V] { return s.iterate(false) }
 
 // Backward is like [Selection.All] but in the opposite order.
-func (s Selection[K, V]) Backward() iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) { s.snapshot().backward(s.yielding(yield)) }
-}
+func (s Selection[K, V]) Backward() iter.Seq2[K, V] { return s.iterate(true) }
 
-// yielding returns a visitor that passes copies of the selected rows to yield.
-func (s Selection[K, V]) yielding(yield func(K, V) bool) func(key K, row *V) bool {
-	if s.keep == nil {
-		return func(key K, row *V) bool { return yield(key, *row) }
-	}
-	return func(key K, row *V) bool { return !s.keep(row) || yield(key, *row) }
+func (s Selection[K, V]) iterate(backward bool) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) { s.yieldRows(s.scan(backward), yield) }
 }
 
 // Len returns the number of rows in the selection. It counts them, so it takes as long as
 // a range over [Selection.All].
-func (s Selection[K, V]) Len() int {
-	n := 0
-	s.snapshot().forward(func(_ K, row *V) bool {
-		if s.keep == nil || s.keep(row) {
-			n++
+func (s Selection[K, V]) Len() int { return s.count(s.scan(false)) }
+
+// scan begins a scan of the part's present rows. keep is not applied to them.
+func (s Selection[K, V]) scan(backward bool) *scan[K, V] {
+	s.table.mu.RLock()
+	defer s.table.mu.RUnlock()
+	return s.part.scan(nil, backward)
+}
+
+// yieldRows yields copies of the selected rows of a scan, and closes it.
+func (s Selection[K, V]) yieldRows(rows *scan[K, V], yield func(K, V) bool) {
+	defer rows.close()
+	rows.each(func() bool {
+		for i, row := range rows.rows {
+			if s.selects(row) && !yield(s.table.keyOf(rows.cells[i], row), *row) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// count returns the number of the selected rows of a scan, and closes it.
+func (s Selection[K, V]) count(rows *scan[K, V]) (n int) {
+	defer rows.close()
+	rows.each(func() bool {
+		for _, row := range rows.rows {
+			if s.selects(row) {
+				n++
+			}
 		}
 		return true
 	})
 	return n
 }
 
-// snapshot returns the present rows of the part. keep is not applied to them.
-func (s Selection[K, V]) snapshot() *snapshot[K, V] {
-	t := s.table
-	if snap := s.snapshotIfCloned(); snap != nil {
-		return snap
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return s.part.snapshotLocked(true)
+// selects reports whether a row of the part is in the selection.
+func (s Selection[K, V]) selects(row *V) bool {
+	s.table.guard.check(row)
+	return s.keep == nil || s.keep(row)
 }
 
-// snapshotIfCloned is like snapshot but returns nil if a tree would have to be cloned.
-func (s Selection[K, V]) snapshotIfCloned() *snapshot[K, V] {
-	s.table.mu.RLock()
-	defer s.table.mu.RUnlock()
-	return s.part.snapshotLocked(false)
+// scan returns a scan of the cells of a source, which are those of v, or of now if v is nil.
+func (t *Table[K, V]) scan(v *view[K, V], source cellSource[K, V]) *scan[K, V] {
+	s := &scan[K, V]{source: source}
+	switch {
+	case v != nil:
+		if !v.snapshot.retain() {
+			panic(t.endedError())
+		}
+		s.snapshot = v.snapshot
+	case t.tx.running():
+		s.recorded = make(map[*cell[K, V]]*V)
+		t.tx.add(s)
+	default:
+		s.snapshot = t.snapshots.take(t.seq)
+	}
+	return s
+}
+
+// keyOf returns the key of a row in a cell. If the cell was made for another row, its key is
+// equal to the row's in the table's order, but may be another value.
+func (t *Table[K, V]) keyOf(c *cell[K, V], row *V) K {
+	if t.keysDiffer {
+		return t.key(row)
+	}
+	return c.key
 }
 
 // Changes is like [Table.Changes] but follows the selection. Options, errors and
@@ -212,10 +247,11 @@ func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 	case point:
 		c := t.cellLocked(p.keys.from)
 		if c == nil {
-			c = t.newCellLocked(p.keys.from, nil, nil)
+			c = &cell[K, V]{key: p.keys.from}
+			t.addCellLocked(c)
 		}
 		if c.scope == nil {
-			c.scope = newScope[K](t.seqOf) // also if a clone has the cell, because a clone's scopes are not used
+			c.scope = newScope[K](t.seqOf)
 		}
 		return c.scope
 	default:
@@ -234,35 +270,52 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 		return // the table is dropped
 	}
 	c.scope = nil
-	if c.row == nil {
-		t.removeCellLocked(p.keys.from)
-	}
+	t.removeUnusedLocked(c)
 }
 
-func (p *keyPart[K, V]) snapshotLocked(mayClone bool) *snapshot[K, V] {
+func (p *keyPart[K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 	t, keys := p.table, &p.keys
 	if keys.extent == point {
-		return snapshotOfRow(t.key, t.cellLocked(keys.from).rowOrNil())
-	}
-	tree := t.rows.frozenLocked(mayClone)
-	if tree == nil {
-		return nil
-	}
-	var first, end *entry[K, V]
-	if keys.extent != unbounded {
-		first = &entry[K, V]{key: keys.from}
-	}
-	if keys.extent == between {
-		end = &entry[K, V]{key: keys.to}
-	}
-	forward := func(e entry[K, V]) (*cell[K, V], bool) {
-		return e.cell, !keys.endsBefore(e.key, t.order)
-	}
-	backward := func(e entry[K, V]) (*cell[K, V], bool) {
-		if keys.endsBefore(e.key, t.order) {
-			return nil, true // the walk begins at the end of the interval, which is not part of it
+		if v != nil {
+			c := v.cell(keys.from)
+			return scanRow(c, v.row(c))
 		}
-		return e.cell, keys.extent == unbounded || t.order(keys.from, e.key) <= 0
+		c := t.cellLocked(keys.from)
+		return scanRow(c, c.latest())
 	}
-	return walks(t.key, tree, first, end, forward, backward)
+	w := &walk[entry[K, V], K, V]{tree: p.treeIn(v), backward: backward}
+	switch {
+	case backward && keys.extent == between:
+		w.from = &entry[K, V]{key: keys.to}
+	case !backward && keys.extent != unbounded:
+		w.from = &entry[K, V]{key: keys.from}
+	}
+	switch {
+	case keys.extent == unbounded: // not cellForward, which takes longer (BenchmarkScan)
+		w.cellOf = func(e entry[K, V]) (c *cell[K, V], inPart bool) { return e.cell, true }
+	case backward:
+		w.cellOf = p.cellBackward
+	default:
+		w.cellOf = p.cellForward
+	}
+	return t.scan(v, w)
+}
+
+func (p *keyPart[K, V]) treeIn(v *view[K, V]) *btree.BTreeG[entry[K, V]] {
+	if v == nil {
+		return p.table.rows.freeze()
+	}
+	return v.rows
+}
+
+func (p *keyPart[K, V]) cellForward(e entry[K, V]) (c *cell[K, V], inPart bool) {
+	return e.cell, !p.keys.endsBefore(e.key, p.table.order)
+}
+
+// cellBackward leaves out the end of the interval, where the walk begins.
+func (p *keyPart[K, V]) cellBackward(e entry[K, V]) (c *cell[K, V], inPart bool) {
+	if p.keys.endsBefore(e.key, p.table.order) {
+		return nil, true
+	}
+	return e.cell, p.table.order(p.keys.from, e.key) <= 0
 }

@@ -15,18 +15,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A rowReader is a selection, or one in a transaction or in Read.
+type rowReader interface {
+	All() iter.Seq2[int, game]
+	Backward() iter.Seq2[int, game]
+	Len() int
+}
+
 // requireRows requires that a selection of a board has those of the table's rows that belong
 // to it, each once and in order. Backward has the opposite order.
 func (s boardSelection) requireRows(t *testing.T, b board) {
 	t.Helper()
-	var want []game
+	var rows []game
 	for _, row := range stateOf(b.Table).rows {
-		if row != nil && s.has(row) {
-			want = append(want, *row)
+		if row != nil {
+			rows = append(rows, *row)
 		}
 	}
-	slices.SortFunc(want, s.order)
-	selection := s.of(b)
+	s.requireRowsOf(t, rows, s.of(b))
+}
+
+// requireRowsOf requires the same of a selection of the given rows.
+func (s boardSelection) requireRowsOf(t *testing.T, rows []game, selection rowReader) {
+	t.Helper()
+	want := slices.SortedFunc(slices.Values(slices.DeleteFunc(slices.Clone(rows), func(g game) bool { return !s.has(&g) })), s.order)
 	require.Equal(t, len(want), selection.Len(), s.name)
 	for _, seq := range []iter.Seq2[int, game]{selection.All(), selection.Backward()} {
 		seq(func(int, game) bool { return false }) // a sequence can be ranged over again, also after a break
@@ -82,7 +94,7 @@ func TestAReadLooksAtItsRowsOnly(t *testing.T) {
 		} {
 			compared, keys = 0, 0
 			require.Equal(t, test.rows, read(), name)
-			require.Equal(t, test.rows, keys, name)
+			require.LessOrEqual(t, keys, test.rows, name)
 			require.Less(t, compared, 200, name)
 		}
 	}

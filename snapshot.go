@@ -1,133 +1,187 @@
 package changefeed
 
-import "github.com/google/btree"
-
-// A snapshot is the rows of a part at one moment. They can be visited either forward or
-// backward. A second call resumes after the last row that was visited. A snapshot is for
-// one goroutine at a time.
-type snapshot[K, V any] struct {
-	forward, backward func(visit func(key K, row *V) bool)
-}
-
-// snapshotOfRow returns the snapshot of one row, or an empty one if the row is nil.
-func snapshotOfRow[K, V any](key func(row *V) K, row *V) *snapshot[K, V] {
-	visitLeft := func(visit func(key K, row *V) bool) {
-		if left := row; left != nil {
-			row = nil
-			visit(key(left), left)
-		}
-	}
-	return &snapshot[K, V]{visitLeft, visitLeft}
-}
-
-// A walk visits the rows of a tree that is not modified. It visits the rows in the cells
-// that cellOf returns, until cellOf reports that an element is not in the part.
-//
-// It collects several cells before it reads the rows in them. Cells and rows are scattered
-// in memory, and a processor can load several of them at the same time. It cannot if there
-// is a call of the visitor after each of them (BenchmarkScan).
-type walk[E, K, V any] struct {
-	all    func(visit btree.ItemIteratorG[E])          // iterates over the tree
-	from   func(first E, visit btree.ItemIteratorG[E]) // iterates over it from an element on
-	first  *E                                          // where the walk begins, or nil for all
-	cellOf func(e E) (c *cell[K, V], inPart bool)      // c is nil if there is none to visit
-	key    func(row *V) K
-
-	started, ended bool
-	last           E             // the last element collected
-	cells          []*cell[K, V] // collected, but not looked into yet
-	rows           []*V          // found in cells
-	keys           []K           // of rows
-	next           int           // index of the next row to visit
-}
-
-// The number of cells collected at a time doubles from minWalk to maxWalk. The first rows
-// therefore come soon, and a few rows cost little.
-const (
-	minWalk = 8
-	maxWalk = 64
+import (
+	"cmp"
+	"slices"
+	"sync"
 )
 
-// walks returns the snapshot of a tree. The forward walk begins at first, and its cellOf is
-// forward. The backward walk begins at last, and its cellOf is backward. If first or last
-// is nil, that walk covers the whole tree.
-func walks[E, K, V any](key func(row *V) K, tree *btree.BTreeG[E], first, last *E, forward, backward func(e E) (c *cell[K, V], inPart bool)) *snapshot[K, V] {
-	up := &walk[E, K, V]{all: tree.Ascend, from: tree.AscendGreaterOrEqual, first: first, cellOf: forward, key: key}
-	down := &walk[E, K, V]{all: tree.Descend, from: tree.DescendLessOrEqual, first: last, cellOf: backward, key: key}
-	return &snapshot[K, V]{up.resume, down.resume}
+// A snapshot is the table as of a sequence number. While it is open, a write that replaces
+// a row keeps the earlier one in the row's cell. Readers of one number share a snapshot.
+//
+// An earlier row is kept for the newest snapshot that is open when the row is replaced. When
+// that snapshot closes, the row is handed down to the next older one, unless the cell has a
+// row for it already. If nobody needs the row, it is dropped. So a cell has at most one
+// earlier row for each snapshot that is open or closing.
+type snapshot[K, V any] struct {
+	set     *snapshots[K, V]
+	seq     uint64
+	readers int             // guarded by set.mu
+	kept    [][]*cell[K, V] // the cells with a row for this snapshot, each once, up to roundSize together
 }
 
-// resume visits the rows that have not been visited yet.
-func (w *walk[E, K, V]) resume(visit func(key K, row *V) bool) {
-	if !w.visitRows(visit) || w.ended {
+// roundSize is the number of cells in which a closing snapshot drops rows before it lets
+// writers have the table's lock.
+const roundSize = 256
+
+// A snapshots is the set of a table's open snapshots. It is changed with mu held, and the
+// table's lock for reading. A writer, which holds the table's lock for writing, needs no mu.
+type snapshots[K, V any] struct {
+	table   *tableMutex
+	mu      sync.Mutex        // a leaf, held for a few steps, or for those of a round
+	open    []*snapshot[K, V] // oldest first
+	closing []*snapshot[K, V] // not open any more, with rows that are still kept
+}
+
+// take returns the snapshot of the table as it is, whose last sequence number is seq. The
+// table's lock must be held, and no transaction running. Each take is followed by a release.
+func (l *snapshots[K, V]) take(seq uint64) *snapshot[K, V] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.newest()
+	if s == nil || s.seq != seq {
+		s = &snapshot[K, V]{set: l, seq: seq}
+		l.open = append(l.open, s)
+	}
+	s.readers++
+	return s
+}
+
+// newest returns the newest open snapshot, or nil.
+func (l *snapshots[K, V]) newest() *snapshot[K, V] {
+	if n := len(l.open); n > 0 {
+		return l.open[n-1]
+	}
+	return nil
+}
+
+// retain adds a reader. It returns false if the snapshot has none any more.
+func (s *snapshot[K, V]) retain() bool {
+	s.set.mu.Lock()
+	defer s.set.mu.Unlock()
+	if s.readers == 0 {
+		return false
+	}
+	s.readers++
+	return true
+}
+
+// release removes a reader. If it was the last one, the snapshot closes. release does not
+// wait for the table's lock: a loop may end while its own goroutine holds it. If the lock is
+// taken, or if there is more than one round to do, a goroutine closes the snapshot.
+func (s *snapshot[K, V]) release() {
+	if !s.set.removeReader(s) {
 		return
 	}
-	if w.cells == nil {
-		w.cells = make([]*cell[K, V], 0, minWalk)
+	if s.set.table.TryRLock() && !s.set.closeRound() {
+		return
 	}
-	w.cells = w.cells[:0] // cells left by a panic in key are collected again
-	skipFirst, more := w.started, true
-	collect := func(e E) bool {
-		if skipFirst {
-			skipFirst = false
-			return true // e is w.last, which has been collected
+	go func() {
+		for more := true; more; {
+			s.set.table.RLock()
+			more = s.set.closeRound()
 		}
-		c, inPart := w.cellOf(e)
-		if !inPart {
-			return false
-		}
-		if c != nil {
-			w.cells = append(w.cells, c)
-		}
-		if len(w.cells) < cap(w.cells) {
-			return true
-		}
-		w.lookUp()
-		w.last, w.started = e, true
-		more = w.visitRows(visit)
-		return more
-	}
-	switch {
-	case w.started:
-		w.from(w.last, collect)
-	case w.first != nil:
-		w.from(*w.first, collect)
-	default:
-		w.all(collect)
-	}
-	if more {
-		w.lookUp()
-		w.ended = true
-		w.visitRows(visit)
-	}
+	}()
 }
 
-// lookUp reads the rows in the cells that were collected, and their keys.
-func (w *walk[E, K, V]) lookUp() {
-	rows, keys := w.rows[:0], w.keys[:0]
-	for _, c := range w.cells {
-		if row := c.row; row != nil {
-			rows = append(rows, row)
-		}
-	}
-	for _, row := range rows { // a second loop, so that the loads of rows overlap, too
-		keys = append(keys, w.key(row))
-	}
-	w.rows, w.keys, w.next = rows, keys, 0
-	w.cells = w.cells[:0]
-	if n := cap(w.cells); n < maxWalk {
-		w.cells = make([]*cell[K, V], 0, 2*n)
-	}
+// removeReader reports whether the reader was the last one.
+func (l *snapshots[K, V]) removeReader(s *snapshot[K, V]) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.readers--
+	return s.readers == 0
 }
 
-// visitRows visits the rows that were found. It returns false if visit did.
-func (w *walk[E, K, V]) visitRows(visit func(key K, row *V) bool) bool {
-	rows, keys := w.rows, w.keys
-	for i := w.next; i < len(rows); i++ {
-		w.next = i + 1 // first, because visit may panic
-		if !visit(keys[i], rows[i]) {
-			return false
+// closeRound closes the snapshots without readers. It drops or hands down up to roundSize
+// rows, and reports whether there are more. It unlocks the table.
+func (l *snapshots[K, V]) closeRound() (more bool) {
+	defer l.table.RUnlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = slices.DeleteFunc(l.open, func(s *snapshot[K, V]) bool {
+		if s.readers == 0 && len(s.kept) > 0 {
+			l.closing = append(l.closing, s)
 		}
+		return s.readers == 0
+	})
+	end := len(l.closing) - 1
+	if end < 0 {
+		return false
 	}
-	return true
+	s := l.closing[end]
+	older := l.nextOlder(s)
+	last := len(s.kept) - 1
+	for _, c := range s.kept[last] {
+		c.handDown(s, older)
+	}
+	s.kept[last] = nil
+	s.kept = s.kept[:last]
+	if last == 0 {
+		l.closing[end] = nil
+		l.closing = l.closing[:end]
+	}
+	return len(l.closing) > 0
+}
+
+// nextOlder returns the newest of the open snapshots that are older than s, or nil.
+func (l *snapshots[K, V]) nextOlder(s *snapshot[K, V]) *snapshot[K, V] {
+	i, _ := slices.BinarySearchFunc(l.open, s.seq, func(o *snapshot[K, V], seq uint64) int { return cmp.Compare(o.seq, seq) })
+	if i == 0 {
+		return nil
+	}
+	return l.open[i-1]
+}
+
+// replace publishes a row in a cell, after it has kept the earlier one for the newest snapshot.
+func (l *snapshots[K, V]) replace(c *cell[K, V], row *V) {
+	if earlier := c.versions.Load(); l.needRow(earlier) {
+		c.versions.Store(l.keep(c, earlier))
+	}
+	c.row.Store(row)
+}
+
+// needRow reports whether the published row of a cell is in the newest snapshot, given the
+// cell's earlier rows.
+func (l *snapshots[K, V]) needRow(earlier *version[V]) bool {
+	s := l.newest()
+	return s != nil && (earlier == nil || earlier.keptFor.Load() < s.seq)
+}
+
+// keep returns a version of the cell's published row for the newest snapshot, before the
+// earlier rows of the cell.
+func (l *snapshots[K, V]) keep(c *cell[K, V], earlier *version[V]) *version[V] {
+	s := l.newest()
+	v := &version[V]{row: c.row.Load()}
+	v.keptFor.Store(s.seq)
+	v.next.Store(earlier)
+	s.addKept(c)
+	return v
+}
+
+func (s *snapshot[K, V]) addKept(c *cell[K, V]) {
+	last := len(s.kept) - 1
+	if last < 0 || len(s.kept[last]) == roundSize {
+		s.kept = append(s.kept, nil)
+		last++
+	}
+	s.kept[last] = append(s.kept[last], c)
+}
+
+// handDown gives the row that is kept for s to the next older snapshot, or drops it if that
+// has a row or is nil. Others may read the versions meanwhile. It makes no difference to
+// them: no open snapshot lies between the two, and a version that is dropped still leads to
+// the earlier ones.
+func (c *cell[K, V]) handDown(s, older *snapshot[K, V]) {
+	link := &c.versions
+	for v := link.Load(); v.keptFor.Load() != s.seq; v = link.Load() {
+		link = &v.next
+	}
+	v := link.Load()
+	next := v.next.Load()
+	if older != nil && (next == nil || next.keptFor.Load() < older.seq) {
+		v.keptFor.Store(older.seq)
+		older.addKept(c)
+	} else {
+		link.Store(next)
+	}
 }

@@ -19,8 +19,12 @@ import (
 // table or to several.
 //
 // All methods are safe for concurrent use. Writes exclude each other. Reads run side by
-// side. Get, Len and Seq wait for at most one write or transaction. A write and a Get
-// take time in the logarithm of the number of rows, whatever the number of subscribers.
+// side. A range, Len and Seq wait for at most one write or transaction, and a range waits
+// only to begin. The number of subscribers makes no difference.
+//
+// In a table of NewTable, Get never waits. A Get and a write to a row that is there take
+// constant time. Inserts and deletes take time in the logarithm of the number of rows. In a
+// table of NewTableFunc all of them do, and Get waits as Len does.
 //
 // A row passed to a table belongs to it, with everything that the row refers to, and
 // must not be modified any more. A stored row never changes again, because a write
@@ -58,13 +62,14 @@ import (
 //
 // # Functions under a lock
 //
-// Key functions, compare functions, functions of indexes, Clone, Equal, and the
-// functions passed to Update, Compute and [Transact] can run under a table's lock. They
-// must be quick, because readers and writers of the table wait. They must call no table
-// at all, except for [Table.Name] and [Table.String]. A call to their own table deadlocks.
-// A call to another table can deadlock, too: two transactions that only read each other's
-// table wait for each other forever. The function passed to Transact reaches its tables
-// through [Table.In] only.
+// Key functions, compare functions, functions of indexes, Clone, Equal, predicates of
+// selections in a transaction, and the functions passed to Update, Compute and [Transact]
+// can run under a table's lock. They must be quick, because readers and writers of the table
+// wait. They must call no table at all, except for [Table.Name] and [Table.String], and
+// [Table.Get] of a table that NewTable made. A call to their own table deadlocks. A call to
+// another table can deadlock, too: two transactions that only read each other's table wait
+// for each other forever. The function passed to Transact reaches its tables through
+// [Table.In] and [Selection.In] only.
 type Table[K, V any] struct {
 	// These invariants hold at all times. Code that keeps one names it.
 	//
@@ -75,11 +80,14 @@ type Table[K, V any] struct {
 	//	T3  A stored row is never modified, by anyone.
 	//	T4  A failed or panicking write leaves rows, sequence number and feeds as they
 	//	    were.
-	//	T5  A B-tree is cloned only while the lock is held for writing.
+	//	T5  Readers without the lock never look into a B-tree that is modified. They have a
+	//	    clone of it, and a snapshot, in which they read the cells of the clone.
 	//	T6  A writer never waits for a subscriber's code. Besides this table's lock, it
 	//	    shares with subscribers the mutex of each squash, and the mutex of a ring, to
 	//	    add a page, to publish or discard several changes, and to wake a loop. These
-	//	    are held for a few steps each, and never while a subscriber's code runs.
+	//	    are held for a few steps each, and never while a subscriber's code runs. A
+	//	    reader holds this table's lock to begin, and while it drops up to roundSize
+	//	    earlier rows.
 
 	guard rowGuard[K, V] // see debug.go; without its tag, only a first field costs no padding
 	name  string
@@ -89,25 +97,26 @@ type Table[K, V any] struct {
 	order func(a, b K) int
 	seqOf func(c Change[V]) uint64 // made once, for all scopes
 
+	keysDiffer bool // keys that order finds equal may be different values
+
 	lockID  uint64     // transactions lock tables in this order
 	allPart part[K, V] // the part that is the whole table
 
-	mu      tableMutex        // T1; guards the fields from here to undo
+	mu      tableMutex        // T1; guards the fields from here to tx
 	rows    tree[entry[K, V]] // also has a cell for each missing row that is followed
 	keys    keyIndex[K, V]    // of the cells in rows
 	len     int               // number of rows
 	seq     uint64            // of the last change
-	clones  uint64            // number of clones made of rows and of the indexes' trees
 	dropped bool
 	indexes []tableIndex[K, V]
+
+	snapshots snapshots[K, V] // that readers have
 
 	allScope scope[K, V]        // of all changes; in its ring a change's Seq is the position after it
 	ranges   intervals[K, K, V] // the scopes of ranges of keys
 	outbox   outbox[K, V]       // changes that are not published yet
 
-	inTx    bool // a transaction is running; its writes are recorded in undo
-	writing bool // one of its writes is running
-	undo    []replacement[K, V]
+	tx txState[K, V] // of the running transaction
 
 	feeds feedSet[K, V]
 }
@@ -119,22 +128,26 @@ var tables atomic.Uint64
 // primary key. Keys are in the order of [cmp.Compare], so all NaN are one key, the
 // lowest. The name is for messages. NewTable panics if key is nil.
 //
-// key is called for each row that is written and for each row that a loop reads, by
-// several goroutines at once, with and without the table's lock held. It must depend on
-// the row alone, and must not modify it. It must be quick and must call no table at all:
-// see [Table].
+// key is called for each row that is written, and for rows that a loop reads, by several
+// goroutines at once, with and without the table's lock held. It must depend on the row
+// alone, and must not modify it. It must be quick and must call no table at all: see
+// [Table].
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
 	t := newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
 	t.keys = newHashIndex[K, V]()
+	t.keysDiffer = isFloat[K]() // 0 and -0, and different NaN
 	return t
 }
 
 // NewTableFunc is like [NewTable] but for keys of any type, in the order of compare.
 // compare returns a negative number, zero or a positive number, as [cmp.Compare] does.
 // Keys for which it returns zero are one key. The table keeps the key of the row that
-// was written last. A table of NewTable finds a row by a hash of its key. A table of
-// NewTableFunc finds it by calls of compare, whose number is logarithmic in the number of
-// rows. NewTableFunc panics if key or compare is nil.
+// was written last. NewTableFunc panics if key or compare is nil.
+//
+// A table of NewTable finds a row by a hash of its key, and Get needs no lock. A table of
+// NewTableFunc finds a row by calls of compare, whose number is logarithmic in the number of
+// rows, and under its lock. Get therefore waits for the write or transaction that is
+// running, and must not be called where the lock is held.
 //
 // compare is called with and without the table's lock held. It must be quick and must
 // call no table at all: see [Table]. It must not panic, because that would damage the
@@ -143,7 +156,9 @@ func NewTableFunc[K, V any](name string, key func(row *V) K, compare func(a, b K
 	if compare == nil {
 		panic("changefeed: NewTableFunc: nil compare function; pass one, or use NewTable for ordered keys")
 	}
-	return newTable(name, key, compare, func(a, b entry[K, V]) bool { return compare(a.key, b.key) < 0 })
+	t := newTable(name, key, compare, func(a, b entry[K, V]) bool { return compare(a.key, b.key) < 0 })
+	t.keysDiffer = true
+	return t
 }
 
 func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int, less btree.LessFunc[entry[K, V]]) *Table[K, V] {
@@ -159,8 +174,9 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		lockID: tables.Add(1),
 	}
 	t.allPart = &keyPart[K, V]{table: t}
-	t.rows = tree[entry[K, V]]{tree: btree.NewG(degree, less), clones: &t.clones}
-	t.keys = treeIndex[K, V]{&t.rows}
+	t.rows.tree = btree.NewG(degree, less)
+	t.keys = treeIndex[K, V]{&t.mu, &t.rows}
+	t.snapshots.table = &t.mu
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	t.feeds.subs = btree.NewG(degree, (*subscription[K, V]).madeBefore)
@@ -352,14 +368,14 @@ func (t *Table[K, V]) Seq() uint64 {
 // Get returns a copy of the row with the key, and reports whether there is one.
 // Everything that the row refers to belongs to the table and must not be modified. That
 // is all of the row if V is a pointer, a map or a slice. Get allocates nothing.
-func (t *Table[K, V]) Get(key K) (V, bool) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.getLocked(key)
-}
+//
+// Get takes no lock and does not wait, except in a table of [NewTableFunc]. It returns the row
+// that was stored at some moment during the call. While a transaction runs, that is the row
+// from before it. Get never returns a row that is rolled back.
+func (t *Table[K, V]) Get(key K) (V, bool) { return t.value(t.keys.published(key)) }
 
-func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
-	stored := t.cellLocked(key).rowOrNil()
+// value returns a copy of a stored row, or false if it is nil.
+func (t *Table[K, V]) value(stored *V) (row V, ok bool) {
 	if stored == nil {
 		return row, false
 	}
@@ -371,8 +387,11 @@ func (t *Table[K, V]) getLocked(key K) (row V, ok bool) {
 // table as it is when the range begins, whatever is written during the range. It holds
 // no lock. The rows are copies as in [Table.Get].
 //
-// Beginning a range takes the same time for many rows as for few. The writes after it
-// copy the nodes of the tree that they touch, each node once.
+// Beginning a range takes the same time for many rows as for few. While it runs, the first
+// write to each row keeps the earlier row in memory, and an insert or a delete copies the
+// nodes of the tree that it touches, each node once. If a range never ends, the rows stay.
+// This happens to an [iter.Pull2] whose stop function is not called: it is not garbage, even
+// if nobody can reach it. It costs at most one earlier row for each row.
 func (t *Table[K, V]) All() iter.Seq2[K, V] { return t.all().All() }
 
 // Backward is like [Table.All] but in descending order.

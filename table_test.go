@@ -120,68 +120,69 @@ func TestARangeSeesTheTableAsItWasWhenItBegan(t *testing.T) {
 	}
 }
 
-// A snapshot is made for a range, and is kept until the next change.
-func TestASnapshotIsKeptUntilTheNextWrite(t *testing.T) {
+// A clone of the tree is made for a range, and is kept until a key comes or goes.
+func TestACloneIsKeptUntilAKeyComesOrGoes(t *testing.T) {
 	games := newGames()
 	insertRows(t, games, 1, 2)
 	games.Get(1)
 	games.Len()
 	games.All()
-	require.Nil(t, games.rows.snapshot, "neither a write nor these reads make one")
+	require.Nil(t, games.rows.frozen, "neither a write nor these reads make one")
 	read := func() {
 		for range games.Backward() {
 			break
 		}
 	}
 	read()
-	kept := games.rows.snapshot
+	kept := games.rows.frozen
 	require.NotNil(t, kept)
 	_, err := games.Insert(game{ID: 1})
 	require.Error(t, err)
 	must[game](t)(games.Upsert(game{ID: 1}))
-	require.Same(t, kept, games.rows.snapshot, "neither an error nor an equal row is a change")
+	must[game](t)(games.Upsert(game{ID: 1, Score: 1}))
+	require.Same(t, kept, games.rows.frozen, "neither an error nor an update changes the keys")
 	for _, write := range []func(){
 		func() { must[game](t)(games.Upsert(game{ID: 3})) },
-		func() { must[game](t)(games.Upsert(game{ID: 3, Score: 1})) },
 		func() { must[game](t)(games.Delete(3)) },
 		games.Drop,
 	} {
 		read()
-		require.NotNil(t, games.rows.snapshot)
+		require.NotNil(t, games.rows.frozen)
 		write()
-		require.Nil(t, games.rows.snapshot)
+		require.Nil(t, games.rows.frozen)
 	}
 }
 
-// A write to a row that is there leaves the tree and the indexes as they are, unless a clone
-// of the tree or of an index may contain the row's cell.
-func TestACellIsWrittenToUntilACloneMayContainIt(t *testing.T) {
+// A write to a row that is there leaves the tree and the indexes as they are, also while
+// others read: they find the earlier row in the cell.
+func TestAnUpdateChangesOnlyTheCell(t *testing.T) {
 	games := newGames()
 	players := NewIndex(games, "player", func(g *game) string { return g.Player })
 	must[game](t)(games.Insert(game{ID: 1, Player: "Ann"}))
-	requireCell := func() *cell[int, game] { // of the tree and the index
-		indexed, _ := players.rows.tree.Min()
-		require.Same(t, games.cellLocked(1), indexed.cell)
-		return indexed.cell
-	}
+	c := games.cellLocked(1)
 	score := 0
 	write := func() {
 		score++
-		c := must[game](t)(games.Update(1, func(g *game) { g.Score = score }))
-		require.Same(t, c.New, requireCell().row)
+		change := must[game](t)(games.Update(1, func(g *game) { g.Score = score }))
+		indexed, _ := players.rows.tree.Min()
+		require.Same(t, c, indexed.cell)
+		require.Same(t, c, games.cellLocked(1))
+		require.Same(t, change.New, c.row.Load())
 	}
-	is := requireCell()
 	for _, read := range []iter.Seq2[int, game]{games.All(), players.Equal("Ann").All(), games.All()} {
 		write()
-		require.Same(t, is, requireCell())
+		require.Nil(t, c.versions.Load())
 		for _, g := range read {
-			was := *is
+			was := c.row.Load()
+			trees := []any{games.rows.frozen, players.rows.frozen}
 			write()
-			require.Equal(t, was, *is, "a clone may contain it")
-			require.Equal(t, score-1, g.Score)
+			write()
+			require.Equal(t, trees, []any{games.rows.frozen, players.rows.frozen})
+			require.Same(t, was, c.versions.Load().row)
+			require.Nil(t, c.versions.Load().next.Load(), "the snapshot needs one row")
+			require.Equal(t, score-2, g.Score)
 		}
-		require.NotSame(t, is, requireCell())
-		is = requireCell()
+		require.Nil(t, c.versions.Load())
 	}
 }
 

@@ -8,10 +8,12 @@ import (
 	"sync/atomic"
 )
 
-// A Tx is a running transaction: see [Transact].
+// A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
-	tables []txTable // in the order of their lockIDs
-	ended  atomic.Bool
+	tables    []txTable  // in the order of their lockIDs
+	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
+	committed atomicBool // publishes the rows of a transaction in all of its tables at once
+	ended     atomic.Bool
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
@@ -22,14 +24,22 @@ type txTable interface {
 	lockOrder() uint64
 	lock()
 	unlock()
+	rlock()
+	runlock()
 
 	// canBeginLocked returns an error if the table is dropped. Each beginLocked is
-	// followed by a publishLocked or a rollbackLocked. The caller calls the function that
+	// followed by endScansLocked, storeVersionsLocked and publishLocked, or by
+	// rollbackLocked, and then by endTxLocked. The caller calls the function that
 	// publishLocked returns when it holds no lock.
 	canBeginLocked() error
-	beginLocked()
+	beginLocked(tx *Tx)
+	endScansLocked()
+	storeVersionsLocked()
 	publishLocked() (wake func())
 	rollbackLocked()
+	endTxLocked()
+
+	viewLocked() anyView
 }
 
 // Transact makes all writes of fn to the tables, or none of them. If fn returns an error,
@@ -40,14 +50,17 @@ type txTable interface {
 //
 // The tables are locked until Transact returns. Transact locks them in an order of its
 // own, so transactions do not deadlock, whatever order they name the tables in. In fn,
-// tables are reached through [Table.In] only. Any other call to one of the tables, or a
-// read of one of their selections or indexes, blocks forever. A range over one of their
-// streams may block, too. fn must call no other table at all, because it would be locked
-// out of order: two transactions that only read each other's table deadlock. Pass all
-// tables that fn reads or writes.
+// tables are reached through [Table.In] and [Selection.In] only. Any other call to one of the
+// tables, or a read of one of their selections, blocks forever. The exceptions are
+// [Table.Name], [Table.String], and [Table.Get] of a table that [NewTable] made, which
+// returns the row before the transaction. A range over one of their streams may block, too.
+// fn must call no other table at all, because it would be locked out of order: two
+// transactions that only read each other's table deadlock. Pass all tables that fn reads or
+// writes.
 //
-// fn runs in the caller's goroutine. It should be quick, because readers and writers of
-// the tables wait. It sees its own writes.
+// fn runs in the caller's goroutine. It should be quick, because writers of the tables
+// wait, and ranges that begin. It sees its own writes. To read several tables without making
+// others wait, use [Read].
 //
 // A table that is passed twice counts once. If one of the tables is dropped, Transact
 // returns [ErrTableDropped] and does not call fn. Without a table, it only calls fn. It
@@ -58,10 +71,11 @@ type txTable interface {
 // of them a third value. The Change that a write returns is valid only once Transact
 // has returned nil.
 //
-// Transactions are atomic for readers. No feed can yield the first change of a
-// transaction before it can yield the last, although one feed may see a transaction a
-// moment later than another. Once a subscriber has seen one change of a transaction,
-// reads of its tables see all of them.
+// Transactions are atomic for readers. A transaction becomes visible in all of its tables at
+// once. After a reader has seen a row or a change of a transaction, reads of any of its tables
+// see all of it. No feed can yield the first change of a transaction
+// before it can yield the last, although one feed may see a transaction a moment later than
+// another. Nobody sees a row that is rolled back.
 //
 // A transaction costs about as much as its writes cost one by one. A single write has no
 // commit that a transaction could save.
@@ -69,21 +83,26 @@ func Transact(fn func(tx *Tx) error, tables ...AnyTable) error {
 	if fn == nil {
 		panic("changefeed: Transact: nil function; pass one that writes to the tables")
 	}
-	tx := new(Tx)
-	for _, t := range tables {
-		if t == nil {
-			panic("changefeed: Transact: nil table")
-		}
-		tx.tables = append(tx.tables, t.anyTable())
-	}
-	slices.SortFunc(tx.tables, func(a, b txTable) int { return cmp.Compare(a.lockOrder(), b.lockOrder()) })
-	tx.tables = slices.Compact(tx.tables)
-
+	tx := newTx("Transact", tables)
 	wake, err := tx.run(fn)
 	for _, f := range wake {
 		f()
 	}
 	return err
+}
+
+// newTx returns a Tx of the tables for the function of that name.
+func newTx(function string, tables []AnyTable) *Tx {
+	tx := new(Tx)
+	for _, t := range tables {
+		if t == nil {
+			panic("changefeed: " + function + ": nil table")
+		}
+		tx.tables = append(tx.tables, t.anyTable())
+	}
+	slices.SortFunc(tx.tables, func(a, b txTable) int { return cmp.Compare(a.lockOrder(), b.lockOrder()) })
+	tx.tables = slices.Compact(tx.tables)
+	return tx
 }
 
 // run locks the tables, calls fn, and publishes its writes or rolls them back. The
@@ -100,31 +119,38 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 		}
 	}
 	for _, t := range tx.tables {
-		t.beginLocked()
+		t.beginLocked(tx)
 	}
-	published := false
 	defer func() { // also if fn panics or ends its goroutine
 		tx.ended.Store(true)
-		if published {
+		if tx.committed.Load() {
 			return
 		}
-		for _, t := range tx.tables {
-			defer t.rollbackLocked() // deferred, so each runs even if another panics
+		for _, t := range tx.tables { // deferred, so each runs even if another panics
+			defer t.endTxLocked()
+			defer t.rollbackLocked()
 		}
 	}()
 	if err := fn(tx); err != nil {
 		return nil, err
 	}
 	for _, t := range tx.tables {
+		t.endScansLocked()
+	}
+	tx.committed.Store(true)
+	for _, t := range tx.tables {
+		t.storeVersionsLocked()
+		defer t.endTxLocked()
+	}
+	for _, t := range tx.tables {
 		wake = append(wake, t.publishLocked())
 	}
-	published = true
 	return wake, nil
 }
 
 func (t *Table[K, V]) anyTable() txTable {
 	if t == nil {
-		panic("changefeed: Transact: nil table")
+		panic("changefeed: nil table")
 	}
 	return t
 }
@@ -132,6 +158,8 @@ func (t *Table[K, V]) anyTable() txTable {
 func (t *Table[K, V]) lockOrder() uint64 { return t.lockID }
 func (t *Table[K, V]) lock()             { t.mu.Lock() }
 func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
+func (t *Table[K, V]) rlock()            { t.mu.RLock() }
+func (t *Table[K, V]) runlock()          { t.mu.RUnlock() }
 
 func (t *Table[K, V]) canBeginLocked() error {
 	if t.dropped {
@@ -140,69 +168,161 @@ func (t *Table[K, V]) canBeginLocked() error {
 	return nil
 }
 
-func (t *Table[K, V]) beginLocked() { t.inTx = true }
+// A txState is the part of the running transaction that belongs to one table.
+type txState[K, V any] struct {
+	tx      *Tx           // nil: no transaction is running
+	len     int           // Table.len before it
+	seq     uint64        // Table.seq before it
+	cells   []*cell[K, V] // the cells that it has written to, each once
+	spare   []version[V]  // for more cells
+	scans   []*scan[K, V] // that are not closed
+	writing bool          // one of its writes is running
+}
+
+// maxSpare is the largest number of versions that are allocated at a time.
+const maxSpare = 64
+
+func (s *txState[K, V]) running() bool { return s.tx != nil }
+
+// write makes row the transaction's row in a cell.
+func (s *txState[K, V]) write(c *cell[K, V], row *V) {
+	for _, scan := range s.scans {
+		scan.record(c)
+	}
+	first := c.versions.Load()
+	if first != nil && first.tx != nil {
+		first.row = row // nobody else reads it before the commit
+		return
+	}
+	if len(s.spare) == 0 {
+		s.spare = make([]version[V], min(len(s.cells)+1, maxSpare))
+	}
+	v := &s.spare[0]
+	s.spare = s.spare[1:]
+	v.row, v.tx = row, s.tx
+	if first != nil {
+		v.next.Store(first)
+	}
+	c.versions.Store(v)
+	s.cells = append(s.cells, c)
+}
+
+func (s *txState[K, V]) add(rows *scan[K, V]) {
+	rows.tx = s
+	s.scans = append(s.scans, rows)
+}
+
+func (s *txState[K, V]) remove(rows *scan[K, V]) {
+	i := slices.Index(s.scans, rows)
+	s.scans = slices.Delete(s.scans, i, i+1)
+}
+
+func (t *Table[K, V]) beginLocked(tx *Tx) {
+	t.tx.tx, t.tx.len, t.tx.seq = tx, t.len, t.seq
+}
+
+// storeVersionsLocked publishes the transaction's rows in their cells. Since the transaction
+// has committed, this makes no difference to a reader of a cell, at any step.
+func (t *Table[K, V]) storeVersionsLocked() {
+	for _, c := range t.tx.cells {
+		v := c.versions.Load()
+		earlier := v.next.Load()
+		isNew := c.row.Load() == nil && c.scope == nil // in no snapshot
+		if !isNew && t.snapshots.needRow(earlier) {
+			earlier = t.snapshots.keep(c, earlier)
+			v.next.Store(earlier) // before row, as in snapshots.replace
+		}
+		c.row.Store(v.row)
+		c.versions.Store(earlier)
+	}
+}
 
 func (t *Table[K, V]) publishLocked() (wake func()) {
-	t.endTxLocked()
 	w := t.outbox.publish()
 	return w.wake
 }
 
-// rollbackLocked undoes the transaction's writes, the last one first. It calls no function
-// of the user except compare, so nothing can fail. T4
+// rollbackLocked undoes the transaction's writes. Nobody has seen them. It calls no function
+// of the user, except the compare function of NewTableFunc, so nothing can fail. T4
 func (t *Table[K, V]) rollbackLocked() {
 	defer func() {
-		t.endTxLocked()
+		for _, c := range t.tx.cells {
+			c.versions.Store(c.versions.Load().next.Load())
+		}
+		t.len, t.seq = t.tx.len, t.tx.seq
 		t.outbox.discard()
 	}()
-	for _, r := range slices.Backward(t.undo) {
-		for _, x := range t.indexes {
-			x.planUndo()
-		}
-		t.storeLocked(r.key, t.cellLocked(r.key), r.old)
-		t.forgetPlansLocked()
-		t.seq--
+	t.endScansLocked()
+	for _, x := range t.indexes {
+		x.rollback()
 	}
 }
 
+// endScansLocked makes the scans in the transaction independent of it.
+func (t *Table[K, V]) endScansLocked() {
+	for _, s := range t.tx.scans {
+		s.detach()
+	}
+}
+
+// endTxLocked removes the cells that have no row any more, or have got none.
 func (t *Table[K, V]) endTxLocked() {
-	t.inTx = false
-	t.undo = recycle(t.undo)
+	cells := t.tx.cells
+	t.tx = txState[K, V]{}
 	for _, x := range t.indexes {
 		x.endTx()
 	}
+	for _, c := range cells {
+		t.removeUnusedLocked(c)
+	}
+	t.tx.cells = recycle(cells)
 }
 
-// A TxTable is a table in a transaction: see [Transact] and [Table.In]. It has some of the
-// methods of [Table], and they see the writes of the transaction. Selections and indexes
-// cannot be read in a transaction.
+// A TxTable is a table in a transaction, or in [Read]: see [Transact] and [Table.In]. It has
+// some of the methods of [Table]. In a transaction, they see its writes. In Read, they see
+// the table as it was when Read began, and a write panics.
 //
-// A TxTable is for the function passed to Transact, and for one goroutine at a time. A
-// zero TxTable must not be used. Use after the end of the transaction panics. A write
-// also panics if it is made in a function that another write to the table calls.
+// A TxTable is for the function passed to Transact or Read, and for one goroutine at a time.
+// A zero TxTable must not be used. Use after the end of the function panics. A write also
+// panics if it is made in a function that another write to the table calls.
+//
+// An iterator stays at the moment at which its range began, and may outlive the function.
+// When a transaction ends, the remaining rows of its open ranges are recorded, under the lock.
+// That takes time and memory in proportion to their number. While a range in a transaction is
+// open, each row that the transaction writes to is recorded, too.
 type TxTable[K, V any] struct {
 	table *Table[K, V]
 	tx    *Tx
+	view  *view[K, V] // what Read sees, or nil in a transaction
 }
 
-// In returns the table as it is in a transaction, for reads and writes. It panics if tx is
-// nil or has ended, or if the table was not passed to [Transact].
+// In returns the table as it is in a transaction, for reads and writes, or as it is in [Read],
+// for reads. It panics if tx is nil or has ended, or if the table was not passed to
+// [Transact] or Read.
 func (t *Table[K, V]) In(tx *Tx) TxTable[K, V] {
 	if tx == nil {
-		panic("changefeed: Table.In: nil transaction; pass the one that Transact passes to its function")
+		panic("changefeed: Table.In: nil transaction; pass the one that Transact or Read passes to its function")
 	}
-	x := TxTable[K, V]{t, tx}
+	x := TxTable[K, V]{table: t, tx: tx}
 	x.check()
-	if !slices.Contains(tx.tables, txTable(t)) {
-		panic(fmt.Sprintf("changefeed: Table.In: the table %q is not in the transaction; pass it to Transact", t.name))
+	i := slices.Index(tx.tables, txTable(t))
+	if i < 0 {
+		panic(fmt.Sprintf("changefeed: Table.In: the table %q is not in the transaction; pass it to Transact or Read", t.name))
+	}
+	if tx.views != nil {
+		x.view = tx.views[i].(*view[K, V])
 	}
 	return x
 }
 
 func (x TxTable[K, V]) check() {
 	if x.tx.ended.Load() {
-		panic(fmt.Sprintf("changefeed: the table %q is used in a transaction that has ended", x.table.name))
+		panic(x.table.endedError())
 	}
+}
+
+func (t *Table[K, V]) endedError() string {
+	return fmt.Sprintf("changefeed: the table %q is used in a Transact or Read that has ended", t.name)
 }
 
 // Insert is like [Table.Insert].
@@ -251,35 +371,77 @@ func (x TxTable[K, V]) write(op string, key K, next rule[V]) (Change[V], error) 
 func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	x.check()
 	t := x.table
-	if t.writing {
+	if x.view != nil {
+		panic(fmt.Sprintf("changefeed: a write to the table %q in Read; use Transact", t.name))
+	}
+	if t.tx.writing {
 		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to the same table; write before or after it", t.name))
 	}
-	t.writing = true
+	t.tx.writing = true
 	defer func() {
-		t.writing = false
+		t.tx.writing = false
 		t.forgetPlansLocked()
 	}()
 	return t.writeLocked(key, next)
 }
 
-// Get is like [Table.Get].
+// Get is like [Table.Get]. In [Read], it takes time in the logarithm of the number of rows.
 func (x TxTable[K, V]) Get(key K) (V, bool) {
 	x.check()
-	return x.table.getLocked(key)
+	if x.view != nil {
+		return x.table.value(x.view.row(x.view.cell(key)))
+	}
+	return x.table.value(x.table.cellLocked(key).latest())
 }
 
 // Len is like [Table.Len].
 func (x TxTable[K, V]) Len() int {
 	x.check()
+	if x.view != nil {
+		return x.view.len
+	}
 	return x.table.len
 }
 
-// All is like [Table.All]. A range sees the table with the writes of the transaction up
-// to the beginning of the range. The loop's body may write to the table.
-func (x TxTable[K, V]) All() iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) {
-		x.check()
-		rows := x.table.allPart.snapshotLocked(true)
-		rows.forward(x.table.all().yielding(yield))
-	}
+// All is like [Table.All]. A range sees the table with the writes of the transaction up to
+// the beginning of the range. The loop's body may write to the table.
+func (x TxTable[K, V]) All() iter.Seq2[K, V] { return x.all().All() }
+
+// Backward is like [TxTable.All] but in descending order.
+func (x TxTable[K, V]) Backward() iter.Seq2[K, V] { return x.all().Backward() }
+
+func (x TxTable[K, V]) all() TxSelection[K, V] { return TxSelection[K, V]{x, x.table.all()} }
+
+// A TxSelection is a selection in a transaction, or in [Read]: see [Selection.In]. The same
+// rules hold as for [TxTable].
+type TxSelection[K, V any] struct {
+	in        TxTable[K, V]
+	selection Selection[K, V]
+}
+
+// In returns the selection as it is in a transaction, or in [Read], for reads. It panics as
+// [Table.In] does. In Read, a range over the values of an index panics if the index was made
+// after Read began.
+//
+// In a transaction, the predicates of the selection run with the table's lock held. They
+// must be quick and must call no table at all.
+func (s Selection[K, V]) In(tx *Tx) TxSelection[K, V] { return TxSelection[K, V]{s.table.In(tx), s} }
+
+// All is like [Selection.All]. A range sees the rows with the writes of the transaction up to
+// the beginning of the range. The loop's body may write to the table.
+func (x TxSelection[K, V]) All() iter.Seq2[K, V] { return x.iterate(false) }
+
+// Backward is like [TxSelection.All] but in the opposite order.
+func (x TxSelection[K, V]) Backward() iter.Seq2[K, V] { return x.iterate(true) }
+
+// Len is like [Selection.Len].
+func (x TxSelection[K, V]) Len() int { return x.selection.count(x.scan(false)) }
+
+func (x TxSelection[K, V]) iterate(backward bool) iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) { x.selection.yieldRows(x.scan(backward), yield) }
+}
+
+func (x TxSelection[K, V]) scan(backward bool) *scan[K, V] {
+	x.in.check()
+	return x.selection.part.scan(x.in.view, backward)
 }

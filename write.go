@@ -64,13 +64,6 @@ func deleting[V any](old *V) (*V, error) {
 	return nil, nil
 }
 
-// A replacement records a write of a transaction, so that it can be rolled back. The
-// indexes keep their part of it themselves.
-type replacement[K, V any] struct {
-	key K
-	old *V
-}
-
 // sameKey returns row, or ErrKeyChanged if its key is not key any more.
 func (t *Table[K, V]) sameKey(key K, row *V) (*V, error) {
 	if t.order(key, t.key(row)) != 0 {
@@ -110,7 +103,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 // forgetPlansLocked, which release the plans also after a panic.
 func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	at := t.cellLocked(key)
-	old := at.rowOrNil()
+	old := at.latest()
 	t.guard.check(old)
 	row, err := next(old)
 	if err != nil {
@@ -157,15 +150,9 @@ func (t *Table[K, V]) cellLocked(key K) *cell[K, V] { return t.keys.get(key) }
 // outbox for each scope to which it belongs. The cell of the key is at, or nil if there
 // is none. T1, T2
 func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
-	t.storeLocked(key, at, c.New)
+	t.storeLocked(key, at, c)
 	t.seq++
 	c.Seq = t.seq
-	if t.inTx {
-		t.undo = append(t.undo, replacement[K, V]{key, c.Old})
-		for _, x := range t.indexes {
-			x.keepForUndo()
-		}
-	}
 
 	o := &t.outbox
 	o.add(&t.allScope, key, *c)
@@ -181,42 +168,50 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	}
 }
 
-// storeLocked stores row under its key, and in the indexes, which have planned the write.
-// If row is nil, it removes the stored row. c is the key's cell, or nil if there is none.
-// row and c are not both nil.
-func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], row *V) {
-	if c.rowOrNil() != nil {
+// storeLocked makes a change to a cell, or to a new one if c is nil, and to the indexes,
+// which have planned it. In a transaction, the row becomes a version. Otherwise it is
+// published.
+func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], change *Change[V]) {
+	switch change.Kind {
+	case Insert:
+		t.len++
+	case Delete:
 		t.len--
 	}
-	if row != nil {
-		t.len++
+	isNew := c == nil
+	if isNew {
+		c = &cell[K, V]{key: key}
 	}
-	isNew := false
 	switch {
-	case row == nil && c.scope == nil:
-		t.removeCellLocked(key)
-	case c == nil:
-		c, isNew = t.newCellLocked(key, row, nil), true
-	case c.clones != t.clones:
-		c, isNew = t.newCellLocked(key, row, c.scope), true
+	case t.tx.running():
+		t.tx.write(c, change.New)
+	case isNew:
+		c.row.Store(change.New)
 	default:
-		c.row = row
+		t.snapshots.replace(c, change.New)
+	}
+	switch {
+	case isNew:
+		t.addCellLocked(c)
+	case !t.tx.running():
+		t.removeUnusedLocked(c)
 	}
 	for _, x := range t.indexes {
-		x.apply(key, c, isNew)
+		x.apply(key, c)
 	}
 }
 
-// newCellLocked adds a new cell to the tree and to keys, or replaces the key's cell there.
-func (t *Table[K, V]) newCellLocked(key K, row *V, s *scope[K, V]) *cell[K, V] {
-	c := &cell[K, V]{row: row, key: key, scope: s, clones: t.clones}
-	t.rows.put(entry[K, V]{key, c})
+// addCellLocked adds a new cell to the tree and to keys.
+func (t *Table[K, V]) addCellLocked(c *cell[K, V]) {
+	t.rows.put(entry[K, V]{c.key, c})
 	t.keys.put(c)
-	return c
 }
 
-// removeCellLocked removes the key's cell from the tree and from keys.
-func (t *Table[K, V]) removeCellLocked(key K) {
-	t.rows.remove(entry[K, V]{key: key})
-	t.keys.remove(key)
+// removeUnusedLocked removes the cell from the tree and from keys, if it has no row and is
+// not followed.
+func (t *Table[K, V]) removeUnusedLocked(c *cell[K, V]) {
+	if c.row.Load() == nil && c.scope == nil {
+		t.rows.remove(entry[K, V]{key: c.key})
+		t.keys.remove(c.key)
+	}
 }

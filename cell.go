@@ -1,0 +1,79 @@
+package changefeed
+
+// A cell holds the row of a key. The hash index, the tree and the indexes share the row's
+// cell, so a write to the row changes one cell and none of them (BenchmarkWrite). The row
+// keeps its cell until it is deleted. A row that is inserted later gets another one.
+//
+// A cell is written to with the table's lock held for writing. Only the earlier rows of a
+// snapshot that closes are removed with it held for reading. Readers without the lock use
+// published and at. ARCHITECTURE.md explains why they find the right row.
+type cell[K, V any] struct {
+	row      atomicPointer[V]          // T3; the published row, or nil
+	versions atomicPointer[version[V]] // rows other than row: see version
+	key      K                         // as in the cell's entry
+	scope    *scope[K, V]              // of the feeds of this row, or nil; guarded by the table's lock
+}
+
+// A version is a row of a cell other than the published one. The first version of a cell
+// may be the row of a transaction that is running. Then come earlier rows that open
+// snapshots need, the newest first.
+type version[V any] struct {
+	row     *V                        // nil: there is no row
+	tx      *Tx                       // the transaction that wrote the row, or nil for an earlier row
+	keptFor atomicUint64              // an earlier row: the number of the newest snapshot that needs it
+	next    atomicPointer[version[V]] // nil at the end
+}
+
+// published returns the row that is published now. It needs no lock, and c may be nil.
+//
+// A transaction sets its flag once, for all of its rows in all of its tables. Only then does
+// it move its rows to row. So row is never one that can be rolled back, and published may
+// return it unless the cell has the row of a committed transaction. Between the two loads,
+// row can only become newer.
+func (c *cell[K, V]) published() *V {
+	if c == nil {
+		return nil
+	}
+	if v := c.versions.Load(); v != nil && v.tx != nil && v.tx.committed.Load() {
+		return v.row
+	}
+	return c.row.Load()
+}
+
+// at returns the row in a snapshot that is open. It needs no lock. The cell must have been
+// in the tree when the snapshot was taken.
+func (c *cell[K, V]) at(snapshot uint64) *V { return c.rowAt(c.row.Load(), snapshot) }
+
+// rowAt is like at, but takes a published row that was loaded before. A write adds the earlier
+// row to versions before it stores the new one, so rowAt finds the earlier row.
+func (c *cell[K, V]) rowAt(row *V, snapshot uint64) *V {
+	if v := c.versions.Load(); v != nil {
+		return v.rowAt(row, snapshot)
+	}
+	return row
+}
+
+// rowAt goes back from row, which was published when v was the cell's first version.
+func (v *version[V]) rowAt(row *V, snapshot uint64) *V {
+	if v.tx != nil {
+		v = v.next.Load()
+	}
+	for v != nil && v.keptFor.Load() >= snapshot {
+		row = v.row
+		v = v.next.Load()
+	}
+	return row
+}
+
+// latest returns the row that the next write replaces. If a transaction is running and has
+// written to the cell, that is its row, otherwise the published one. The table's lock must be
+// held, and c may be nil.
+func (c *cell[K, V]) latest() *V {
+	if c == nil {
+		return nil
+	}
+	if v := c.versions.Load(); v != nil && v.tx != nil {
+		return v.row
+	}
+	return c.row.Load()
+}
