@@ -50,7 +50,8 @@ type Store interface {
 type Table interface {
 	Store
 
-	// Load inserts rows as fast as it can. It is called before the first Follow.
+	// Load inserts rows as fast as it can, in their order. It is called before the first
+	// Follow.
 	Load(rows []Row)
 
 	Insert(row Row)

@@ -7,24 +7,25 @@ import (
 	"github.com/seed-637b77f9/changefeed/benchmarks/contest"
 )
 
-// NewcomerTable is the table of Newcomer.
-var NewcomerTable = Table{Title: "A newcomer on many rows", Unit: "ms"}
-
 // Newcomer measures a subscriber that begins with all present rows during writes.
 var Newcomer = Workload{
 	Name:  "newcomer",
 	Title: "A newcomer gets the present rows",
 	About: "Subscribe with the present rows while random rows are updated as fast as it goes; and as many updates without a newcomer.",
 	Cases: func(s Scale) []Case {
-		return []Case{{
-			Name: Count(s.Large) + " rows",
-			Run:  func(c contest.Contestant) ([]Figure, error) { return newcomer(c, s.Large) },
-		}}
+		var cases []Case
+		for _, f := range fills(s.Large) {
+			cases = append(cases, Case{
+				Name: f.String(),
+				Run:  func(c contest.Contestant) ([]Figure, error) { return newcomer(c, f) },
+			})
+		}
+		return cases
 	},
 }
 
-func newcomer(c contest.Contestant, rows int) ([]Figure, error) {
-	table := openTable(c, rows)
+func newcomer(c contest.Contestant, f fill) ([]Figure, error) {
+	rows, table := f.rows, f.open(c)
 	if table == nil {
 		return nil, nil
 	}
@@ -68,7 +69,7 @@ func newcomer(c contest.Contestant, rows int) ([]Figure, error) {
 	_, alone := write(made, nil)
 
 	figure := func(column string, d time.Duration) Figure {
-		return Figure{Table: NewcomerTable, Column: column, Value: milliseconds(d)}
+		return Figure{Table: Table{Title: "A newcomer on " + f.String(), Unit: "ms"}, Column: column, Value: milliseconds(d)}
 	}
 	return []Figure{
 		figure("first row", tally.First.Sub(start)),

@@ -16,18 +16,18 @@ var Reads = Workload{
 	About: "Read random rows one by one, and all rows in a loop, while another goroutine updates random rows as fast as it goes.",
 	Cases: func(s Scale) []Case {
 		var cases []Case
-		for _, rows := range []int{s.Rows, s.Large} {
+		for _, f := range append([]fill{{rows: s.Rows, make: contest.Rows}}, fills(s.Large)...) {
 			cases = append(cases, Case{
-				Name: Count(rows) + " rows",
-				Run:  func(c contest.Contestant) ([]Figure, error) { return reads(c, rows, s) },
+				Name: f.String(),
+				Run:  func(c contest.Contestant) ([]Figure, error) { return reads(c, f, s) },
 			})
 		}
 		return cases
 	},
 }
 
-func reads(c contest.Contestant, rows int, s Scale) ([]Figure, error) {
-	table := openTable(c, rows)
+func reads(c contest.Contestant, f fill, s Scale) ([]Figure, error) {
+	rows, table := f.rows, f.open(c)
 	if table == nil {
 		return nil, nil
 	}
@@ -56,7 +56,7 @@ func reads(c contest.Contestant, rows int, s Scale) ([]Figure, error) {
 		}
 		return nil
 	})
-	column := Count(rows) + " rows"
+	column := f.String()
 	return []Figure{
 		{Table: Table{Title: "Point reads while writing", Unit: "ns a read"}, Column: column, Value: perOp(gets, len(keys))},
 		{Table: Table{Title: "Full scans while writing", Unit: "ns a row"}, Column: column, Value: perOp(scan, scans*rows)},

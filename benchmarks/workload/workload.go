@@ -101,17 +101,44 @@ func Quick() Scale {
 	}
 }
 
-// openTable returns a table with n rows, or nil if the contestant has no rows.
-func openTable(c contest.Contestant, n int) contest.Table {
+// openTable returns a table with n rows, which were inserted in random order, or nil if the
+// contestant has no rows.
+func openTable(c contest.Contestant, n int) contest.Table { return openTableOf(c, contest.Rows(n)) }
+
+func openTableOf(c contest.Contestant, rows []contest.Row) contest.Table {
 	store := c.Open()
 	table, ok := store.(contest.Table)
 	if !ok {
 		store.Close()
 		return nil
 	}
-	table.Load(contest.Rows(n))
+	table.Load(rows)
 	collect()
 	return table
+}
+
+// A fill is the number of rows of a table, and the order in which they were inserted. That
+// order decides where rows lie in memory. If it is that of the keys, a loop over all of a large
+// table reads memory from one end to the other.
+type fill struct {
+	rows  int
+	order string
+	make  func(n int) []contest.Row
+}
+
+// fills are both orders of a large table.
+func fills(rows int) []fill {
+	return []fill{{rows, "key order", contest.RowsInOrder}, {rows, "random order", contest.Rows}}
+}
+
+func (f fill) open(c contest.Contestant) contest.Table { return openTableOf(c, f.make(f.rows)) }
+
+// String returns "1,000,000 rows, key order", or without an order "10,000 rows".
+func (f fill) String() string {
+	if f.order == "" {
+		return Count(f.rows) + " rows"
+	}
+	return Count(f.rows) + " rows, " + f.order
 }
 
 // collect frees all garbage, so that no contestant pays for the garbage of another one.
