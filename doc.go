@@ -135,9 +135,8 @@
 // Unread changes are stored once for all subscribers to a part of the table. A stalled
 // subscriber holds at most as many as its buffer, with their old rows. With Squash it
 // holds one change for each row. A range, Read, and a feed before Ready hold a snapshot: at
-// most one earlier row for each row.
-// [Table.Retain] retains changes for later feeds. The garbage collector ends a
-// subscription whose stream is unreachable.
+// most one earlier row for each row. [Table.Retain] retains changes for later feeds. The
+// garbage collector ends a subscription whose stream is unreachable.
 //
 // # Differences from RethinkDB
 //

@@ -64,8 +64,8 @@ func newHashIndex[K cmp.Ordered, V any]() *hashIndex[K, V] {
 	return x
 }
 
-// chooseHash returns a hash function with a seed of its own. An integer takes one
-// multiplication. All NaN are one key.
+// chooseHash returns a hash function with a seed of its own. An integer takes two
+// multiplications. All NaN are one key.
 func chooseHash[K cmp.Ordered]() func(key K) uint64 {
 	if kind := reflect.TypeFor[K]().Kind(); reflect.Int <= kind && kind <= reflect.Uintptr {
 		seed := rand.Uint64()
@@ -91,9 +91,12 @@ func isFloat[K any]() bool {
 }
 
 // hashInt spreads integers by the golden ratio, as Knuth's multiplicative hashing does. The
-// upper half of the product also decides, so that keys with a common factor are spread, too.
+// upper half of a product also decides, so that keys with a common factor are spread, too. It
+// multiplies twice, because one product spreads a million consecutive integers unevenly.
 func hashInt(k uint64) uint64 {
-	hi, lo := bits.Mul64(k, 0x9E3779B97F4A7C15)
+	const goldenRatio = 0x9E3779B97F4A7C15
+	hi, lo := bits.Mul64(k, goldenRatio)
+	hi, lo = bits.Mul64(hi^lo, goldenRatio)
 	return hi ^ lo
 }
 

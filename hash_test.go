@@ -297,3 +297,21 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 		require.Less(t, steps, 5*keys, "the search for keys times 1<<%d", shift)
 	}
 }
+
+// Consecutive keys, of which the most common tables consist, fill the segments as well as random
+// ones do, which need about two slots for a key.
+func TestAHashIndexOfConsecutiveKeys(t *testing.T) {
+	const keys = 1_000_000
+	x := newHashIndex[int, int]()
+	cells := make([]cell[int, int], keys)
+	for k := range cells {
+		cells[k].key = k
+		x.put(&cells[k])
+	}
+	segments := make(map[*segment[int, int]]bool)
+	directory := *x.directory.Load()
+	for i := range directory {
+		segments[directory[i].Load()] = true
+	}
+	require.Less(t, len(segments)*segmentSize, 3*keys, "slots")
+}

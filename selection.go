@@ -72,8 +72,8 @@ func (t *Table[K, V]) From(from K) Selection[K, V] {
 // and must not modify it. Where panics if keep is nil.
 //
 // keep runs in the loop's goroutine, on rows of a snapshot or of a change, without a
-// lock, except in [Transact]. It may be slow. A panic in it reaches the loop's caller, and the change that it
-// was about counts as delivered, as with [Stream.Filter].
+// lock, except in [Transact]. It may be slow. A panic in it reaches the loop's caller, and
+// the change that it was about counts as delivered, as with [Stream.Filter].
 //
 // A feed of the selection therefore reads the same changes as a feed without the
 // predicate. Its buffer and its [FeedInfo] count these changes.
