@@ -231,15 +231,15 @@ func TestEarlierRowsDoNotAccumulate(t *testing.T) {
 			}
 		}
 	}
-	alone := heapBytes()
 	churn()
-	before := heapBytes()
-	t.Logf("%.0f bytes a row for the newcomer", (before-alone)/rows)
-	require.Greater(t, before-alone, 1000.0*rows, "or nothing was kept")
-	for range 20 {
-		churn()
-	}
-	require.Less(t, heapBytes()-before, 2000.0*rows)
+	kept, _ := versionsOf(t, games)
+	require.Len(t, kept, rows, "the newcomer needs them")
+	held := heldBy(func() {
+		for range 20 {
+			churn()
+		}
+	})
+	require.Less(t, held, 2000*rows, "%d if each churn kept a row", 20*1024*rows)
 	runtime.KeepAlive(newcomer)
 }
 
