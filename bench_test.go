@@ -326,21 +326,13 @@ func stalledBytes(n int) float64 {
 	for i := range 250_000 {
 		t.set(i % scoreboardRows)
 	}
-	held := heapBytes() - before
+	held := float64(heapBytes() - before)
 	runtime.KeepAlive(feeds)
 	cancel()
 	for len(t.Feeds()) > 0 { // or they would be part of what the next call finds
 		runtime.Gosched()
 	}
 	return held
-}
-
-func heapBytes() float64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC() // what the first one's cleanups released
-	runtime.ReadMemStats(&m)
-	return float64(m.HeapAlloc)
 }
 
 // BenchmarkParked: the call of a write while all subscribers wait, with a pause of

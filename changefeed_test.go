@@ -934,18 +934,24 @@ func writeBlobs(tb testing.TB, blobs *Table[int, feedBlob], n int) {
 
 // heldBy returns by how much the heap grows while f runs, not counting garbage.
 func heldBy(f func()) int {
-	heap := func() int {
-		var m runtime.MemStats
-		for last := uint64(math.MaxUint64); ; last = m.HeapAlloc {
-			runtime.GC() // until it finds nothing more: a cleanup makes garbage, too
-			runtime.Gosched()
-			runtime.ReadMemStats(&m)
-			if m.HeapAlloc >= last-1000 {
-				return int(m.HeapAlloc)
-			}
+	before := heapBytes()
+	f()
+	return heapBytes() - before
+}
+
+// heapBytes returns the size of the heap without garbage. It collects until nothing more is
+// found, because a cleanup makes garbage, too, and waits for the cleanups each time.
+func heapBytes() int {
+	var m runtime.MemStats
+	for last := uint64(math.MaxUint64); ; last = m.HeapAlloc {
+		cleaned := make(chan struct{})
+		runtime.AddCleanup(new([1]*int), func(struct{}) { close(cleaned) }, struct{}{})
+		runtime.GC()
+		<-cleaned
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		if m.HeapAlloc >= last-1000 {
+			return int(m.HeapAlloc)
 		}
 	}
-	before := heap()
-	f()
-	return heap() - before
 }

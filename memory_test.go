@@ -319,7 +319,7 @@ func requireRowFeedsCost[K, V any](t *testing.T, table *Table[K, V], n int, key 
 	for i := range feeds {
 		feeds[i] = table.Row(keys[i]).Changes(ctx)
 	}
-	each := (heapBytes() - before) / float64(n)
+	each := float64(heapBytes()-before) / float64(n)
 	t.Logf("%.0f bytes", each)
 	require.Greater(t, each, 200.0, "or it was not measured")
 	require.LessOrEqual(t, each, 1024.0)

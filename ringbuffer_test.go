@@ -699,31 +699,24 @@ func TestRingHoldsWhatSomeWindowMayRead(t *testing.T) {
 
 // "1,000 stalled subscribers as cheap as one."
 func TestRingThousandStalledHoldWhatOneHolds(t *testing.T) {
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC() // what the first one's finalizers let go of
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	held := func(windows int) float64 {
-		before := heap()
+	held := func(windows int) int {
 		var r ring[[4096]byte]
 		all := make([]window[[4096]byte], windows)
-		for i := range all {
-			r.openTableLocked(&all[i], 100_000)
-		}
-		for range 4000 {
-			r.append([4096]byte{})
-		}
-		after := heap()
+		size := heldBy(func() {
+			for i := range all {
+				r.openTableLocked(&all[i], 100_000)
+			}
+			for range 4000 {
+				r.append([4096]byte{})
+			}
+		})
 		runtime.KeepAlive(&r)
 		runtime.KeepAlive(all)
-		return float64(after) - float64(before)
+		return size
 	}
 	one := held(1)
-	require.Greater(t, one, 4000*4096.0)
-	require.LessOrEqual(t, held(1000), 1.1*one)
+	require.Greater(t, one, 4000*4096)
+	require.LessOrEqual(t, float64(held(1000)), 1.1*float64(one))
 }
 
 // "All it shares with readers is a leaf mutex, held for no user code, and taken only
