@@ -33,9 +33,12 @@ func (f *feed[K, V]) batches(max int) Stream[[]Change[V]] {
 	}
 }
 
-func (b *batcher[K, V]) drain(s source[V]) bool {
+func (b *batcher[K, V]) drain(r reader[V]) bool {
 	for {
 		b.filter()
+		if len(b.changes) == 0 {
+			b.feed.handOutAll() // the predicate left all of it out
+		}
 		switch {
 		case b.feed.ctx.Err() != nil:
 			return true
@@ -45,7 +48,7 @@ func (b *batcher[K, V]) drain(s source[V]) bool {
 			}
 			continue
 		}
-		s.take(b.feed.ctx, &b.changes, b.max-b.kept)
+		r.take(b.feed.ctx, &b.changes, b.max-b.kept)
 		if len(b.changes) == b.kept {
 			return true
 		}
@@ -57,7 +60,7 @@ func (b *batcher[K, V]) drain(s source[V]) bool {
 func (b *batcher[K, V]) filter() {
 	f := b.feed
 	b.used = max(b.used, len(b.changes))
-	if f.keep == nil {
+	if f.keepsAll() {
 		b.kept, b.next = len(b.changes), len(b.changes)
 		return
 	}
@@ -112,6 +115,7 @@ func (b *batcher[K, V]) flush() (flushed, more bool) {
 		return false, true
 	}
 	b.used = max(b.used, b.kept)
+	b.feed.handOutAll()
 	batch := b.changes[:b.kept]
 	b.changes, b.kept, b.next = b.changes[:0], 0, 0
 	return true, b.yield(slices.Clip(batch), nil) // the loop may modify it, and append to it

@@ -29,7 +29,7 @@ func TestBatches(t *testing.T) {
 		{name: "a gap", max: 3, opts: []FeedOption{Buffer(4)}, do: sixUpdates + "drop; read: skip2(4-5) [6 7 8] [9] dropped"},
 		{name: "a gap between", max: 9, opts: rows(Buffer(4)), do: sixUpdates + "drop; read: [row1 row2 row3 ready3] skip2(4-5) [6 7 8 9] dropped"},
 		{name: "Fail", max: 9, opts: rows(Buffer(4), OnOverflow(Fail)), do: sixUpdates + "read: [row1 row2 row3 ready3] skip2(4-5)"},
-		{name: "After", max: 4, opts: []FeedOption{After(1)}, do: "retain 9; " + sixUpdates + "drop; read: [+2 +3 4 5] [6 7 8 9] dropped"},
+		{name: "After", max: 4, after: new(1), do: "retain 9; " + sixUpdates + "drop; read: [+2 +3 4 5] [6 7 8 9] dropped"},
 		{name: "Squash", max: 2, opts: []FeedOption{squash}, do: sixUpdates + "drop; read: [7 8] [9] dropped"},
 		{name: "Squash and rows", max: 2, opts: rows(squash), do: sixUpdates + "drop; read: [row1 row2] [row3 ready3] [7 8] [9] dropped"},
 		{name: "Poll", max: 4, polls: true, do: sixUpdates + "read: [4 5 6 7] [8 9]; write 1: wake; read: [10]"},

@@ -410,7 +410,7 @@ func TestOverflowIsExact(t *testing.T) {
 				lost := max(0, end-at-n)
 				require.Equal(t, FeedInfo{
 					Buffered: end - at - lost, Capacity: n, Delivered: uint64(delivered), Skipped: uint64(skipped + lost), Seq: uint64(at),
-				}, games.Feeds()[0], name)
+				}, infoOf(games), name)
 				want := overflowed(more, end, n)
 				require.Equal(t, strings.Join(want, " "), wordsOf(second, len(want)), name)
 				want = overflowed(end-at, end, n)
@@ -418,7 +418,7 @@ func TestOverflowIsExact(t *testing.T) {
 				lost += skipped
 				require.Equal(t, FeedInfo{
 					Capacity: n, Delivered: uint64(end - lost), Skipped: uint64(lost), Seq: uint64(end),
-				}, games.Feeds()[0], name)
+				}, infoOf(games), name)
 				feedWrites(t, games, 1) // the stream goes on
 				games.Drop()
 				want = append(writeWords(end+1, end+1), "dropped")

@@ -146,7 +146,7 @@ func TestDebugChecksRowsWhereverTheyAreUsed(t *testing.T) {
 		"Update":     func(t guardedTable) { _, _ = t.Update(1, func(*guardedRow) {}) },
 		"Compute":    func(t guardedTable) { _, _ = t.Compute(1, func(g *guardedRow) *guardedRow { return g }) },
 		"Delete":     func(t guardedTable) { _, _ = t.Delete(1) },
-		"Changes":    func(t guardedTable) { take(t.Changes(context.Background(), After(0)), 1) },
+		"Changes":    func(t guardedTable) { take(t.Changes(context.Background(), After(Position{})), 1) },
 		"Initial":    func(t guardedTable) { take(t.Changes(context.Background(), IncludeInitial()), 1) },
 		"In":         func(t guardedTable) { _ = Transact(func(tx *Tx) error { t.In(tx).Get(1); return nil }, t) },
 		"In, Delete": func(t guardedTable) { _ = Transact(func(tx *Tx) error { _, err := t.In(tx).Delete(1); return err }, t) },

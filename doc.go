@@ -98,15 +98,20 @@
 // refused, and some change each other:
 //
 //	After, IncludeInitial    refused with ErrInvalidOption
-//	OnOverflow, Squash       refused with ErrInvalidOption
+//	OnOverflow, Squash       refused with ErrInvalidOption, unless with After
 //	Buffer, Squash           Buffer has no effect
 //	IncludeInitial, Squash   the first set is of the changes after Ready
-//	After, Squash            Changes squashes the backlog; its notice comes first
+//	After, Squash            the retained changes come one by one
 //	Poll, Squash             nothing can be read before the set is due
 //
 // A feed of a row, range or index value reads the changes of its rows, and a predicate
-// does not alter that. A feed with [After] reads all changes of the table. Buffer,
-// [FeedInfo] and SkippedError count the changes that are read.
+// does not alter that. Buffer, [FeedInfo] and SkippedError count the changes that are read.
+//
+// # Resuming
+//
+// [Track] gives access to the [Position] of a feed, and [After] resumes there, with the
+// changes that [Table.Retain] retains. With [Resync], it takes every position, also the zero
+// one of a first start, and may begin with a SkippedError and the present rows.
 //
 // # Concurrency
 //
@@ -116,8 +121,7 @@
 //
 // Other functions can run under a table's lock: those passed to Update, Compute and
 // [Transact], key and compare functions, index values, Clone and Equal. They must be
-// quick and must call no table: see [Table]. A call to their own table deadlocks. So can
-// two transactions that only read each other's table. Inside Transact, use [Table.In] and
+// quick and must call no table: see [Table]. Inside Transact, use [Table.In] and
 // [Selection.In].
 //
 // The package leaves no goroutine running. It starts short ones when a context ends, a
@@ -145,7 +149,7 @@
 //   - A full buffer drops the oldest changes one by one, not the whole queue.
 //   - A filter cannot swallow the notice of skipped changes.
 //   - A dropped table still delivers the changes that are buffered.
-//   - A stream can resume at a position. A notice can end or restart it.
+//   - A stream can resume after a position. A notice can end or restart it.
 //   - Initial rows come before all changes, followed by one Ready.
 //   - The feed of a missing row begins with Ready alone, without a null.
 //   - Squash never overflows, and its wait is never cut short.

@@ -29,6 +29,10 @@ var (
 	// they still have buffered.
 	ErrTableDropped = errors.New("table dropped")
 
+	// ErrOtherHistory is yielded by a stream whose [After] has a position that is not in the
+	// table's history: see [Table.Fork].
+	ErrOtherHistory = errors.New("position of another history")
+
 	// ErrInvalidOption is yielded by a stream when a [FeedOption] has a value that is not
 	// allowed, or when options cannot be combined.
 	ErrInvalidOption = errors.New("invalid option")

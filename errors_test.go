@@ -108,8 +108,8 @@ func TestASkippedErrorNamesTableAndFeed(t *testing.T) {
 		"skip":             {SkippedError{2, 1, 2, "games", ""}, nil},
 		"fail":             {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), OnOverflow(Fail)}},
 		"resync":           {SkippedError{3, 1, 3, "games", "a"}, []FeedOption{Named("a"), OnOverflow(Resync)}},
-		"after":            {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(0)}},
-		"after and squash": {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(0), Squash(0)}},
+		"after":            {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(Position{})}},
+		"after and squash": {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(Position{}), Squash(0)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			games := newGames()

@@ -484,51 +484,43 @@ func ExampleOnOverflow() {
 	// ready <nil> -> <nil>
 }
 
-// A reader that saves its position as it goes and resumes there. When it was away for
-// too long, it begins again with the present rows.
+// A program that caches a table, and resumes where it was. The same loop is right for the
+// first start, for a position that the table still retains, for one that is too old, and for one
+// of another table.
 func ExampleAfter() {
-	players := newPlayers()
-	players.Retain(2) // in a real program, as many as are written during an interruption
-	var position uint64
-	read := func() {
-		ctx, cancel := context.WithCancel(ctx) // one for each attempt
-		defer cancel()
-		feed := players.Changes(ctx, changefeed.After(position), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil))
-		for c, err := range feed {
+	players := newPlayers(Player{"Bob", "red", 10})
+	players.Retain(100)
+	cache, saved := map[string]Player{}, changefeed.Position{} // to be stored in one place
+	for range 2 {                                              // it is interrupted once
+		var feed changefeed.Feed
+		for c, err := range players.Changes(ctx, changefeed.After(saved), changefeed.OnOverflow(changefeed.Resync), changefeed.Track(&feed), changefeed.Poll(nil)) {
 			if err != nil {
-				fmt.Println(err) // after a notice, forget all rows
-				continue
+				fmt.Println(err)
+				clear(cache) // the present rows follow
+			} else if c.New != nil {
+				cache[c.New.Name] = *c.New
+			} else if c.Old != nil {
+				delete(cache, c.Old.Name)
 			}
-			fmt.Println(c.Kind, c.Row())
-			if c.Kind != changefeed.Initial { // before Ready there is no position
-				position = c.Seq
-			}
+			saved = feed.Position()
 		}
+		fmt.Println(cache)
+		players.Update("Bob", func(p *Player) { p.Score = 20 })
 	}
-	players.Insert(Player{"Bob", "red", 0})
-	read()
-	players.Upsert(Player{"Bob", "red", 1})
-	read()
-	for score := range 5 {
-		players.Upsert(Player{"Bob", "red", score + 2})
-	}
-	read()
 	// Output:
-	// insert &{Bob red 0}
-	// update &{Bob red 1}
-	// Changefeed cache over array size limit, skipped 5 elements.
-	// initial &{Bob red 6}
-	// ready <nil>
+	// Changefeed cache over array size limit, skipped 1 elements.
+	// map[Bob:{Bob red 10}]
+	// map[Bob:{Bob red 20}]
 }
 
 // A feed resumes after change 5. Another one cannot resume after change 1, because the
 // table no longer retains change 2. It begins again with the present rows.
 func ExampleTable_Retain() {
 	players := newPlayers()
-	players.Retain(2)                    // the newest 2 changes
-	play(players)                        // makes 6 changes
-	for _, seq := range []uint64{5, 1} { // saved: the Seq of the last change handled
-		show(players.Changes(ctx, changefeed.After(seq), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil)))
+	players.Retain(2) // the newest 2 changes
+	play(players)     // makes 6 changes
+	for _, seq := range []uint64{5, 1} {
+		show(players.Changes(ctx, changefeed.After(players.At(seq)), changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil)))
 	}
 	// Output:
 	// delete &{Alice blue 15} -> <nil>

@@ -14,13 +14,14 @@ import (
 )
 
 // A subscription is the part of a feed that the table and the context refer to. Its
-// changes come from a window on the ring of its scope, or from a squash.
+// changes come from a window on the ring of its scope, or from a squash. With [After], those
+// of a backlog come before.
 type subscription[K, V any] struct {
 	window window[Change[V]]
 	squash *squash[K, V] // nil if the feed reads the window
 	table  *Table[K, V]
-	part   part[K, V]   // the part that the user selected
-	scope  *scope[K, V] // of part, or with After of the whole table
+	part   part[K, V]
+	scope  *scope[K, V] // of part
 	name   string
 	id     uint64      // in order of subscription
 	unhook func() bool // stops the context from calling end
@@ -28,25 +29,33 @@ type subscription[K, V any] struct {
 	// The rows that come before the changes, or nil if all of them were delivered. The
 	// reader sets it, and endInitial clears it.
 	initial atomic.Pointer[initialRows[K, V]]
+
+	backlog  *backlog[V] // nil without After
+	progress *progress   // nil without Track
 }
 
 // madeBefore reports whether s was made before another subscription.
 func (s *subscription[K, V]) madeBefore(other *subscription[K, V]) bool { return s.id < other.id }
 
-// A source supplies the changes of one feed. It is a window on a ring, or a squash.
-//
-// deliver and take read changes that are ready. When there are no more of them, advance
-// makes the next ones ready. close, closeQuietly and usage can be called from any
-// goroutine. The other methods are for one goroutine at a time, the feed's reader.
-type source[V any] interface {
+// A reader has changes that are ready to be read, by one goroutine at a time.
+type reader[V any] interface {
 	// deliver calls yield with each change that is ready, and a nil error. It returns
-	// false as soon as yield does. It returns true when advance is needed or ctx is done.
+	// false as soon as yield does. It returns true when no more are ready or ctx is done.
 	deliver(ctx context.Context, yield func(Change[V], error) bool) bool
 
 	// take appends up to n of the changes that are ready to the slice. It appends more
-	// than n rather than a part of a transaction, and nothing if advance is needed or ctx
-	// is done.
+	// than n rather than a part of a transaction, and nothing if none are ready or ctx is
+	// done.
 	take(ctx context.Context, to *[]Change[V], n int)
+}
+
+// A source supplies the changes of one feed. It is a window on a ring, or a squash.
+//
+// When no more changes are ready, advance makes the next ones ready. close, closeQuietly,
+// caughtUp and usage can be called from any goroutine. The other methods are for one
+// goroutine at a time, the feed's reader.
+type source[V any] interface {
+	reader[V]
 
 	// advance makes the next changes ready, and returns the number of changes that were
 	// skipped before them. It returns false if there is nothing to read.
@@ -54,6 +63,14 @@ type source[V any] interface {
 
 	// passed returns the sequence number of the last change that was read or skipped.
 	passed() uint64
+
+	// complete is like passed, but while a set of a squash is being read, it returns the
+	// number before the set.
+	complete() uint64
+
+	// caughtUp reports whether everything that was published has been read, and the source
+	// is not closed.
+	caughtUp() bool
 
 	// drained reports whether everything has been read and no more changes will come.
 	drained() bool
@@ -92,8 +109,20 @@ func (s *subscription[K, V]) source() source[V] {
 // the subscription has ended already, end does nothing. F4
 func (s *subscription[K, V]) end() {
 	if s.table.feeds.remove(s) {
+		s.rememberEnd()
 		s.source().close()
 		s.leave()
+	}
+}
+
+// rememberEnd stores what a Feed returns after the end of the subscription.
+func (s *subscription[K, V]) rememberEnd() {
+	if p := s.progress; p != nil {
+		seq := s.table.published.Load()
+		if s.caughtUp() {
+			p.atEnd.Store(seq)
+		}
+		p.last.Store(new(s.info()))
 	}
 }
 
@@ -108,12 +137,13 @@ func (s *subscription[K, V]) collected() {
 	}
 }
 
-// leave drops the remaining initial rows, and leaves the scope. The last subscription to
+// leave drops the remaining initial rows and the backlog, and leaves the scope. The last subscription to
 // leave a scope removes it. leave does not wait for the table's lock: if the lock is
 // taken, a goroutine does the rest. A loop has to end at once, and all cleanups of the
 // runtime share one goroutine.
 func (s *subscription[K, V]) leave() {
 	s.endInitial()
+	s.backlog.close()
 	if s.scope == &s.table.allScope && s.squash == nil {
 		return // this scope stays, and has no reference to the subscription
 	}
@@ -173,9 +203,10 @@ type feed[K, V any] struct {
 	ctx      context.Context
 	sub      *subscription[K, V]
 	keep     func(row *V) bool // selects the feed's rows, or nil for all rows of its scope
-	catchUp  int               // if not 0, the limit of the window once the feed has caught up
 	overflow Overflow
 	polls    bool
+	resyncs  bool // the present rows come after the notice
+	atReady  bool // Ready was passed on, but the loop may not have it
 	ranging  atomic.Bool
 	wake     chan<- struct{} // the channel given to Poll, which may be nil
 
@@ -186,8 +217,8 @@ type feed[K, V any] struct {
 // A consumer passes a feed's changes to a loop, one by one or in batches. Its methods
 // return false for more if the loop exited.
 type consumer[K, V any] interface {
-	// drain passes on the changes that are ready in s.
-	drain(s source[V]) (more bool)
+	// drain passes on the changes that are ready in r.
+	drain(r reader[V]) (more bool)
 
 	// add passes on a change that does not come from a source. addInitial passes on the
 	// initial rows that were read, until the context is done.
@@ -220,8 +251,8 @@ func (i *initialRows[K, V]) take(n int) []*V {
 	return rows
 }
 
-// newFeed subscribes to a selection. It returns an error for an invalid option and for a
-// dropped table.
+// newFeed subscribes to a selection. It returns an error for an invalid option, for a position
+// of another history and for a dropped table.
 func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption) (*feed[K, V], error) {
 	if ctx == nil {
 		panic("changefeed: Changes: nil context; pass context.Background() if nothing cancels the feed")
@@ -238,24 +269,15 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 		polls:    c.polls,
 		wake:     c.wake,
 	}
-	followed := s.part
-	if c.after != nil && followed != s.table.allPart {
-		followed = s.table.allPart // only its ring retains older changes
-		f.keep = and(s.part.has, f.keep)
-	}
-	seq, err := f.subscribe(&c, followed)
-	if err != nil {
+	if err := f.subscribe(&c); err != nil {
 		return nil, s.table.feedError(err)
 	}
 	sub, subscribed := f.sub, false
 	defer func() {
-		if !subscribed { // a method of the context or a user's function panicked
+		if !subscribed { // a method of the context panicked
 			sub.forget()
 		}
 	}()
-	if c.squashes && c.after != nil {
-		f.squashBacklog(seq)
-	}
 	sub.unhook = context.AfterFunc(ctx, sub.end)
 	runtime.AddCleanup(f, (*subscription[K, V]).collected, sub)
 	subscribed = true
@@ -266,88 +288,100 @@ func (t *Table[K, V]) feedError(err error) error {
 	return fmt.Errorf("changefeed: changes of %q: %w", t.name, err)
 }
 
-// subscribe adds the subscription to the scope of the followed part, and returns the
-// table's sequence number. The feed begins with the next change, or with [After] at an
-// earlier position. F2
-func (f *feed[K, V]) subscribe(c *feedConfig, followed part[K, V]) (seq uint64, err error) {
+// subscribe adds the subscription to the scope of its part. The feed begins with the next
+// change, or with [After] at an earlier position. F2
+func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	s, t := f.sub, f.sub.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dropped {
-		return 0, ErrTableDropped
+		return ErrTableDropped
 	}
-	if c.after != nil && *c.after > t.seq {
-		return 0, fmt.Errorf("%w: After(%d): the table is only at %d", ErrInvalidOption, *c.after, t.seq)
+	begin := t.seq
+	if c.after != nil {
+		if err := f.resumeLocked(*c.after); err != nil {
+			return err
+		}
+		begin = s.backlog.from
 	}
-	s.scope = followed.scopeLocked()
+	s.scope = s.part.scopeLocked()
 	s.scope.feeds++ // leaveLocked removes a scope with its last feed, except the whole table's
 	if c.squashes {
 		s.squash = newSquash(t.order, t.equal, t.seq, c)
 		s.scope.addSquash(s.squash)
-	} else if c.polls {
-		s.window.notifyOn(c.wake)
-	}
-	switch {
-	case c.after != nil:
-		t.allScope.ring.beginTableLocked(t.seq)
-		retained := t.allScope.ring.retainedTableLocked()
-		limit := uint64(c.buffer) + retained
-		if c.squashes {
-			limit = math.MaxUint64 // squashBacklog reads the window before Changes returns
-		} else if retained > 0 {
-			f.catchUp = c.buffer
-		}
-		t.allScope.ring.openAtTableLocked(&s.window, limit, *c.after)
-	case !c.squashes:
+	} else {
 		if s.scope == &t.allScope {
 			t.allScope.ring.beginTableLocked(t.seq)
 		}
+		s.window.notifyOn(c.wake)
 		s.window.beginAfter(t.seq)
 		s.scope.ring.openTableLocked(&s.window, uint64(c.buffer))
 	}
-	if c.initial {
-		s.initial.Store(&initialRows[K, V]{rows: s.part.scan(nil, false), seq: t.seq})
+	if c.initial || f.resyncs {
+		f.beginInitialLocked()
 	}
 	t.feeds.add(s)
-	return t.seq, nil
+	if c.track != nil {
+		f.track(c.track, begin)
+	}
+	return nil
 }
 
-// squashBacklog reads the backlog of a feed with [After], and prepends it to the feed's
-// squash. The backlog is the changes after the position that After was given, up to the
-// subscription at seq. Changes that are no longer retained become the notice.
-func (f *feed[K, V]) squashBacklog(seq uint64) {
-	w, q, t := &f.sub.window, f.sub.squash, f.sub.table
-	defer w.close()
-	earlier := q.newRows()
-	before := w.passed()
-	var changes []Change[V]
-	for w.passed() < seq {
-		changes = recycle(changes)
-		w.take(context.Background(), &changes, 1) // and the rest of its transaction
-		if len(changes) == 0 {
-			if skipped, _ := w.advance(); skipped > 0 {
-				f.notice = f.skipped(skipped, before, w.passed())
-				q.skipped.Store(skipped)
-			}
-			continue
+// resumeLocked makes the feed begin after a position. What the table does not retain becomes
+// the notice. With [Resync], the present rows follow it.
+func (f *feed[K, V]) resumeLocked(after Position) error {
+	s, t := f.sub, f.sub.table
+	from := after.Seq
+	if known := t.lineage.Load().has(after, t.seq); !known {
+		if f.overflow != Resync {
+			return fmt.Errorf("%w: After(%v)", ErrOtherHistory, after)
 		}
-		for _, c := range changes {
-			earlier.add(t.key(c.Row()), c)
-		}
-		earlier.continues = earlier.continues || len(changes) > 1
-		earlier.settle()
+		after, from = Position{}, 0
 	}
-	q.prepend(earlier)
+	r := &t.allScope.ring
+	r.beginTableLocked(t.seq)
+	b := newBacklogTableLocked(r, from, t.seq)
+	s.backlog = b
+	b.keep = f.keep
+	if s.part != t.allPart {
+		b.keep = and(s.part.has, f.keep)
+	}
+	if f.overflow == Resync && (after.IsZero() || b.skipped > 0) {
+		b.skipAll()
+		f.notice = f.skipped(b.skipped, from, t.seq)
+		f.resyncs = true
+	} else if b.skipped > 0 {
+		f.notice = f.skipped(b.skipped, from, from+b.skipped)
+	}
+	return nil
+}
+
+// beginInitialLocked makes the feed continue with the present rows.
+func (f *feed[K, V]) beginInitialLocked() {
+	t := f.sub.table
+	f.sub.initial.Store(&initialRows[K, V]{rows: f.sub.part.scan(nil, false), seq: t.seq})
+}
+
+// keepsAll reports whether the feed reports every change that it reads.
+func (f *feed[K, V]) keepsAll() bool {
+	if b := f.sub.backlog; b != nil {
+		return b.keep == nil
+	}
+	return f.keep == nil
 }
 
 // project makes c the change that the feed reports, which is relative to its predicate.
 // It returns false if the feed reports nothing for c.
 func (f *feed[K, V]) project(c *Change[V]) bool {
-	if f.keep == nil || c.Kind == Ready {
+	keep := f.keep
+	if b := f.sub.backlog; b != nil && c.Seq <= b.to {
+		keep = b.keep
+	}
+	if keep == nil || c.Kind == Ready {
 		return true
 	}
-	before := c.Old != nil && f.keep(c.Old)
-	after := c.New != nil && f.keep(c.New)
+	before := c.Old != nil && keep(c.Old)
+	after := c.New != nil && keep(c.New)
 	*c = c.within(before, after)
 	return before || after
 }
@@ -360,6 +394,7 @@ func (f *feed[K, V]) begin() {
 	if f.wake != nil {
 		f.sub.source().disarm()
 	}
+	f.hold()
 }
 
 // end ends a range, also if a panic or runtime.Goexit ended it. It arranges for the wake
@@ -367,10 +402,11 @@ func (f *feed[K, V]) begin() {
 // If there is something already, end notifies at once.
 func (f *feed[K, V]) end(c consumer[K, V]) {
 	defer f.ranging.Store(false) // also keeps f reachable until here
+	f.settle(c)
 	if f.wake == nil || f.final != nil {
 		return
 	}
-	if f.notice != nil || f.sub.initial.Load() != nil || c.pending() || !f.sub.source().arm() {
+	if f.notice != nil || f.sub.initial.Load() != nil || f.sub.backlog.unread() || c.pending() || !f.sub.source().arm() {
 		notify(f.wake)
 	}
 }
@@ -386,7 +422,7 @@ func (f *feed[K, V]) end(c consumer[K, V]) {
 func (f *feed[K, V]) run(c consumer[K, V]) {
 	for f.final == nil {
 		if f.ctx.Err() != nil {
-			f.finish(context.Cause(f.ctx))
+			f.finish(c, context.Cause(f.ctx))
 			break
 		}
 		if f.notice != nil {
@@ -410,18 +446,16 @@ func (f *feed[K, V]) run(c consumer[K, V]) {
 			// If ctx is done, the subscription may have ended before the table did, and
 			// then some changes are missing. The error is the context's.
 			if f.ctx.Err() == nil {
-				f.finish(f.sub.table.feedError(ErrTableDropped))
+				f.finish(c, f.sub.table.feedError(ErrTableDropped))
 			}
 			continue
-		}
-		if f.catchUp > 0 {
-			f.sub.window.setLimit(uint64(f.catchUp))
-			f.catchUp = 0
 		}
 		if f.polls {
 			return
 		}
+		f.settle(c)
 		f.sub.source().wait()
+		f.hold()
 	}
 	c.fail(f.final)
 }
@@ -434,19 +468,25 @@ func (f *feed[K, V]) deliverNotice(c consumer[K, V]) (more bool) {
 	}
 	notice := f.notice
 	if f.overflow == Fail {
-		f.finish(notice)
+		f.finish(c, notice)
 		return true
 	}
 	f.notice = nil
+	f.sub.backlog.reportSkipped()
+	f.handOutNotice(notice)
 	return c.fail(notice)
 }
 
-// deliver passes on the remaining initial rows, and the changes that are ready.
+// deliver passes on the remaining initial rows, those of the backlog, and the changes that are
+// ready.
 func (f *feed[K, V]) deliver(c consumer[K, V]) (more bool) {
 	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, c) {
 		return false
 	}
-	return c.drain(f.sub.source())
+	if b := f.sub.backlog; b.unread() && !c.drain(b) {
+		return false
+	}
+	return c.drain(f.sub.source()) // nothing if the context is done
 }
 
 // deliverInitial passes on the remaining initial rows, and Ready.
@@ -456,6 +496,7 @@ func (f *feed[K, V]) deliverInitial(initial *initialRows[K, V], c consumer[K, V]
 		return more
 	}
 	f.sub.endInitial()
+	f.atReady = true
 	return c.add(Change[V]{Kind: Ready, Seq: initial.seq})
 }
 
@@ -517,17 +558,21 @@ func (f *feed[K, V]) resync() {
 	}
 	f.notice.Count += skipped
 	f.notice.To = t.seq
-	f.sub.initial.Store(&initialRows[K, V]{rows: f.sub.part.scan(nil, false), seq: t.seq})
+	f.resyncs = true
+	f.beginInitialLocked()
 	if f.ctx.Err() != nil {
 		f.sub.endInitial() // end may have come before
 	}
 }
 
 // finish ends the feed with a final error, which run delivers. Unread changes are dropped.
-func (f *feed[K, V]) finish(err error) {
+func (f *feed[K, V]) finish(c consumer[K, V], err error) {
+	f.sub.forget()
+	if p := f.sub.progress; p != nil && !f.holds(c) {
+		p.holding.Store(false)
+	}
 	f.final = err
 	f.notice = nil
-	f.sub.forget()
 	f.sub.endInitial() // resync may have set it after end cleared it
 	f.sub.source().release()
 }
@@ -547,14 +592,17 @@ type each[K, V any] struct {
 	yield func(Change[V], error) bool
 }
 
-func (e *each[K, V]) drain(s source[V]) bool {
-	if e.feed.keep == nil {
-		return s.deliver(e.feed.ctx, e.yield)
+func (e *each[K, V]) drain(r reader[V]) bool {
+	if f := e.feed; f.keepsAll() && f.sub.progress == nil {
+		return r.deliver(f.ctx, e.yield)
 	}
-	return s.deliver(e.feed.ctx, func(c Change[V], _ error) bool { return e.add(c) })
+	return r.deliver(e.feed.ctx, func(c Change[V], _ error) bool { return e.add(c) })
 }
 
-func (e *each[K, V]) add(c Change[V]) bool { return !e.feed.project(&c) || e.yield(c, nil) }
+func (e *each[K, V]) add(c Change[V]) bool {
+	e.feed.handOut(&c)
+	return !e.feed.project(&c) || e.yield(c, nil)
+}
 
 func (e *each[K, V]) addInitial(i *initialRows[K, V]) (more bool) {
 	for e.feed.ctx.Err() == nil {
@@ -577,19 +625,20 @@ func (e *each[K, V]) pending() bool               { return false }
 // subscription can end while the table's lock is held. Changes takes the set's lock while
 // it holds the table's. The set's lock is therefore held for at most maxListed steps (T6).
 type feedSet[K, V any] struct {
-	mu     sync.Mutex                         // a leaf, guards the fields below
-	subs   *btree.BTreeG[*subscription[K, V]] // oldest first
-	lastID uint64                             // of the last one added
+	mu   sync.Mutex                         // a leaf, guards subs
+	subs *btree.BTreeG[*subscription[K, V]] // oldest first
 }
 
 // maxListed is the number of subscriptions that are listed before the lock is released.
 const maxListed = 64
 
+// feeds is the number of feeds made, of all tables.
+var feeds atomic.Uint64
+
 func (f *feedSet[K, V]) add(s *subscription[K, V]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.lastID++
-	s.id = f.lastID
+	s.id = feeds.Add(1)
 	f.subs.ReplaceOrInsert(s)
 }
 
@@ -645,7 +694,9 @@ func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, 
 // and Delivered is the number of squashed changes delivered. Capacity is 0, because there
 // is no limit. These figures are not all of one moment.
 type FeedInfo struct {
+	ID        uint64 // unique in the process, and greater for later feeds
 	Name      string // see [Named]
+	Initial   bool   // present rows, or Ready, are still to come: see [IncludeInitial]
 	Buffered  int    // changes waiting to be read
 	Capacity  int    // of the buffer, see [Buffer] and [After]
 	Delivered uint64 // changes that the loop received
@@ -666,14 +717,17 @@ type FeedInfo struct {
 //
 // It omits an empty name, and a Capacity of 0.
 func (i FeedInfo) String() string {
-	feed, buffered := "feed", strconv.Itoa(i.Buffered)
+	feed, buffered := "feed:", strconv.Itoa(i.Buffered)
 	if i.Name != "" {
-		feed = fmt.Sprintf("feed %q", i.Name)
+		feed = fmt.Sprintf("feed %q:", i.Name)
+	}
+	if i.Initial {
+		feed += " initial rows to come,"
 	}
 	if i.Capacity > 0 {
 		buffered = fmt.Sprintf("%d/%d", i.Buffered, i.Capacity)
 	}
-	return fmt.Sprintf("%s: buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
+	return fmt.Sprintf("%s buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
 }
 
 // Feeds returns the figures of each subscription that has not ended, in the order in which
@@ -686,15 +740,30 @@ func (i FeedInfo) String() string {
 func (t *Table[K, V]) Feeds() []FeedInfo {
 	infos := []FeedInfo{}
 	for s := range t.feeds.oldestFirst() {
-		u := s.source().usage()
-		infos = append(infos, FeedInfo{
-			Name:      s.name,
-			Buffered:  int(u.buffered),
-			Capacity:  int(min(u.limit, math.MaxInt)),
-			Delivered: u.delivered,
-			Skipped:   u.skipped,
-			Seq:       u.passed,
-		})
+		infos = append(infos, s.info())
 	}
 	return infos
+}
+
+func (s *subscription[K, V]) info() FeedInfo {
+	if p := s.progress; p != nil {
+		if last := p.last.Load(); last != nil {
+			return *last
+		}
+	}
+	b := s.backlog.usage() // first: it is read before the source
+	u := s.source().usage()
+	if s.backlog != nil && b.passed < s.backlog.to {
+		u.passed = b.passed
+	}
+	return FeedInfo{
+		ID:        s.id,
+		Name:      s.name,
+		Initial:   s.initial.Load() != nil,
+		Buffered:  int(b.buffered + u.buffered),
+		Capacity:  int(min(u.limit, math.MaxInt)),
+		Delivered: b.delivered + u.delivered,
+		Skipped:   b.skipped + u.skipped,
+		Seq:       u.passed,
+	}
 }

@@ -387,6 +387,13 @@ func unbatch(s Stream[[]Change[game]]) Stream[Change[game]] {
 	}
 }
 
+// infoOf returns the figures of the table's first feed, without its ID.
+func infoOf(games *Table[int, game]) FeedInfo {
+	info := games.Feeds()[0]
+	info.ID = 0
+	return info
+}
+
 // notifications returns how many values are in a channel, and takes them out.
 func notifications(wake chan struct{}) (n int) {
 	for len(wake) > 0 {
@@ -470,6 +477,8 @@ func collected(tb testing.TB, what string, is func() bool) {
 //	                the command in its Nth call
 //	panic, goexit   of at and in: leave the range; a panic is a word
 //	info            gives the text of Feeds
+//	position        gives the number of the feed's position, or none
+//	resume          opens a feed after that position
 //	put KEYS        inserts rows
 //	set KEY SCORE   replaces a row, or inserts it
 //	delete KEYS     deletes rows
@@ -483,6 +492,7 @@ type feedTest struct {
 	of    func(b board) Selection[int, game] // nil: the whole table
 	max   int                                // of Batches; 0: Changes
 	opts  []FeedOption
+	after *int // a position in the table's history, for After
 	polls bool
 	do    string
 }
@@ -504,6 +514,7 @@ type feedScript struct {
 	ctx    context.Context
 	cancel func()
 	wake   chan struct{}
+	feed   Feed
 	words  iter.Seq[string] // ranges over the feed
 
 	mu     sync.Mutex     // guards the fields below
@@ -516,6 +527,7 @@ type feedScript struct {
 
 func newFeedScript(t *testing.T, test feedTest) *feedScript {
 	s := &feedScript{board: newBoard(), feedTest: test, t: t, wake: make(chan struct{}, 100), at: map[int]string{}, in: map[int]string{}}
+	s.opts = append(slices.Clip(s.opts), Track(&s.feed))
 	s.ctx, s.cancel = context.WithCancel(t.Context())
 	if s.polls {
 		s.opts = append(slices.Clip(s.opts), Poll(s.wake))
@@ -549,7 +561,21 @@ func (s *feedScript) perform(command string) {
 	verb, rest, _ := strings.Cut(command, " ")
 	switch verb {
 	case "open":
+		if s.after != nil {
+			s.opts = append(s.opts, After(s.At(uint64(*s.after))))
+		}
 		s.open()
+	case "resume":
+		s.opts = append(s.opts, After(s.feed.Position()))
+		s.open()
+	case "position":
+		word := "none"
+		if p := s.feed.Position(); !p.IsZero() {
+			word = fmt.Sprint(p.Seq)
+		}
+		s.mu.Lock()
+		s.got = append(s.got, word)
+		s.mu.Unlock()
 	case "read":
 		if rest == "" {
 			rest = "-1"
@@ -694,7 +720,7 @@ func TestScripts(t *testing.T) {
 			drop; read: 9 10 dropped; read: dropped`},
 		feedTest{name: "polls", of: row2, polls: true, opts: []FeedOption{IncludeInitial()}, do: `
 			put 1 2; open; at 1 set 2 7; read: row2 ready2 3; put 3; set 2 1: wake; read: 5; cancel: wake; read: context canceled`},
-		feedTest{name: "batches", max: 2, opts: []FeedOption{After(1)}, do: `
+		feedTest{name: "batches", max: 2, after: new(1), do: `
 			retain 5; put 1 2 3 4; open; loop: [+2 +3] [+4]; sleep 1s; cancel: context canceled`},
 		feedTest{name: "panics", do: `
 			in 2 panic; open; put 1 2 3; at 1 goexit; loop: +1; read: panic; at 1 panic; read: +3 panic`},

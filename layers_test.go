@@ -74,7 +74,7 @@ var mayUse = map[string]string{
 
 	// What users see of a change, and what they ask for.
 	"changefeed.go": "errors.go row.go",
-	"option.go":     "errors.go",
+	"option.go":     "errors.go position.go track.go",
 
 	// Where rows and changes are kept. They know no table.
 	"cell.go":     "debug_off.go scope.go transaction.go",
@@ -82,12 +82,14 @@ var mayUse = map[string]string{
 	"tree.go":     "cell.go",
 	"snapshot.go": "cell.go debug_off.go",
 	"scan.go":     "cell.go snapshot.go transaction.go",
+	"backlog.go":  "changefeed.go ringbuffer.go",
 	"squash.go":   "changefeed.go option.go ringbuffer.go tree.go",
 	"scope.go":    "changefeed.go ringbuffer.go squash.go",
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
-	"table.go":       "changefeed.go debug_off.go feed.go hash.go index.go interval.go option.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
+	"position.go":    "table.go",
+	"table.go":       "changefeed.go debug_off.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
 	"write.go":       "cell.go changefeed.go debug_off.go errors.go hash.go index.go interval.go scope.go snapshot.go table.go transaction.go tree.go",
 	"transaction.go": "cell.go changefeed.go debug_off.go errors.go index.go read.go scan.go scope.go selection.go snapshot.go table.go write.go",
 	"read.go":        "cell.go index.go snapshot.go table.go transaction.go tree.go",
@@ -95,8 +97,9 @@ var mayUse = map[string]string{
 	"index.go":       "cell.go debug_off.go errors.go interval.go read.go scan.go scope.go selection.go table.go transaction.go tree.go",
 
 	// The loop's side.
-	"feed.go":  "changefeed.go errors.go option.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go",
-	"batch.go": "changefeed.go feed.go query.go scope.go",
+	"track.go": "backlog.go changefeed.go errors.go feed.go option.go position.go squash.go table.go",
+	"feed.go":  "backlog.go changefeed.go errors.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go",
+	"batch.go": "changefeed.go feed.go query.go scope.go track.go",
 }
 
 // Each file uses the names of exactly those files that the table allows.

@@ -13,13 +13,13 @@ const DefaultBuffer = 100_000
 // [ErrInvalidOption] as its only pair.
 //
 // Options can be combined with each other and with every selection. The exceptions are
-// refused: [After] with [IncludeInitial], and [OnOverflow] with [Squash]. Each option
-// says how others change it. Options in the package documentation lists these cases.
+// refused: [After] with [IncludeInitial], and [OnOverflow] with [Squash] but without After.
+// Each option says how others change it. Options in the package documentation lists these
+// cases.
 //
 // A feed of a row, range or index value reads the changes of its rows, and a feed of the
-// table reads all changes. A predicate does not alter that. A feed with After always
-// reads all changes of the table. [Buffer], [FeedInfo] and [SkippedError] count the
-// changes that are read.
+// table reads all changes. A predicate does not alter that. [Buffer], [FeedInfo] and
+// [SkippedError] count the changes that are read.
 type FeedOption func(*feedConfig)
 
 type feedConfig struct {
@@ -27,7 +27,8 @@ type feedConfig struct {
 	buffer      int
 	batch       int // maximum length of a batch, 1 for Changes
 	initial     bool
-	after       *uint64
+	after       *Position
+	track       *Feed
 	squashes    bool
 	wait        time.Duration
 	overflow    Overflow
@@ -57,8 +58,8 @@ func Named(name string) FeedOption { return func(c *feedConfig) { c.name = name 
 //
 // Nothing is missed and nothing comes twice. Stages see changes of both kinds.
 //
-// The Seq of Ready is the first position to save for [After]. A feed that ends before
-// Ready has no new position: the next one begins again.
+// The position of Ready is the first one to save for [After]. A feed that ends before
+// Ready has no position: the next one begins again.
 //
 // The rows are those of a snapshot, which takes the same time for many rows as for few
 // and delays no writer. The feed holds it until Ready, outside its [Buffer]. If the
@@ -68,34 +69,35 @@ func Named(name string) FeedOption { return func(c *feedConfig) { c.name = name 
 // combined with After.
 func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true } }
 
-// After makes a stream resume after the change numbered seq, with the changes that the
-// table still retains: see [Table.Retain]. If some are no longer retained, the stream
-// begins with one [*SkippedError] that counts them. [OnOverflow] then decides what
-// follows: [Fail] ends the feed, and [Resync] continues with the present rows. If the
-// table has not reached seq, the stream yields [ErrInvalidOption], because seq belongs to
-// another table. A dropped table retains nothing, so the stream yields [ErrTableDropped]
-// alone, whatever it missed.
+// After makes a stream resume after a position, with the changes that the table still
+// retains: see [Table.Retain]. The position to save is that of [Feed.Position].
 //
-// The position to save is the Seq of the last change handled, or of Ready. Changes of
-// Kind Initial have no position. If a selection seldom changes, its position falls behind
-// the table. Where that matters, save a newer one: read [Table.Seq], range over the
-// stream with [Poll] until the range ends, and then save the number. Give each attempt
-// its own context, and cancel it before the next.
+// If some of the changes are no longer retained, the stream begins with one
+// [*SkippedError] that counts them. [OnOverflow] then decides what follows: [Fail] ends the
+// feed, and [Resync] continues with the present rows. The zero Position is before the first
+// change of the table.
 //
-// With [Squash], the Seq of the last change handled is not a position to resume from: a
-// row that is not handled yet may have changed before it. The retained changes are
-// squashed before Changes returns. The notice of those that are not retained comes first.
+// A position that is not in the table's history cannot be resumed from. It belongs to another
+// table, to changes before a [Table.Fork] that this table does not have, or to changes that
+// are still to come. The stream yields [ErrOtherHistory] and ends. A dropped table retains
+// nothing, so the stream yields [ErrTableDropped] alone.
 //
-// A feed with After reads every change of the table for as long as it lives, so each
-// write of the table costs it, whatever its selection. It selects its own among them.
-// [FeedInfo] and SkippedError count the changes of the table.
+// With Resync, After takes every position. One that is not in the table's history is like the
+// zero Position. With the zero Position, the stream begins with a SkippedError, which counts
+// all changes of the table so far and may count none, and with the present rows. So the same
+// loop is right for a program that starts for the first time, and for one that saved its
+// position a moment ago, long ago, or in another table. At a SkippedError, the loop discards
+// its copy of the rows.
 //
-// The changes that are retained when the feed begins do not use up its buffer. Until the
-// feed has caught up once, the buffer is larger by the number passed to Retain.
+// The retained changes are held for the feed until it has read them, outside its [Buffer].
+// While it reads them, it selects its own among all changes of the table. [FeedInfo] counts
+// these. The changes that are made meanwhile are in the buffer. With [Squash], the retained
+// changes come one by one, and only those after them are squashed. Otherwise a consumer that
+// has a part of a set would miss the delete of a row that was inserted in that part.
 //
-// After cannot be combined with [IncludeInitial], because a subscriber that resumes has
-// the rows at seq already.
-func After(seq uint64) FeedOption { return func(c *feedConfig) { c.after = &seq } }
+// After cannot be combined with [IncludeInitial], because a subscriber that resumes has the
+// rows at the position already.
+func After(p Position) FeedOption { return func(c *feedConfig) { c.after = &p } }
 
 // Squash makes a stream yield sets of changes, and not every change. A set has one change
 // for each row that has changed since the last set, however often it was written. Old is
@@ -112,8 +114,8 @@ func After(seq uint64) FeedOption { return func(c *feedConfig) { c.after = &seq 
 // rows an operation on a B-tree of the feed's own. If Equal of the rows panics, the panic
 // reaches the loop's caller, and the change that it was about counts as delivered.
 //
-// If wait is negative, the stream yields [ErrInvalidOption]. Squash cannot be combined
-// with [OnOverflow].
+// If wait is negative, the stream yields [ErrInvalidOption]. Squash can be combined with
+// [OnOverflow] only if there is an [After].
 func Squash(wait time.Duration) FeedOption {
 	return func(c *feedConfig) { c.squashes, c.wait = true, wait }
 }
@@ -150,10 +152,11 @@ func (p Overflow) String() string {
 // because the present rows show them. A consumer discards its copy of the rows at the
 // SkippedError, and stores the rows that follow. If the buffer is too small for the time
 // that this takes, the stream begins again and again. A feed that ends before Ready has
-// no new position: the next one begins again. A dropped table has no rows to continue
-// with, so Resync is then like Skip.
+// no position: the next one begins again. A dropped table has no rows to continue with, so
+// Resync is then like Skip.
 //
-// OnOverflow cannot be combined with [Squash], which never overflows.
+// A feed with [Squash] never overflows. OnOverflow can be combined with it only if there is
+// an [After], whose position may be too old.
 func OnOverflow(p Overflow) FeedOption {
 	return func(c *feedConfig) { c.overflow, c.hasOverflow = p, true }
 }
@@ -208,7 +211,7 @@ func (c *feedConfig) check() error {
 		return fmt.Errorf("%w: OnOverflow(%v): must be Skip, Fail or Resync", ErrInvalidOption, c.overflow)
 	case c.after != nil && c.initial:
 		return fmt.Errorf("%w: After with IncludeInitial: a stream begins either after a position or with the present rows", ErrInvalidOption)
-	case c.hasOverflow && c.squashes:
+	case c.hasOverflow && c.squashes && c.after == nil:
 		return fmt.Errorf("%w: OnOverflow with Squash: a squashed feed never overflows", ErrInvalidOption)
 	}
 	return nil

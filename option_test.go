@@ -81,7 +81,7 @@ func TestOptionsOfEverySelection(t *testing.T) {
 	random := newRand(t)
 	reached := make(map[string]int)
 	for _, sel := range boardSelections {
-		for begin, begins := range [][]FeedOption{nil, {IncludeInitial()}, {After(10)}} {
+		for begin, begins := range [][]FeedOption{nil, {IncludeInitial()}, nil} {
 			for _, opts := range [][]FeedOption{nil, {Squash(0)}, {Squash(0), Buffer(1)}, {OnOverflow(Fail)}, {OnOverflow(Resync), Buffer(7)}} {
 				for max := range 4 {
 					games := newBoard()
@@ -98,6 +98,9 @@ func TestOptionsOfEverySelection(t *testing.T) {
 						folded.rows = rows()
 					}
 					opts := append(append([]FeedOption{Poll(nil)}, begins...), opts...)
+					if begin == 2 {
+						opts = append(opts, After(games.At(10)))
+					}
 					feed := sel.of(games).Changes(t.Context(), opts...)
 					if max > 0 {
 						feed = unbatch(sel.of(games).Batches(t.Context(), max, opts...))
@@ -158,7 +161,7 @@ func TestIncludeInitial(t *testing.T) {
 	initial := []FeedOption{IncludeInitial()}
 	runScripts(t, []feedTest{
 		{name: "rows, Ready, changes", opts: initial, do: `
-			put 3 1 2; open; info: [feed: buffered 0/100000, delivered 0, skipped 0, seq 3]
+			put 3 1 2; open; info: [feed: initial rows to come, buffered 0/100000, delivered 0, skipped 0, seq 3]
 			put 4; delete 1; read 6: row1 row2 row3 ready3 +4 -5; info: [feed: buffered 0/100000, delivered 2, skipped 0, seq 5]`},
 		{name: "waits after Ready", opts: initial, do: "put 1 2; open; loop: row1 row2 ready2; write 1: 3; drop: dropped"},
 		{name: "missing row", of: row2, opts: initial, do: "put 1; open; put 2; drop; read: ready1 +2 dropped"},
@@ -252,44 +255,42 @@ func TestAForgottenSnapshotIsReleased(t *testing.T) {
 }
 
 // A feed with After continues after that change. What is not retained is one SkippedError.
-// Retain retains exactly the newest changes. Until the feed has caught up, its buffer has
-// room for them beside Buffer. F1, R2
+// Retain retains exactly the newest changes. They do not use up the buffer. F1, R2
 func TestAfter(t *testing.T) {
-	after := func(seq uint64, opts ...FeedOption) []FeedOption { return append(opts, After(seq)) }
 	words := func(from, to int) string { return strings.Join(writeWords(from, to), " ") }
 	runScripts(t, []feedTest{
-		{name: "all is retained", opts: after(3), do: `
-			retain 5; write 6; open; info: [feed: buffered 3/100005, delivered 0, skipped 0, seq 3]; write 1; drop; read: 4 5 6 7 dropped`},
-		{name: "some is retained", opts: after(0), do: `
-			retain 5; write 6; open; info: [feed: buffered 5/100005, delivered 0, skipped 1, seq 0]
-			read 3: skip1(1-1) 2 3; info: [feed: buffered 3/100005, delivered 2, skipped 1, seq 3]`},
-		{name: "on several pages", opts: after(2), do: "retain 40; write 30; open; drop; read: " + words(3, 30) + " dropped"},
-		{name: "exactly", opts: after(0), do: "retain 5; write 30; open; drop; read: skip25(1-25) 26 27 28 29 30 dropped"},
-		{name: "of a row", of: row2, opts: after(0), do: "retain 3; put 1 2 3; set 2 5; set 2 6; open; drop; read: skip2(1-2) 4 5 dropped"},
-		{name: "of a range", of: from2, opts: after(1), do: "retain 9; put 1 3 0 4; delete 3; open; drop; read: +2 +4 -5 dropped"},
-		{name: "nothing is retained", opts: after(3), do: "write 5; open; loop: skip2(4-5); write 1: 6; drop: dropped"},
-		{name: "of a row, nothing is retained", of: row1, opts: after(3), do: "write 5; open; loop: skip2(4-5); write 1: 6; drop: dropped"},
-		{name: "at the present", opts: after(5), do: "write 5; open; loop; write 1: 6; drop: dropped"},
-		{name: "Retain of a negative number", opts: after(0), do: "retain -3; write 5; open; loop: skip5(1-5)"},
-		{name: "a larger Retain", opts: after(0), do: "retain 2; write 5; retain 9; write 1; open; drop; read: skip3(1-3) 4 5 6 dropped"},
-		{name: "a smaller Retain", opts: after(0), do: "retain 5; write 5; retain 2; retain 5; open; drop; read: skip3(1-3) 4 5 dropped"},
-		{name: "Retain ends", opts: after(0), do: "retain 5; write 5; retain 0; retain 5; write 1; open; drop; read: skip5(1-5) 6 dropped"},
-		{name: "a dropped table", opts: after(0), do: "retain 5; write 5; drop; open; read: dropped; read: dropped"},
-		{name: "others write", opts: after(0, Buffer(1)), do: "retain 5; write 5; open; write 1; drop; read: +1 2 3 4 5 6 dropped"},
-		{name: "a larger buffer", opts: after(1, Buffer(20)), do: "retain 3; write 3; open; write 18; drop; read: " + words(2, 21) + " dropped"},
-		{name: "a huge buffer", opts: after(0, Buffer(math.MaxInt)), do: `
+		{name: "all is retained", after: new(3), do: `
+			retain 5; write 6; open; info: [feed: buffered 3/100000, delivered 0, skipped 0, seq 3]; write 1; drop; read: 4 5 6 7 dropped`},
+		{name: "some is retained", after: new(0), do: `
+			retain 5; write 6; open; info: [feed: buffered 5/100000, delivered 0, skipped 1, seq 0]
+			read 3: skip1(1-1) 2 3; info: [feed: buffered 3/100000, delivered 2, skipped 1, seq 3]`},
+		{name: "on several pages", after: new(2), do: "retain 40; write 30; open; drop; read: " + words(3, 30) + " dropped"},
+		{name: "exactly", after: new(0), do: "retain 5; write 30; open; drop; read: skip25(1-25) 26 27 28 29 30 dropped"},
+		{name: "of a row", of: row2, after: new(0), do: "retain 3; put 1 2 3; set 2 5; set 2 6; open; drop; read: skip2(1-2) 4 5 dropped"},
+		{name: "of a range", of: from2, after: new(1), do: "retain 9; put 1 3 0 4; delete 3; open; drop; read: +2 +4 -5 dropped"},
+		{name: "nothing is retained", after: new(3), do: "write 5; open; loop: skip2(4-5); write 1: 6; drop: dropped"},
+		{name: "of a row, nothing is retained", of: row1, after: new(3), do: "write 5; open; loop: skip2(4-5); write 1: 6; drop: dropped"},
+		{name: "at the present", after: new(5), do: "write 5; open; loop; write 1: 6; drop: dropped"},
+		{name: "Retain of a negative number", after: new(0), do: "retain -3; write 5; open; loop: skip5(1-5)"},
+		{name: "a larger Retain", after: new(0), do: "retain 2; write 5; retain 9; write 1; open; drop; read: skip3(1-3) 4 5 6 dropped"},
+		{name: "a smaller Retain", after: new(0), do: "retain 5; write 5; retain 2; retain 5; open; drop; read: skip3(1-3) 4 5 dropped"},
+		{name: "Retain ends", after: new(0), do: "retain 5; write 5; retain 0; retain 5; write 1; open; drop; read: skip5(1-5) 6 dropped"},
+		{name: "a dropped table", after: new(0), do: "retain 5; write 5; drop; open; read: dropped; read: dropped"},
+		{name: "others write", opts: []FeedOption{Buffer(1)}, after: new(0), do: "retain 5; write 5; open; write 1; drop; read: +1 2 3 4 5 6 dropped"},
+		{name: "a larger buffer", opts: []FeedOption{Buffer(20)}, after: new(1), do: "retain 3; write 3; open; write 18; drop; read: " + words(2, 21) + " dropped"},
+		{name: "a huge buffer", opts: []FeedOption{Buffer(math.MaxInt)}, after: new(0), do: `
 			retain 9; write 3; open; info: [feed: buffered 3/9223372036854775807, delivered 0, skipped 0, seq 0]; read 3: +1 2 3`},
-		{name: "it polls until it has caught up", opts: after(2, Buffer(2)), polls: true, do: `
+		{name: "the buffer is for what comes later, and it polls", opts: []FeedOption{Buffer(2)}, after: new(2), polls: true, do: `
 			retain 10; write 10; open; write 2; read 9: 3 4 5 6 7 8 9 10 11 wake; read 1: 12; write 2: wake; read: 13 14
 			info: [feed: buffered 0/2, delivered 12, skipped 0, seq 14]; write 5: wake; read: skip3(15-17) 18 19`},
-		{name: "it waits, and has caught up", opts: after(2, Buffer(2)), do: `
+		{name: "the buffer is for what comes later, and it waits", opts: []FeedOption{Buffer(2)}, after: new(2), do: `
 			retain 10; write 10; open; write 2; read 1: 3; loop: 4 5 6 7 8 9 10 11 12; break; write 1: 13
 			info: [feed: buffered 0/2, delivered 11, skipped 0, seq 13]; write 5; drop; read: skip3(14-16) 17 18 dropped`},
-		{name: "a gap with Skip", opts: after(1, OnOverflow(Skip), Buffer(1)), do: "retain 2; write 5; open; drop; read: skip2(2-3) 4 5 dropped"},
-		{name: "a gap with Fail", opts: after(1, OnOverflow(Fail), Buffer(1)), do: "retain 2; write 5; open; read: skip2(2-3); info: []"},
-		{name: "a gap with Resync", opts: after(1, OnOverflow(Resync), Buffer(1)), polls: true, do: `
+		{name: "a gap with Skip", opts: []FeedOption{OnOverflow(Skip), Buffer(1)}, after: new(1), do: "retain 2; write 5; open; drop; read: skip2(2-3) 4 5 dropped"},
+		{name: "a gap with Fail", opts: []FeedOption{OnOverflow(Fail), Buffer(1)}, after: new(1), do: "retain 2; write 5; open; read: skip2(2-3); info: []"},
+		{name: "a gap with Resync", opts: []FeedOption{OnOverflow(Resync), Buffer(1)}, after: new(1), polls: true, do: `
 			retain 2; write 5; open; read: skip4(2-5) row1 ready5; write 1: wake; read: 6`},
-		{name: "no gap with Resync", opts: after(0, OnOverflow(Resync)), do: "retain 3; write 3; open; drop; read: +1 2 3 dropped"},
+		{name: "no gap with Resync", opts: []FeedOption{OnOverflow(Resync)}, after: new(0), do: "retain 3; write 3; open; drop; read: +1 2 3 dropped"},
 	}...)
 }
 
@@ -319,7 +320,7 @@ func TestRetainWhileFeedsBegin(t *testing.T) {
 				}
 				after := games.Seq()
 				next := after + 1
-				for c, err := range games.Changes(t.Context(), After(after), Poll(nil)) {
+				for c, err := range games.Changes(t.Context(), After(games.At(after)), Poll(nil)) {
 					if skipped, ok := errors.AsType[*SkippedError](err); ok {
 						if skipped.From != next || skipped.To-skipped.From+1 != skipped.Count {
 							t.Errorf("%+v before %d", skipped, next)
@@ -374,8 +375,8 @@ func TestOnOverflow(t *testing.T) {
 		{name: "Resync again at Ready", opts: resync, polls: true, do: `
 			put 1 2; open; write 5; at 4 write 5; read: skip5(3-7) row1 row2 ready7 skip5(8-12) row1 row2 ready12`},
 		{name: "Resync and changes", opts: resync, do: `
-			put 1 2; open; write 5; read 2: skip5(3-7) row1; info: [feed: buffered 0/2, delivered 0, skipped 5, seq 7]
-			write 2; info: [feed: buffered 2/2, delivered 0, skipped 5, seq 7]; drop; read: row2 ready7 8 9 dropped`},
+			put 1 2; open; write 5; read 2: skip5(3-7) row1; info: [feed: initial rows to come, buffered 0/2, delivered 0, skipped 5, seq 7]
+			write 2; info: [feed: initial rows to come, buffered 2/2, delivered 0, skipped 5, seq 7]; drop; read: row2 ready7 8 9 dropped`},
 	}...)
 }
 
@@ -471,8 +472,8 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		max  int    // of Batches
 		opts []FeedOption
 	}{
-		{both, 3, []FeedOption{After(0), IncludeInitial()}},
-		{both, 3, []FeedOption{IncludeInitial(), After(0)}},
+		{both, 3, []FeedOption{After(Position{}), IncludeInitial()}},
+		{both, 3, []FeedOption{IncludeInitial(), After(Position{})}},
 		{never, 3, []FeedOption{OnOverflow(Fail), Squash(0)}},
 		{never, 3, []FeedOption{Squash(time.Second), OnOverflow(Resync)}},
 		{never, 3, []FeedOption{Squash(0), OnOverflow(Skip)}},
@@ -482,14 +483,13 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		{"OnOverflow(Overflow(3)): must be Skip, Fail or Resync", 3, []FeedOption{OnOverflow(Resync + 1)}},
 		{"OnOverflow(Overflow(9)): must be Skip, Fail or Resync", 3, []FeedOption{OnOverflow(Fail), OnOverflow(9)}},
 		{"", 3, []FeedOption{OnOverflow(9), OnOverflow(Fail)}},
-		{"", 3, []FeedOption{After(99), After(1)}},
-		{"After(2): the table is only at 1", 3, []FeedOption{After(0), After(2)}},
-		{"After(18446744073709551615): the table is only at 1", 3, []FeedOption{After(math.MaxUint64)}},
+		{"", 3, []FeedOption{After(Position{Seq: 99}), After(Position{})}},
+		{"", 3, []FeedOption{OnOverflow(Resync), Squash(0), After(Position{})}},
 		{"Buffer(0): must be at least 1", 3, []FeedOption{Buffer(0), Squash(0)}},
 		{"Batches with max 0: must be at least 1", 0, nil},
 		{"Batches with max -1: must be at least 1", -1, []FeedOption{Poll(nil)}},
 		{"", 3, []FeedOption{Buffer(1), Named("a"), IncludeInitial(), Squash(0), Poll(nil)}},
-		{"", 3, []FeedOption{Buffer(1), Named("a"), After(0), OnOverflow(Fail), Poll(nil)}},
+		{"", 3, []FeedOption{Buffer(1), Named("a"), After(Position{}), OnOverflow(Fail), Poll(nil)}},
 	} {
 		games := newBoard()
 		feedWrites(t, games.Table, 1)

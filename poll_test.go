@@ -33,11 +33,11 @@ func TestPoll(t *testing.T) {
 			open; read; write 3: wake; read: skip3(1-3) row1 ready3; read; drop: wake`},
 		{name: "IncludeInitial", polls: true, opts: []FeedOption{IncludeInitial()}, do: `
 			put 1 2; open; read 1: row1 wake; read 1: row2 wake; read: ready2; read; write 3: wake; read: 3 4 5; drop: wake`},
-		{name: "After", polls: true, opts: []FeedOption{After(1)}, do: "retain 9; put 1 2 3; open; read: +2 +3; read; write 3: wake; read: 4 5 6; drop: wake"},
+		{name: "After", polls: true, after: new(1), do: "retain 9; put 1 2 3; open; read: +2 +3; read; write 3: wake; read: 4 5 6; drop: wake"},
 		{name: "Squash", polls: true, opts: []FeedOption{Squash(0)}, do: "put 1; open; read; write 3: wake; read: 4; read; drop: wake"},
-		{name: "After and Squash", polls: true, opts: []FeedOption{After(1), Squash(0)}, do: `
+		{name: "After and Squash", polls: true, opts: []FeedOption{Squash(0)}, after: new(1), do: `
 			retain 9; put 1 2 3; open; read 1: +2 wake; read: +3; read; write 3: wake; read: 6; drop: wake`},
-		{name: "the last of an option", polls: true, opts: []FeedOption{Poll(nil), After(0), After(1), Squash(time.Hour), Squash(0)}, do: `
+		{name: "the last of an option", polls: true, opts: []FeedOption{Poll(nil), After(Position{Seq: 9}), Squash(time.Hour), Squash(0)}, after: new(1), do: `
 			retain 9; put 1; open; put 2; read: +2; write 2: wake; read: 4`},
 	}...)...)
 }
@@ -268,7 +268,7 @@ func (panicContext) Done() <-chan struct{} { panic("in Done") }
 
 // A context whose Done panics leaves no subscription behind.
 func TestAContextWhoseDonePanicsLeavesNothingBehind(t *testing.T) {
-	for _, opts := range [][]FeedOption{nil, {Squash(0)}, {IncludeInitial()}, {After(0), Squash(0)}} {
+	for _, opts := range [][]FeedOption{nil, {Squash(0)}, {IncludeInitial()}, {After(Position{}), Squash(0)}} {
 		games := newGames()
 		require.PanicsWithValue(t, "in Done", func() {
 			games.Row(1).Changes(panicContext{t.Context()}, opts...)

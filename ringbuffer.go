@@ -262,13 +262,6 @@ func (r *ring[T]) retainedLocked() uint64 {
 // openTableLocked opens w on the elements that are published from now on. It buffers at
 // most limit of them. See beginAfter for the sequence number that w has passed.
 func (r *ring[T]) openTableLocked(w *window[T], limit uint64) {
-	r.openAtTableLocked(w, limit, r.end.Load())
-}
-
-// openAtTableLocked opens w on the elements from pos on. Those that are not retained any
-// more count as skipped. w is on a page from the start, so that a ring has a tail for as
-// long as it has a window.
-func (r *ring[T]) openAtTableLocked(w *window[T], limit, pos uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.windows++
@@ -277,14 +270,24 @@ func (r *ring[T]) openAtTableLocked(w *window[T], limit, pos uint64) {
 	if p == nil || p.end() == end {
 		p = r.addPageLocked(end)
 	}
-	w.ring, w.limit, w.start = r, limit, pos
-	w.oldestHeld = max(pos, r.retainedLocked())
-	w.resetPos = pos
-	w.pos.Store(pos)
-	if w.oldestHeld < p.first {
-		p = r.findLocked(w.oldestHeld)
-	}
+	w.ring, w.limit, w.start = r, limit, end
+	w.resetPos = end
+	w.pos.Store(end)
 	w.pinLocked(p)
+}
+
+// retainedPagesTableLocked returns the pages of the elements from pos on that are retained, and
+// the position of the first of these. The caller may read the published slots of the pages
+// without a lock (R1).
+func (r *ring[T]) retainedPagesTableLocked(pos uint64) (pages []*page[T], first uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first = max(pos, r.retainedLocked())
+	if first < r.end.Load() {
+		i, _ := r.findLocked(first)
+		pages = slices.Clone(r.pages[i:])
+	}
+	return pages, first
 }
 
 // beginAfter sets the sequence number that w has passed when it is opened.
@@ -294,15 +297,15 @@ func (w *window[T]) beginAfter(seq uint64) { w.baseSeq = seq }
 // It is called before w is opened.
 func (w *window[T]) notifyOn(wake chan<- struct{}) { w.notify = wake }
 
-// findLocked returns the page of pos, which must be in the directory.
-func (r *ring[T]) findLocked(pos uint64) *page[T] {
+// findLocked returns the page of pos, which must be in the directory, and its index there.
+func (r *ring[T]) findLocked(pos uint64) (i int, p *page[T]) {
 	i, found := slices.BinarySearchFunc(r.pages, pos, func(p *page[T], pos uint64) int {
 		return cmp.Compare(p.first, pos)
 	})
 	if !found {
 		i--
 	}
-	return r.pages[i]
+	return i, r.pages[i]
 }
 
 // trimLocked drops the oldest pages that no window may still read and retain does not keep.
@@ -409,10 +412,9 @@ func (r *ring[T]) takeParked() *window[T] {
 // newest limit of them. close, closeQuietly and usage are for any goroutine. The other
 // methods are for the reader, which is one goroutine at a time.
 type window[T any] struct {
-	ring       *ring[T]
-	start      uint64          // position when it was opened
-	oldestHeld uint64          // the first position that could be read then
-	notify     chan<- struct{} // of a polling window (nil: the reader waits for wakeup)
+	ring   *ring[T]
+	start  uint64          // position when it was opened
+	notify chan<- struct{} // of a polling window (nil: the reader waits for wakeup)
 
 	// The reader's. Others only load them.
 	pos    atomic.Uint64 // of the next element to read
@@ -426,7 +428,6 @@ type window[T any] struct {
 	baseSeq  uint64                  // the sequence number that it had passed there
 
 	// Its links in ring.queue, guarded by ring.mu.
-	queued     bool
 	prev, next *window[T]
 }
 
@@ -440,7 +441,7 @@ type window[T any] struct {
 // loaded for each element. A method that returns one element takes 1.2x as long.
 func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool {
 	p := w.page.Load()
-	if p == nil || w.pos.Load() < w.oldestHeld {
+	if p == nil {
 		return true
 	}
 	end, limit := &w.ring.end, w.limit
@@ -470,7 +471,7 @@ func (w *window[T]) deliver(ctx context.Context, yield func(T, error) bool) bool
 // consumers of many elements at a time (BenchmarkFanOut).
 func (w *window[T]) take(ctx context.Context, to *[]T, n int) {
 	p, pos := w.page.Load(), w.pos.Load()
-	if p == nil || pos < w.oldestHeld {
+	if p == nil {
 		return
 	}
 	unread, i := w.ring.end.Load()-pos, pos-p.first
@@ -516,12 +517,12 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	if w.page.Load() == nil || r.end.Load()-pos-1 >= w.limit {
 		return nil, 0, 0
 	}
-	p := r.findLocked(pos)
+	_, p := r.findLocked(pos)
 	i = pos - p.first
 	j = p.transactionEnd(i)
 	pages = append(pages, p)
 	for j == uint64(len(p.slots)) {
-		p = r.findLocked(p.end())
+		_, p = r.findLocked(p.end())
 		j = p.transactionEnd(0)
 		pages = append(pages, p)
 	}
@@ -545,19 +546,16 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 		return 0, false
 	}
 	end := r.end.Load()
-	if oldest := max(w.oldestHeld, end-min(end, w.limit)); pos < oldest {
+	if oldest := end - min(end, w.limit); pos < oldest {
 		skipped = oldest - pos
 		w.skipped.Add(skipped) // R2: with pos, under mu
 		w.pos.Store(oldest)
 		w.resetPos = oldest
-		if oldest == end { // no element was retained when w was opened, and none came since
-			return skipped, true
-		}
 		pos = oldest
 	} else {
 		w.baseSeq, w.resetPos = w.passedAt(pos), pos
 	}
-	p := r.findLocked(pos)
+	_, p := r.findLocked(pos)
 	w.moveLocked(p)
 	if skipped > 0 && r.seqOf != nil {
 		w.baseSeq = r.seqOf(p.slots[pos-p.first]) - 1
@@ -568,6 +566,16 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 // passed returns the sequence number of the last element that was read. If w was opened or
 // skipped elements since, it returns the number just before the next element.
 func (w *window[T]) passed() uint64 { return w.passedAt(w.pos.Load()) }
+
+// complete is passed: a window has no sets.
+func (w *window[T]) complete() uint64 { return w.passed() }
+
+// caughtUp reports whether w is open and has read everything that was published. The end
+// is loaded first, because both grow.
+func (w *window[T]) caughtUp() bool {
+	end := w.ring.end.Load()
+	return w.pos.Load() >= end && w.page.Load() != nil
+}
 
 func (w *window[T]) passedAt(pos uint64) uint64 {
 	switch p := w.page.Load(); {
@@ -596,18 +604,6 @@ func (w *window[T]) skipAllTableLocked(base uint64) (skipped uint64, open bool) 
 	w.resetPos, w.baseSeq = end, base
 	w.moveLocked(r.pages[len(r.pages)-1])
 	return skipped, true
-}
-
-// setLimit changes the limit of w.
-func (w *window[T]) setLimit(limit uint64) {
-	w.ring.mu.Lock()
-	defer w.ring.mu.Unlock()
-	if p := w.page.Load(); p != nil {
-		w.ring.countLocked(p, w.limit, -1)
-		w.ring.countLocked(p, limit, 1)
-		w.limit = limit
-		w.ring.trimLocked()
-	}
 }
 
 // moveLocked moves w to p, which must be in the directory.
@@ -653,7 +649,7 @@ func (w *window[T]) stayLocked() bool {
 func (w *window[T]) disarm() {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
-	if w.queued {
+	if w.queuedLocked() {
 		w.leaveQueueLocked()
 	}
 }
@@ -709,7 +705,7 @@ func (w *window[T]) closeQuietly() (parked bool) {
 	w.unpinLocked()
 	r.windows--
 	r.trimLocked()
-	if w.queued {
+	if w.queuedLocked() {
 		w.leaveQueueLocked()
 		return true
 	}
@@ -748,7 +744,7 @@ func (w *window[T]) usage() usage {
 	}
 	u := usage{passed: w.passedAt(pos), limit: w.limit, skipped: w.skipped.Load()}
 	u.delivered = pos - w.start - u.skipped
-	u.buffered = min(end-max(pos, w.oldestHeld), w.limit)
+	u.buffered = min(end-pos, w.limit)
 	u.skipped += end - pos - u.buffered
 	return u
 }
@@ -757,12 +753,15 @@ func (w *window[T]) usage() usage {
 // so waiting allocates nothing, and a window can leave from the middle.
 type queue[T any] struct{ front, back *window[T] }
 
+// queuedLocked reports whether w is in the queue.
+func (w *window[T]) queuedLocked() bool { return w.prev != nil || w.ring.queue.front == w }
+
 func (w *window[T]) enterQueueLocked() {
 	if w.wakeup == nil && !w.polls() {
 		w.wakeup = make(chan struct{}, 1)
 	}
 	q := &w.ring.queue
-	w.queued, w.prev = true, q.back
+	w.prev = q.back
 	if q.back == nil {
 		q.front = w
 	} else {
@@ -784,7 +783,7 @@ func (w *window[T]) leaveQueueLocked() {
 	} else {
 		w.next.prev = w.prev
 	}
-	w.queued, w.prev, w.next = false, nil, nil
+	w.prev, w.next = nil, nil
 	w.ring.parked.Add(-1)
 }
 

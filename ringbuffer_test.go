@@ -52,7 +52,6 @@ type modelWindow struct {
 	window[uint64]
 	model struct {
 		pos, passed        uint64 // the next position to read, and the sequence number before it
-		oldest             uint64 // nothing before this position is held for it
 		delivered, skipped uint64
 		waits              bool
 	}
@@ -69,6 +68,7 @@ type ringModel struct {
 	continues      map[uint64]bool // positions of elements that were published with the next
 	retain, oldest uint64          // the newest elements to retain, of those from oldest on
 	open           []*modelWindow
+	taken          []retainedElements
 }
 
 func newRingModel(t *testing.T, numbered bool, roll func(n int) int, reached map[string]int) *ringModel {
@@ -87,7 +87,7 @@ func (m *ringModel) retained() uint64 { return max(m.oldest, m.end-min(m.end, m.
 
 // held returns the first position that w may still read.
 func (m *ringModel) held(w *modelWindow) uint64 {
-	return max(w.model.pos, w.model.oldest, m.end-min(m.end, w.limit))
+	return max(w.model.pos, m.end-min(m.end, w.limit))
 }
 
 // ready reports whether w has a reason not to wait.
@@ -133,23 +133,56 @@ func (m *ringModel) put(n uint64, publish bool, before func()) {
 	require.False(m, m.unpublished())
 }
 
-// openAt opens a window at a position.
-func (m *ringModel) openAt(limit, pos uint64) {
+// open opens a window.
+func (m *ringModel) openWindow(limit uint64) {
 	w := new(modelWindow)
 	m.beginTableLocked(m.end)
 	w.beginAfter(77)
-	m.openAtTableLocked(&w.window, limit, pos)
-	w.model.pos, w.model.oldest, w.model.passed = pos, max(pos, m.retained()), 77
+	m.openTableLocked(&w.window, limit)
+	w.model.pos, w.model.passed = m.end, 77
 	if m.seqOf == nil {
-		w.model.passed = pos
+		w.model.passed = m.end
 	}
-	switch m.open = append(m.open, w); {
-	case w.model.oldest == pos && pos < m.end:
+	m.open = append(m.open, w)
+}
+
+// A retainedElements is what was retained at a moment.
+type retainedElements struct {
+	pages      []*page[uint64]
+	first, end uint64
+}
+
+// takeRetained takes the pages of what is retained from a position on, and compares them at
+// once and later.
+func (m *ringModel) takeRetained(pos uint64) {
+	m.beginTableLocked(m.end)
+	pages, first := m.retainedPagesTableLocked(pos)
+	require.Equal(m, max(pos, m.retained()), first)
+	switch {
+	case first == pos && pos < m.end:
 		m.reached["all is held"]++
-	case w.model.oldest > pos && w.model.oldest == m.end:
+	case first > pos && first == m.end:
 		m.reached["nothing is held"]++
-	case w.model.oldest > pos:
+	case first > pos:
 		m.reached["some is held"]++
+	}
+	m.taken = append(m.taken, retainedElements{pages, first, m.end})
+	if len(m.taken) > 5 {
+		m.taken = m.taken[1:]
+	}
+}
+
+// compareRetained: what was taken stays as it was, whatever the ring drops. R1
+func (m *ringModel) compareRetained() {
+	for _, taken := range m.taken {
+		next := taken.first
+		for i, p := range taken.pages {
+			require.False(m, i == 0 && p.end() <= next, "a page that nobody needs")
+			for ; next < min(p.end(), taken.end); next++ {
+				require.Equal(m, next, p.slots[next-p.first])
+			}
+		}
+		require.Equal(m, taken.end, next)
 	}
 }
 
@@ -266,7 +299,6 @@ func (m *ringModel) close(i int) {
 	if w.model.waits {
 		require.True(m, m.goOn(w))
 	}
-	w.setLimit(5)
 	skipped, open := w.skipAllTableLocked(1)
 	require.Equal(m, []any{uint64(0), false}, []any{skipped, open})
 	_, skipped, ok := w.readNext()
@@ -381,8 +413,8 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 		m.finish()
 	}
 	requireOutcomes(t, reached, "nothing to read", "page's end", "jump within a page", "jump to another page", "jump over dropped pages",
-		"gap up to the end", "all is held", "some is held", "nothing is held", "append unheard", "no pages", "retain more", "retain less",
-		"retain nothing", "trim on append", "trim on read", "trim on close", "trim on skip", "trim on limit", "closed while unpublished",
+		"all is held", "some is held", "nothing is held", "append unheard", "no pages", "retain more", "retain less",
+		"retain nothing", "trim on append", "trim on read", "trim on close", "trim on skip", "closed while unpublished",
 		"publication over the page's end", "more than n taken", "taken over a page between", "waits", "woken",
 		"many limits on a page", "several dropped pages", "largest page")
 }
@@ -429,11 +461,7 @@ func (m *ringModel) step() {
 	did, op := "", m.roll(100)
 	switch {
 	case op < 8 && len(m.open) < 40:
-		pos := m.end
-		if m.roll(2) == 0 {
-			pos -= min(pos, uint64(m.roll(1<<m.roll(12))))
-		}
-		m.openAt(limit, pos)
+		m.openWindow(limit)
 	case op < 12:
 		n := []uint64{0, 0, 1, 3, 30, 300}[m.roll(6)]
 		m.beginTableLocked(m.end)
@@ -483,12 +511,7 @@ func (m *ringModel) step() {
 			w.model.passed = m.end
 		}
 	case op < 60:
-		did = "limit"
-		if limit > w.limit && m.end-w.model.pos > w.limit {
-			break // what the smaller limit let go is gone
-		}
-		w.model.oldest = max(w.model.oldest, m.end-min(m.end, limit))
-		w.setLimit(limit)
+		m.takeRetained(m.end - min(m.end, uint64(m.roll(1<<m.roll(12)))))
 	case op < 65:
 		armed := w.arm()
 		require.Equal(m, m.ready(w), !armed)
@@ -512,6 +535,7 @@ func (m *ringModel) step() {
 		m.reached["trim on "+did]++
 	}
 	m.compare()
+	m.compareRetained()
 	m.check()
 }
 
@@ -993,8 +1017,8 @@ func (c *crowd) check() error {
 		return errors.New("the queue is not in order of position")
 	}
 	for i, w := range c.windows {
-		if w.queued != slices.Contains(queued, w) {
-			return fmt.Errorf("window %d: queued is %t", i, w.queued)
+		if w.queuedLocked() != slices.Contains(queued, w) {
+			return fmt.Errorf("window %d: queued is %t", i, w.queuedLocked())
 		}
 	}
 	return nil
@@ -1017,7 +1041,7 @@ func (c *crowd) checkEnd() error {
 			return fmt.Errorf("F3: window %d waits while there is something to read", a.window)
 		case c.ring.isClosed() || c.cancelled[a.window]:
 			return fmt.Errorf("F4: window %d waits after the end", a.window)
-		case !w.queued:
+		case !w.queuedLocked():
 			return fmt.Errorf("window %d waits outside the queue", a.window)
 		}
 	}

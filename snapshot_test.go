@@ -371,7 +371,7 @@ func TestSnapshotsClose(t *testing.T) {
 			}
 		},
 		"a failed feed": func(ctx context.Context, _ func()) {
-			_ = allOf(b.Changes(ctx, IncludeInitial(), After(1)))
+			_ = allOf(b.Changes(ctx, IncludeInitial(), After(Position{})))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -44,6 +44,7 @@ type squash[K, V any] struct {
 	// The set that was taken. It belongs to the reader.
 	set          []*squashedRow[K, V] // the changes that are not read yet
 	setNewest    uint64               // newest when the set was taken
+	setBegin     uint64               // setNewest of the set before
 	setContinues bool                 // rows.continues when the set was taken
 
 	// The figures for Feeds. Only the reader changes them.
@@ -73,10 +74,7 @@ func (rows *squashedRows[K, V]) settle() {
 func newSquash[K, V any](order func(a, b K) int, equal func(a, b *V) bool, seq uint64, c *feedConfig) *squash[K, V] {
 	q := &squash[K, V]{order: order, equal: equal, delay: c.wait, wake: c.wake, newest: seq, setNewest: seq}
 	q.rows = q.newRows()
-	if c.after != nil {
-		q.setNewest = *c.after
-	}
-	q.read.Store(q.setNewest)
+	q.read.Store(seq)
 	if !c.polls {
 		ready := make(chan struct{}, 1)
 		q.wake, q.ready = ready, ready
@@ -217,22 +215,6 @@ func (q *squash[K, V]) endLocked() {
 	q.rows = q.newRows()
 }
 
-// prepend puts changes that were made earlier in front of those added so far. The set is
-// due at once.
-func (q *squash[K, V]) prepend(earlier squashedRows[K, V]) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.ended || earlier.Len() == 0 {
-		return
-	}
-	q.rows.Ascend(func(row *squashedRow[K, V]) bool {
-		earlier.add(row.key, row.change)
-		return true
-	})
-	earlier.continues = earlier.continues || q.rows.continues
-	q.rows, q.due = earlier, time.Time{}
-}
-
 // readyLocked reports whether a set is due.
 func (q *squash[K, V]) readyLocked() bool {
 	return q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
@@ -293,7 +275,7 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
 		return rows, false
 	}
 	rows, q.rows = q.rows, q.newRows()
-	q.setNewest, q.setContinues = q.newest, rows.continues
+	q.setBegin, q.setNewest, q.setContinues = q.setNewest, q.newest, rows.continues
 	return rows, true
 }
 
@@ -351,6 +333,21 @@ func (q *squash[K, V]) release() { q.set = nil }
 // that is the newest change of the set, even if it is not in there because it left its row
 // as it was.
 func (q *squash[K, V]) passed() uint64 { return q.read.Load() }
+
+// complete returns the number of the newest change of all sets that were read completely.
+func (q *squash[K, V]) complete() uint64 {
+	if len(q.set) > 0 {
+		return q.setBegin
+	}
+	return q.setNewest
+}
+
+// caughtUp reports whether nothing is left to be taken. A set that was taken does not count.
+func (q *squash[K, V]) caughtUp() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.ended && q.rows.Len() == 0
+}
 
 // usage counts the rows, and the changes that are left in the set, as buffered.
 func (q *squash[K, V]) usage() usage {

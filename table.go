@@ -99,6 +99,9 @@ type Table[K, V any] struct {
 
 	keysDiffer bool // keys that order finds equal may be different values
 
+	lineage   atomic.Pointer[lineage] // changes under the table's lock
+	published atomic.Uint64           // seq, once the changes up to it are in all rings and squashes
+
 	lockID  uint64     // transactions lock tables in this order
 	allPart part[K, V] // the part that is the whole table
 
@@ -173,6 +176,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		order:  order,
 		lockID: tables.Add(1),
 	}
+	t.lineage.Store(&lineage{{History: newHistoryID()}})
 	t.allPart = &keyPart[K, V]{table: t}
 	t.rows.tree = btree.NewG(degree, less)
 	t.keys = treeIndex[K, V]{&t.mu, &t.rows}

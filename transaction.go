@@ -28,14 +28,14 @@ type txTable interface {
 	runlock()
 
 	// canBeginLocked returns an error if the table is dropped. Each beginLocked is
-	// followed by endScansLocked, storeVersionsLocked and publishLocked, or by
+	// followed by endScansLocked, storeVersionsLocked and publishTxLocked, or by
 	// rollbackLocked, and then by endTxLocked. The caller calls the function that
-	// publishLocked returns when it holds no lock.
+	// publishTxLocked returns when it holds no lock.
 	canBeginLocked() error
 	beginLocked(tx *Tx)
 	endScansLocked()
 	storeVersionsLocked()
-	publishLocked() (wake func())
+	publishTxLocked() (wake func())
 	rollbackLocked()
 	endTxLocked()
 
@@ -143,7 +143,7 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 		defer t.endTxLocked()
 	}
 	for _, t := range tx.tables {
-		wake = append(wake, t.publishLocked())
+		wake = append(wake, t.publishTxLocked())
 	}
 	return wake, nil
 }
@@ -237,8 +237,8 @@ func (t *Table[K, V]) storeVersionsLocked() {
 	}
 }
 
-func (t *Table[K, V]) publishLocked() (wake func()) {
-	w := t.outbox.publish()
+func (t *Table[K, V]) publishTxLocked() (wake func()) {
+	w := t.publishLocked()
 	return w.wake
 }
 

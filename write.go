@@ -93,9 +93,16 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 		return c, w, ErrTableDropped
 	}
 	if c, err = t.writeLocked(key, next); c.Kind != None {
-		w = t.outbox.publish()
+		w = t.publishLocked()
 	}
 	return c, w, err
+}
+
+// publishLocked publishes the changes since the last call.
+func (t *Table[K, V]) publishLocked() wakeList[V] {
+	w := t.outbox.publish()
+	t.published.Store(t.seq)
+	return w
 }
 
 // writeLocked makes a write without publishing it. Everything that can fail or panic has

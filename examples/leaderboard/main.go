@@ -101,7 +101,7 @@ func run(ctx context.Context, show *screen, writes int, every time.Duration, ran
 	red := teams.Equal("red").Changes(forever, changefeed.IncludeInitial(), changefeed.Named("red team"))
 	famous := players.Where(func(p *Player) bool { return p.Score >= fame }).
 		Changes(forever, changefeed.IncludeInitial(), changefeed.Named("hall of fame"))
-	start := players.Seq()
+	start := players.Position()
 
 	var followers sync.WaitGroup
 	followers.Go(func() { followTeam(show, red) })
@@ -111,7 +111,7 @@ func run(ctx context.Context, show *screen, writes int, every time.Duration, ran
 	if err := play(ctx, players, writes, every, random); err != nil {
 		return err
 	}
-	for logged.Load() < players.Seq() && players.Seq() > start {
+	for logged.Load() < players.Seq() && players.Seq() > start.Seq {
 		time.Sleep(time.Millisecond) // a dropped table retains nothing for a follower that resumes
 	}
 	players.Drop() // ends every feed once it has delivered its buffered changes
@@ -188,18 +188,19 @@ func followFame(show *screen, changes changefeed.Stream[changefeed.Change[Player
 	}
 }
 
-// followWithBreaks follows all changes after the one numbered seq. It ends its
-// subscription after every tenth change, like a client whose connection fails, and resumes
-// with a new one. It stores its position in logged.
-func followWithBreaks(show *screen, players *changefeed.Table[string, Player], seq uint64, logged *atomic.Uint64) {
+// followWithBreaks follows all changes after a position. It ends its subscription after every
+// tenth change, like a client whose connection fails, and resumes with a new one. It stores the
+// number of the last change in logged.
+func followWithBreaks(show *screen, players *changefeed.Table[string, Player], saved changefeed.Position, logged *atomic.Uint64) {
 	for breaks, ended := 0, false; !ended; breaks++ {
 		ctx, cancel := context.WithCancel(context.Background())
 		read := 0
-		for c, err := range players.Changes(ctx, changefeed.After(seq), changefeed.Named("log")) {
+		var feed changefeed.Feed
+		for c, err := range players.Changes(ctx, changefeed.After(saved), changefeed.Track(&feed), changefeed.Named("log")) {
+			saved = feed.Position()
+			logged.Store(saved.Seq)
 			if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
 				show.say("log", fmt.Sprintf("missed %d changes", skipped.Count)) // no longer retained
-				seq = skipped.To
-				logged.Store(seq)
 				continue
 			}
 			if err != nil {
@@ -207,9 +208,7 @@ func followWithBreaks(show *screen, players *changefeed.Table[string, Player], s
 				ended = true
 				continue
 			}
-			seq = c.Seq
-			logged.Store(seq)
-			show.say("log", fmt.Sprintf("change %d after %d breaks: %s %d -> %d", seq, breaks, c.New.Name, c.Old.Score, c.New.Score))
+			show.say("log", fmt.Sprintf("change %d after %d breaks: %s %d -> %d", c.Seq, breaks, c.New.Name, c.Old.Score, c.New.Score))
 			if read++; read == 10 {
 				break
 			}

@@ -1,0 +1,140 @@
+package changefeed
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// A HistoryID is the random name of a table's history. Each table has its own, and gets a
+// new one when it forks: see [Table.Fork].
+type HistoryID [16]byte
+
+func newHistoryID() (id HistoryID) {
+	rand.Read(id[:]) // never fails
+	return id
+}
+
+// String returns 22 characters, which are the ID in the base64 alphabet for URLs.
+func (id HistoryID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
+// A Position is a place in a table's history: after the change numbered Seq. A feed can be
+// resumed from a position, also by another process that has the same table: see [After].
+//
+// The zero Position is before the first change of every table. It stands for having seen
+// nothing yet.
+type Position struct {
+	History HistoryID
+	Seq     uint64
+}
+
+// IsZero reports whether p is the zero Position.
+func (p Position) IsZero() bool { return p == Position{} }
+
+// String returns p as one token of at most 43 characters, which are letters, digits, '-', '_'
+// and '.'. It can be used in a URL, or as the ID of a server-sent event. The text of the zero
+// Position is empty.
+func (p Position) String() string {
+	if p.IsZero() {
+		return ""
+	}
+	return p.History.String() + "." + strconv.FormatUint(p.Seq, 10)
+}
+
+// MarshalText returns the text of [Position.String].
+func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText is the inverse of [Position.MarshalText]. It returns an error, and leaves p
+// unchanged, if text is not exactly the text of a Position.
+func (p *Position) UnmarshalText(text []byte) error {
+	parsed, ok := parsePosition(string(text))
+	if !ok {
+		const longest = 43
+		return fmt.Errorf("changefeed: unmarshal position %q: must be the text of a Position", text[:min(len(text), longest+1)])
+	}
+	*p = parsed
+	return nil
+}
+
+func parsePosition(text string) (p Position, ok bool) {
+	history, seq, _ := strings.Cut(text, ".")
+	if id, err := base64.RawURLEncoding.DecodeString(history); err == nil {
+		copy(p.History[:], id)
+	}
+	p.Seq, _ = strconv.ParseUint(seq, 10, 64)
+	return p, p.String() == text // whatever was wrong, the text of p is another one
+}
+
+// A lineage is the names of a table's history, the oldest first. The Seq of each is that of
+// the last change under the name. The Seq of the last one, which is the present name, has no
+// meaning.
+type lineage []Position
+
+// present returns the present name.
+func (l lineage) present() HistoryID { return l[len(l)-1].History }
+
+// has reports whether a position is in the history of a table whose last change is numbered
+// seq.
+func (l lineage) has(p Position, seq uint64) bool {
+	if p.IsZero() {
+		return true
+	}
+	for i, name := range l {
+		if name.History == p.History {
+			if i < len(l)-1 {
+				seq = name.Seq
+			}
+			return p.Seq <= seq
+		}
+	}
+	return false
+}
+
+// Position returns the table's present position: after its last change.
+func (t *Table[K, V]) Position() Position { return t.At(t.Seq()) }
+
+// At returns the position after the change numbered seq, for example the Seq of a [Change]. It
+// does not check whether the table has such a change, and does not wait.
+func (t *Table[K, V]) At(seq uint64) Position {
+	return Position{History: t.lineage.Load().present(), Seq: seq}
+}
+
+// Fork gives the table's history a new name from here on, and returns the present position
+// under it. The sequence numbers go on. Positions from before the fork remain valid. Under the
+// earlier name, positions after the fork are refused: see [After].
+//
+// A program needs Fork when it makes a table again from a copy that may lack the last changes.
+// Others may have seen these changes and saved a position after them. The table will make other
+// changes with the same numbers. Without the fork, such a position would seem to be valid.
+//
+// Each fork uses 24 bytes for as long as the table lives.
+func (t *Table[K, V]) Fork() Position {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.forkLocked(newHistoryID())
+}
+
+func (t *Table[K, V]) forkLocked(name HistoryID) Position {
+	p := Position{History: name, Seq: t.seq}
+	next := append(t.lineageLocked(), p)
+	t.lineage.Store(&next)
+	return p
+}
+
+// Lineage returns the names of the table's history, the oldest first. Each comes with the
+// number of the last change under it, so the last element is the present position. A copy of
+// the table that is to accept the same positions needs them.
+func (t *Table[K, V]) Lineage() []Position {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.lineageLocked()
+}
+
+// lineageLocked returns a copy.
+func (t *Table[K, V]) lineageLocked() lineage {
+	names := append(lineage(nil), *t.lineage.Load()...)
+	names[len(names)-1].Seq = t.seq
+	return names
+}

@@ -1,0 +1,412 @@
+package changefeed
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// "One token of at most 43 characters" that is read back exactly, and nothing else is read.
+func TestPositionText(t *testing.T) {
+	var id HistoryID
+	for i := range id {
+		id[i] = byte(0xff - i)
+	}
+	name := id.String()
+	require.Len(t, name, 22)
+	for _, p := range []Position{{}, {id, 0}, {id, 7}, {id, math.MaxUint64}, {HistoryID{}, 7}} {
+		text, err := p.MarshalText()
+		require.NoError(t, err)
+		require.Equal(t, p.String(), string(text))
+		require.LessOrEqual(t, len(text), 43)
+		require.Regexp(t, `^[A-Za-z0-9_.-]*$`, string(text))
+		require.Equal(t, p.IsZero(), len(text) == 0)
+		read := Position{id, 99}
+		require.NoError(t, read.UnmarshalText(text))
+		require.Equal(t, p, read)
+	}
+	for _, text := range []string{
+		name, name + ".", name + ".-1", name + ".+1", name + ".01", name + ". 1", name + ".1 ", name + ".1.1", name + ".18446744073709551616",
+		"." + name, ".1", "1", " ", name[1:] + ".1", name + "A.1", name[:21] + "_.1", name[:21] + "\n.1", strings.Repeat("A", 22) + ".0", name[:21] + "=.1",
+		strings.Repeat("x", 1000),
+	} {
+		read := Position{id, 99}
+		err := read.UnmarshalText([]byte(text))
+		require.ErrorContains(t, err, "changefeed: unmarshal position", text)
+		require.Less(t, len(err.Error()), 200)
+		require.Equal(t, Position{id, 99}, read, "unchanged")
+	}
+	type saved struct{ At Position }
+	data, err := json.Marshal([]saved{{Position{id, 7}}, {}})
+	require.NoError(t, err)
+	require.Equal(t, `[{"At":"`+name+`.7"},{"At":""}]`, string(data))
+	var read []saved
+	require.NoError(t, json.Unmarshal(data, &read))
+	require.Equal(t, []saved{{Position{id, 7}}, {}}, read)
+}
+
+// FuzzPosition: whatever is read is written as the same text.
+func FuzzPosition(f *testing.F) {
+	f.Add("")
+	f.Add(Position{newHistoryID(), 12}.String())
+	f.Add("AAAAAAAAAAAAAAAAAAAAAA.0")
+	f.Add("AAAAAAAAAAAAAAAAAAAAA\n.1")
+	f.Fuzz(func(t *testing.T, text string) {
+		var p Position
+		if p.UnmarshalText([]byte(text)) == nil {
+			require.Equal(t, text, p.String())
+		} else {
+			require.Zero(t, p)
+		}
+	})
+}
+
+// A position is taken by a table that has the same changes up to it, and by no other.
+func TestAPositionBelongsToAHistory(t *testing.T) {
+	games, other := newGames(), newGames()
+	games.Retain(1000)
+	other.Retain(1000)
+	type named struct {
+		Position
+		good bool
+	}
+	r := newRand(t)
+	positions := []named{{Position{}, true}, {other.At(0), false}, {Position{HistoryID{}, 1}, false}}
+	first := games.At(0).History
+	for range 20 {
+		for range r.IntN(4) {
+			feedWrites(t, games, 1)
+			feedWrites(t, other, 1)
+			positions = append(positions, named{games.Position(), true}, named{other.Position(), false})
+		}
+		left := games.Position()
+		now := games.Fork()
+		require.Equal(t, left.Seq, now.Seq)
+		require.NotEqual(t, left.History, now.History)
+		require.Equal(t, now, games.Position())
+		positions = append(positions, named{now, true}, named{Position{left.History, left.Seq + 1}, false})
+		require.Equal(t, now, games.Lineage()[len(games.Lineage())-1])
+		require.Equal(t, left, games.Lineage()[len(games.Lineage())-2])
+	}
+	require.Equal(t, first, games.Lineage()[0].History)
+	require.Len(t, games.Lineage(), 21)
+	games.Lineage()[0] = Position{} // a copy
+	positions = append(positions, named{games.At(games.Seq() + 1), false})
+	for _, p := range positions {
+		got := take(games.Changes(t.Context(), After(p.Position), Poll(nil)), -1)
+		if !p.good {
+			require.Len(t, got, 1)
+			require.ErrorIs(t, got[0].err, ErrOtherHistory)
+			require.ErrorContains(t, got[0].err, `changes of "games"`)
+			require.ErrorContains(t, got[0].err, p.String())
+			continue
+		}
+		require.Len(t, got, int(games.Seq()-p.Seq))
+		for i, pair := range got {
+			require.NoError(t, pair.err)
+			require.Equal(t, p.Seq+uint64(i)+1, pair.v.Seq)
+		}
+	}
+}
+
+// What a Feed says at each moment.
+func TestFeedPosition(t *testing.T) {
+	row2 := func(b board) Selection[int, game] { return b.Row(2) }
+	high := func(b board) Selection[int, game] { return b.Where(isHigh) }
+	tests := []feedTest{
+		{name: "changes", polls: true, do: `
+			put 1 2; open; position: 2; put 3 4 5; position: 2; at 1 position; read 1: +3 3; position: 3
+			at 1 position; read: +4 4 +5; position: 5; write 1; position: 5; read: 6; position: 6`},
+		{name: "a panic", polls: true, do: `open; put 1 2; at 1 panic; read: +1 panic; position: 1; read: +2; position: 2`},
+		{name: "others' changes", of: row2, polls: true, do: `
+			open; put 1 2 3; position: 0; at 1 position; read: +2 2; position: 3; write 5; position: 8; set 2 1; write 1; position: 8
+			read: 9; position: 10; cancel; write 1; read: context canceled; position: 10`},
+		{name: "it waits", of: row2, do: `open; loop; put 1 2: +2; position: 2; write 5; position: 7; cancel: context canceled; write 1; position: 7`},
+		{name: "the end in the body", of: row2, do: `open; put 1 2 3; at 1 cancel; read: +2 context canceled; position: 3`},
+		{name: "the end before the rest", of: row2, do: `open; put 1 2 3; set 2 1; at 1 cancel; read: +2 context canceled; position: 2`},
+		{name: "a drop", polls: true, do: `open; put 1 2; drop; read: +1 +2 dropped; position: 2`},
+		{name: "a predicate", of: high, polls: true, do: `
+			open; set 1 5; set 2 15; set 3 5; at 1 position; read 1: +2 2; position: 2; read; position: 3`},
+		{name: "initial rows", polls: true, opts: []FeedOption{IncludeInitial()}, do: `
+			position: none; put 1 2; open; position: none; put 3; at 1 position; at 2 position; at 3 position
+			read 3: row1 none row2 none ready2 2; position: 2; read: +3; position: 3`},
+		{name: "initial rows in batches", max: 2, polls: true, opts: []FeedOption{IncludeInitial()}, do: `
+			put 1 2 3; open; put 4; at 1 position; at 2 position; read 2: [row1 row2] none [row3 ready3] 3; read: [+4]; position: 4`},
+		{name: "batches", max: 3, polls: true, do: `
+			open; put 1 2 3 4; position: 0; at 1 position; read 1: [+1 +2 +3] 3; position: 3; at 1 position; read: [+4] 4`},
+		{name: "batches of a predicate", of: high, max: 2, polls: true, do: `
+			open; set 1 15; set 2 5; set 3 15; set 4 5; set 5 15; at 1 position; read 1: [+1 +3] 3; position: 3; at 1 position; read: [+5] 5`},
+		{name: "a batch that is thrown away", max: 3, do: `
+			in 2 cancel; open; put 1 2 3; read: context canceled; position: 0`},
+		{name: "skip", polls: true, opts: []FeedOption{Buffer(2)}, do: `
+			open; put 1 2 3 4; position: 0; at 1 position; read 1: skip2(1-2) 2; position: 2; read 1: +3; position: 3; put 5 6 7
+			position: 3; read 1: skip2(4-5); position: 5; read: +6 +7; position: 7`},
+		{name: "skip after a batch", max: 9, polls: true, opts: []FeedOption{Buffer(2)}, do: `
+			in 2 put 3 4 5; open; put 1 2; at 1 position; at 2 position; read: [+1 +2] 2 skip1(3-3) 3 [+4 +5]; position: 5`},
+		{name: "fail", polls: true, opts: []FeedOption{Buffer(2), OnOverflow(Fail)}, do: `
+			open; put 1; read: +1; put 2 3 4; read: skip1(2-2); position: 1; write 1; position: 1`},
+		{name: "resync", polls: true, opts: []FeedOption{Buffer(2), OnOverflow(Resync)}, do: `
+			open; put 1; read: +1; put 2 3 4; at 1 position; at 2 position; at 6 position
+			read: skip3(2-4) none row1 none row2 row3 row4 ready4 4; position: 4`},
+		{name: "squash", polls: true, opts: []FeedOption{Squash(0)}, do: `
+			open; put 1 2 3; position: 0; at 1 position; at 2 position; read 2: +1 0 +2 0; position: 0; put 4; at 1 position; at 2 position
+			read: +3 3 +4 4; position: 4; put 5; delete 5; position: 6; read; position: 6`},
+		{name: "squash in batches", max: 2, polls: true, opts: []FeedOption{Squash(0)}, do: `
+			open; put 1 2 3; at 1 position; at 2 position; read: [+1 +2] 0 [+3] 3`},
+		{name: "squash to nothing", polls: true, opts: []FeedOption{Squash(0)}, do: `
+			open; put 1; set 2 5; read: +1 +2; put 3; set 2 6; set 2 5; at 1 position; read: +3 2; position: 5`},
+		{name: "after", of: row2, polls: true, after: new(1), do: `
+			retain 9; put 1 2 3; open; position: 1; put 4; set 2 1; at 1 position; read 1: +2 2; position: 2; at 1 position; read: 5 5; position: 5`},
+		{name: "after what is not retained", polls: true, after: new(1), do: `
+			retain 2; put 1 2 3 4; open; position: 1; at 1 position; read 1: skip1(2-2) 2; position: 2; read: +3 +4; position: 4`},
+		{name: "after a gap, fail", polls: true, opts: []FeedOption{OnOverflow(Fail)}, after: new(1), do: `
+			retain 2; put 1 2 3 4; open; read: skip1(2-2); position: 1`},
+		{name: "after a gap, resync", polls: true, opts: []FeedOption{OnOverflow(Resync)}, after: new(1), do: `
+			retain 2; put 1 2 3 4; open; position: 1; at 1 position; read: skip3(2-4) none row1 row2 row3 row4 ready4; position: 4`},
+	}
+	for i := range tests {
+		if test := &tests[i]; test.polls {
+			test.polls, test.opts = false, append(test.opts, Poll(nil))
+		}
+	}
+	runScripts(t, tests...)
+}
+
+// A resumer reads a selection by one feed after another, each of which resumes from the
+// position of the one before.
+type resumer struct {
+	testing.TB
+	rand  *rand.Rand
+	of    Selection[int, game]
+	batch int // of Batches, or 0
+	opts  []FeedOption
+
+	saved Position
+	got   func(c Change[game], err error)
+}
+
+// save requires that a position does not go back, except to zero.
+func (r *resumer) save(p Position) {
+	if !p.IsZero() {
+		require.GreaterOrEqual(r, p.Seq, r.saved.Seq)
+	}
+	r.saved = p
+}
+
+// read reads up to n elements by one feed, and ends in one of the ways in which a loop ends. It
+// reports whether it has read everything.
+func (r *resumer) read(n int, body func()) (all bool) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	var feed Feed
+	opts := append([]FeedOption{After(r.saved), Track(&feed), Poll(nil)}, r.opts...)
+	stream := unbatched(r.of, ctx, r.batch, opts)
+	end := r.rand.IntN(4)
+	inBody := r.rand.IntN(2) == 0 // it saves the position in the body only, unless all is read
+	defer func() {
+		if p := recover(); p != nil && p != any(errOops) {
+			panic(p)
+		}
+		if all || !inBody {
+			r.save(feed.Position())
+		}
+	}()
+	for batch, err := range stream {
+		if ctx.Err() != nil {
+			require.ErrorIs(r, err, context.Canceled)
+			break
+		}
+		if err != nil {
+			r.got(Change[game]{}, err)
+		}
+		for _, c := range batch {
+			r.got(c, nil)
+		}
+		if inBody {
+			r.save(feed.Position())
+		}
+		body()
+		if n--; n > 0 {
+			continue
+		}
+		switch end {
+		case 0:
+			panic(errOops)
+		case 1:
+			cancel()
+		default:
+			return false
+		}
+	}
+	return ctx.Err() == nil
+}
+
+func unbatched(of Selection[int, game], ctx context.Context, batch int, opts []FeedOption) Stream[[]Change[game]] {
+	if batch > 0 {
+		return of.Batches(ctx, batch, opts...)
+	}
+	return Map(of.Changes(ctx, opts...), func(c Change[game]) []Change[game] { return []Change[game]{c} })
+}
+
+// writeSome writes to a few rows, sometimes in a transaction.
+func writeSome(tb testing.TB, r *rand.Rand, games *Table[int, game]) {
+	write := func(to rowWriter[game]) {
+		id := r.IntN(8)
+		if r.IntN(3) == 0 {
+			_, _ = to.Delete(id) // it may not be there
+			return
+		}
+		_, err := to.Upsert(game{ID: id, Player: []string{"Ann", "Bob", ""}[r.IntN(3)], Score: r.IntN(30)})
+		require.NoError(tb, err)
+	}
+	if r.IntN(3) > 0 {
+		write(games)
+		return
+	}
+	require.NoError(tb, Transact(func(tx *Tx) error {
+		for range r.IntN(6) {
+			write(games.In(tx))
+		}
+		return nil
+	}, games))
+}
+
+// What was delivered before a position and what After of it delivers are together what an
+// unbroken feed delivers, wherever the loops ended, any number of times.
+func TestResumedFeedsAreOneFeed(t *testing.T) {
+	random := newRand(t)
+	for run := range 600 {
+		b := newBoard()
+		b.Retain(100_000)
+		for range random.IntN(30) {
+			writeSome(t, random, b.Table)
+		}
+		s := boardSelections[run%len(boardSelections)]
+		of := s.of(b)
+		unbroken := of.Changes(t.Context(), Poll(nil))
+		var got []Change[game]
+		r := &resumer{TB: t, rand: random, of: of, batch: random.IntN(4), saved: b.Position(), got: func(c Change[game], err error) {
+			require.NoError(t, err)
+			got = append(got, c)
+		}}
+		write := func() {
+			for range random.IntN(4) {
+				writeSome(t, random, b.Table)
+			}
+			if random.IntN(8) == 0 {
+				b.Fork()
+			}
+		}
+		for range 1 + random.IntN(12) {
+			write()
+			if r.read(1+random.IntN(6), write) {
+				require.Equal(t, b.Position(), r.saved, s.name)
+			}
+		}
+		for !r.read(math.MaxInt, func() {}) {
+		}
+		var want []Change[game]
+		for c, err := range unbroken {
+			require.NoError(t, err)
+			want = append(want, c)
+		}
+		require.Equal(t, want, got, "%s, batches of %d", s.name, r.batch)
+	}
+}
+
+// The same beside a writer that does not stop.
+func TestResumedFeedsAreOneFeedBesideAWriter(t *testing.T) {
+	random := newRand(t)
+	for _, s := range boardSelections {
+		b := newBoard()
+		b.Retain(1_000_000)
+		of := s.of(b)
+		unbroken := of.Changes(t.Context(), Poll(nil), Buffer(1_000_000))
+		var got []Change[game]
+		r := &resumer{TB: t, rand: random, of: of, batch: random.IntN(4), saved: b.Position(), got: func(c Change[game], err error) {
+			require.NoError(t, err)
+			got = append(got, c)
+		}}
+		writes := rand.New(rand.NewPCG(random.Uint64(), 0))
+		done := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer close(done)
+			for range 2000 {
+				writeSome(t, writes, b.Table)
+			}
+		})
+		for running := true; running; {
+			select {
+			case <-done:
+				running = false
+			default:
+				r.read(1+random.IntN(30), func() {})
+			}
+		}
+		wg.Wait()
+		for !r.read(math.MaxInt, func() {}) {
+		}
+		var want []Change[game]
+		for c, err := range unbroken {
+			require.NoError(t, err)
+			want = append(want, c)
+		}
+		require.Equal(t, want, got, "%s, batches of %d", s.name, r.batch)
+	}
+}
+
+// With Squash, Resync or small buffers, rows folded over any number of resumptions are those of
+// the selection once a feed is drained, also if a program loses what it had since an earlier
+// save.
+func TestResumedFeedsFoldToTheSelection(t *testing.T) {
+	random := newRand(t)
+	for run := range 600 {
+		b := newBoard()
+		b.Retain([]int{0, 5, 30, 100_000}[random.IntN(4)])
+		s := boardSelections[run%len(boardSelections)]
+		opts := []FeedOption{OnOverflow(Resync)}
+		if random.IntN(2) == 0 {
+			opts = append(opts, Squash(0))
+		}
+		if random.IntN(2) == 0 {
+			opts = append(opts, Buffer(1+random.IntN(4)))
+		}
+		rows := map[int]game{}
+		r := &resumer{TB: t, rand: random, of: s.of(b), batch: random.IntN(4), opts: opts, got: func(c Change[game], err error) {
+			switch {
+			case err != nil:
+				require.IsType(t, (*SkippedError)(nil), err)
+				clear(rows)
+			case c.Kind == Ready:
+			case c.New == nil:
+				delete(rows, c.Old.ID)
+			default:
+				rows[c.New.ID] = *c.New
+			}
+		}}
+		write := func() {
+			for range random.IntN(6) {
+				writeSome(t, random, b.Table)
+			}
+		}
+		for range 1 + random.IntN(12) {
+			write()
+			r.read(1+random.IntN(6), write)
+		}
+		for !r.read(math.MaxInt, func() {}) {
+		}
+		want := map[int]game{}
+		for id, g := range s.of(b).All() {
+			want[id] = g
+		}
+		require.Equal(t, want, rows, fmt.Sprintf("%s, batches of %d", s.name, r.batch))
+	}
+}

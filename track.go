@@ -1,0 +1,190 @@
+package changefeed
+
+import (
+	"math"
+	"sync/atomic"
+)
+
+// A Feed gives access to a feed while a loop reads its stream: see [Track]. Its methods are for
+// any goroutine, and do not wait. A zero Feed is ready to be passed to Track. A Feed must not be
+// copied.
+type Feed struct{ tracked atomic.Pointer[trackedFeed] }
+
+// A trackedFeed is a *subscription[K, V].
+type trackedFeed interface {
+	position() Position
+	info() FeedInfo
+}
+
+// Track makes f give access to the feed. If f is passed to several feeds, it gives access to
+// the one that was made last. Track panics if f is nil.
+//
+// A Feed takes no part in the feed's life: the feed ends as it does without one, and its last
+// position and figures remain.
+func Track(f *Feed) FeedOption {
+	if f == nil {
+		panic("changefeed: Track: nil Feed; pass the address of a variable")
+	}
+	return func(c *feedConfig) { c.track = f }
+}
+
+// Position returns the position to save, from which [After] resumes the feed.
+//
+// Everything up to the position was handed to the loop, or reported as skipped. It includes the
+// element that the loop's body is handling. So a program saves the position in the body, after
+// it has handled the element, or after the loop. A batch is an element, and so is a set of
+// [Squash]: within the set, the position is that before it. A change for which the predicate of
+// a selection does not hold counts as handed to the loop.
+//
+// While the loop waits, it has everything. The position is then the table's, however long ago
+// the last change of the selection was.
+//
+// Position returns the zero Position while there is none: before [Ready], and from the
+// SkippedError of [Resync] to the next Ready. With [Fail], the position stays before the gap.
+// Otherwise a position never goes back.
+func (f *Feed) Position() Position {
+	if s := f.tracked.Load(); s != nil {
+		return (*s).position()
+	}
+	return Position{}
+}
+
+// Info returns the figures of the feed: see [Table.Feeds]. After the end of the feed, they are
+// those of its end. Before the feed, they are zero.
+func (f *Feed) Info() FeedInfo {
+	if s := f.tracked.Load(); s != nil {
+		return (*s).info()
+	}
+	return FeedInfo{}
+}
+
+// A progress is how far the loop of a tracked feed has come.
+//
+// The feed's goroutine moves handed. While the loop waits or has ended, everything that was read
+// has been handed to the loop. Then position moves handed, too, to the last change of the table
+// if nothing is unread. holding keeps it from doing so at other times.
+type progress struct {
+	handed  atomic.Uint64 // everything up to this change was handed to the loop, or noPosition
+	holding atomic.Bool   // the loop runs, or something was read that the loop does not have
+
+	// When the feed ended: its figures, and if nothing was unread, the table's last change.
+	last  atomic.Pointer[FeedInfo]
+	atEnd atomic.Uint64
+}
+
+// noPosition is the value of progress.handed before Ready.
+const noPosition = math.MaxUint64
+
+// raise moves handed to seq, unless it is there already or there is no position.
+func (p *progress) raise(seq uint64) {
+	for {
+		was := p.handed.Load()
+		if was >= seq || p.handed.CompareAndSwap(was, seq) {
+			return
+		}
+	}
+}
+
+// position is [Feed.Position]. The order of the loads makes it sound. A change is in the source
+// before it is in published. What the loop reads is held before it leaves the source.
+func (s *subscription[K, V]) position() Position {
+	p := s.progress
+	seq := s.table.published.Load()
+	if !s.caughtUp() {
+		seq = p.atEnd.Load()
+	}
+	if !p.holding.Load() {
+		p.raise(seq)
+	}
+	if seq = p.handed.Load(); seq == noPosition {
+		return Position{}
+	}
+	return s.table.At(seq)
+}
+
+// track makes the Feed give access to a feed that begins after the change numbered begin.
+func (f *feed[K, V]) track(handle *Feed, begin uint64) {
+	p := new(progress)
+	p.holding.Store(f.notice != nil)
+	p.handed.Store(begin)
+	if f.sub.initial.Load() != nil && !f.resyncs {
+		p.handed.Store(noPosition)
+	}
+	f.sub.progress = p
+	handle.tracked.Store(new(trackedFeed(f.sub)))
+}
+
+// caughtUp reports whether everything that was published has been read, in a subscription that
+// has not ended.
+func (s *subscription[K, V]) caughtUp() bool { return !s.backlog.unread() && s.source().caughtUp() }
+
+// hold is called before a loop of a tracked feed reads anything.
+func (f *feed[K, V]) hold() {
+	if p := f.sub.progress; p != nil {
+		p.holding.Store(true)
+	}
+}
+
+// settle is called when the loop waits or exits.
+func (f *feed[K, V]) settle(c consumer[K, V]) {
+	if p := f.sub.progress; p != nil && f.final == nil && !f.holds(c) {
+		p.raise(f.readUpTo())
+		p.holding.Store(false)
+	}
+}
+
+// holds reports whether something was read that the loop does not have.
+func (f *feed[K, V]) holds(c consumer[K, V]) bool {
+	return f.notice != nil || c.pending() || f.sub.squash != nil && len(f.sub.squash.set) > 0
+}
+
+// handOut is called before the loop gets c, which was read last. The predicate may not have seen
+// c yet.
+func (f *feed[K, V]) handOut(c *Change[V]) {
+	switch p := f.sub.progress; {
+	case p == nil || c.Kind == Initial:
+	case c.Kind == Ready || f.sub.squash != nil:
+		f.handOutAll()
+	default:
+		p.handed.Store(c.Seq)
+	}
+}
+
+// handOutAll is called before the loop gets the last of everything that was read. A notice that
+// is to be delivered next comes after it.
+func (f *feed[K, V]) handOutAll() {
+	p := f.sub.progress
+	if p == nil {
+		return
+	}
+	if f.atReady {
+		f.atReady = false
+		p.handed.Store(f.readUpTo())
+		return
+	}
+	p.raise(f.readUpTo())
+}
+
+// handOutNotice is called before the loop gets a notice, after which it continues.
+func (f *feed[K, V]) handOutNotice(notice *SkippedError) {
+	switch p := f.sub.progress; {
+	case p == nil:
+	case f.resyncs:
+		p.handed.Store(noPosition)
+	default:
+		p.raise(notice.To)
+	}
+	f.resyncs = false
+}
+
+// readUpTo returns the last sequence number up to which everything was read.
+func (f *feed[K, V]) readUpTo() uint64 {
+	switch s := f.sub; {
+	case f.notice != nil:
+		return f.notice.From - 1
+	case s.backlog.unread():
+		return s.backlog.read.Load()
+	default:
+		return s.source().complete()
+	}
+}
