@@ -619,6 +619,73 @@ func BenchmarkDrain(b *testing.B) {
 	}
 }
 
+// BenchmarkTrack: a change of a backlog through a loop of a tracked feed, compared with one that
+// is not tracked; and a call of Feed.Position while the loop waits.
+func BenchmarkTrack(b *testing.B) {
+	b.Run("change", func(b *testing.B) {
+		drain := func(opts ...FeedOption) side {
+			t := newScoreboard()
+			feed := t.Changes(b.Context(), opts...)
+			return side{
+				prepare: func(keys []int) {
+					for _, k := range keys {
+						t.set(k)
+					}
+				},
+				run: func(keys []int) {
+					left := len(keys)
+					for range feed {
+						if left--; left == 0 {
+							break
+						}
+					}
+				},
+			}
+		}
+		versus(b, scoreboardRows, drain(Track(new(Feed))), drain())
+	})
+	b.Run("Position", func(b *testing.B) {
+		t := newScoreboard()
+		var handle Feed
+		feed := t.Row(1).Changes(b.Context(), Track(&handle), Poll(nil))
+		for range feed {
+		}
+		for b.Loop() {
+			if handle.Position().Seq != t.seq {
+				b.Fatal("the feed has read everything")
+			}
+		}
+		runtime.KeepAlive(feed)
+	})
+}
+
+// BenchmarkResumed: a write beside 1,000 feeds of other rows that have resumed after a position,
+// compared with a write without feeds.
+func BenchmarkResumed(b *testing.B) {
+	followed, alone := newScoreboard(), newScoreboard()
+	followed.Retain(100)
+	alone.Retain(100)
+	for i := range 100 {
+		followed.set(i)
+		alone.set(i)
+	}
+	feeds := make([]Stream[Change[game]], 1000)
+	for i := range feeds {
+		feeds[i] = followed.Row(scoreboardRows+i).Changes(b.Context(), After(followed.At(followed.Seq()-50)), Poll(nil))
+		for range feeds[i] {
+		}
+	}
+	set := func(t *scoreboard) func(keys []int) {
+		return func(keys []int) {
+			for _, k := range keys {
+				t.set(k)
+			}
+		}
+	}
+	versus(b, scoreboardRows, side{run: set(followed)}, side{run: set(alone)})
+	runtime.KeepAlive(feeds)
+}
+
 // handOff returns the time of a hand-off through an unbuffered channel, in ns.
 func handOff(n int) float64 {
 	ch := make(chan Change[game])

@@ -593,10 +593,19 @@ type each[K, V any] struct {
 }
 
 func (e *each[K, V]) drain(r reader[V]) bool {
-	if f := e.feed; f.keepsAll() && f.sub.progress == nil {
+	f := e.feed
+	p := f.sub.progress
+	switch {
+	case !f.keepsAll() || f.sub.squash != nil && p != nil:
+		return r.deliver(f.ctx, func(c Change[V], _ error) bool { return e.add(c) })
+	case p == nil:
 		return r.deliver(f.ctx, e.yield)
 	}
-	return r.deliver(e.feed.ctx, func(c Change[V], _ error) bool { return e.add(c) })
+	yield := e.yield
+	return r.deliver(f.ctx, func(c Change[V], _ error) bool {
+		p.handed.Store(c.Seq) // as handOut does
+		return yield(c, nil)
+	})
 }
 
 func (e *each[K, V]) add(c Change[V]) bool {
