@@ -228,9 +228,6 @@ func (r *ring[T]) keeps() bool { return r.tail.Load() != nil }
 // hasWaiting reports whether a window waits.
 func (r *ring[T]) hasWaiting() bool { return r.parked.Load() > 0 }
 
-// retainedTableLocked returns the number of newest elements to retain.
-func (r *ring[T]) retainedTableLocked() uint64 { return r.retained }
-
 // beginTableLocked makes pos the position of the next element, unless elements are kept.
 func (r *ring[T]) beginTableLocked(pos uint64) {
 	if r.tail.Load() == nil {

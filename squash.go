@@ -48,7 +48,7 @@ type squash[K, V any] struct {
 	setContinues bool                 // rows.continues when the set was taken
 
 	// The figures for Feeds. Only the reader changes them.
-	delivered, skipped, read, left atomic.Uint64
+	delivered, read, left atomic.Uint64
 }
 
 // A squashedRow is the combined change of a row by one or more writes. The Kind of the
@@ -356,7 +356,6 @@ func (q *squash[K, V]) usage() usage {
 	u := usage{
 		passed:    q.passed(),
 		delivered: q.delivered.Load(),
-		skipped:   q.skipped.Load(),
 		buffered:  q.left.Load() + uint64(q.rows.Len()),
 	}
 	if u.buffered == 0 {
