@@ -309,7 +309,7 @@ func TestGetsInEveryInterleaving(t *testing.T) {
 			s.record(func() { _ = Transact(func(tx *Tx) error { insert(tx); return nil }, s.a) }, map[byte]int{'a': 2})
 		}, "aaa"},
 		"beside a snapshot": {func(s *getScenario) {
-			rows := s.a.all().scan(false)
+			rows := s.a.Selection().scan(false)
 			s.set('a', 2)
 			s.transact(map[byte]int{'a': 3, 'b': 3})
 			rows.close()
@@ -337,9 +337,9 @@ func newSnapshotScenario(script string) *snapshotScenario {
 	s := &snapshotScenario{games: newUncheckedGames(), script: script, score: 10}
 	_, _ = s.games.Insert(game{ID: 1, Score: s.score})
 	s.cell = s.games.cellLocked(1)
-	s.older = s.games.all().scan(false)
+	s.older = s.games.Selection().scan(false)
 	s.upsert(s.games)
-	s.rows = s.games.all().scan(false)
+	s.rows = s.games.Selection().scan(false)
 	return s
 }
 
@@ -378,7 +378,7 @@ func (s *snapshotScenario) write() {
 				return nil
 			}, s.games)
 		case 'o':
-			s.scans = append(s.scans, s.games.all().scan(false))
+			s.scans = append(s.scans, s.games.Selection().scan(false))
 		default:
 			s.scans[c-'0'].close()
 			s.scans = slices.Delete(s.scans, int(c-'0'), int(c-'0')+1)
@@ -429,7 +429,7 @@ func TestReadersInRandomInterleavings(t *testing.T) {
 			case 4:
 				s.rollBack(values)
 			case 5, 6:
-				scans = append(scans, s.a.all().scan(false))
+				scans = append(scans, s.a.Selection().scan(false))
 			case 7:
 				if n := len(scans); n > 0 {
 					i := r.IntN(n)
@@ -446,7 +446,7 @@ func TestReadersInRandomInterleavings(t *testing.T) {
 		for range 3 {
 			write(s)
 		}
-		rows, want := s.a.all().scan(false), s.value('a')
+		rows, want := s.a.Selection().scan(false), s.value('a')
 		c, stop := start(s.write, s.read, s.read, func() {
 			got := 0
 			rows.each(func() bool {

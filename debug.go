@@ -4,7 +4,6 @@ package changefeed
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"runtime"
 	"slices"
@@ -224,7 +223,7 @@ func (g *rowGuard[K, V]) checkAround(body func() (more bool), changes ...Change[
 }
 
 // An indexGuard panics if an index disagrees with its table.
-type indexGuard[S cmp.Ordered, K, V any] struct {
+type indexGuard[S, K, V any] struct {
 	values *weakMap[V, []S] // of each row when it was stored; not a part of the index: see rowGuard
 }
 
@@ -236,7 +235,7 @@ func (g *indexGuard[S, K, V]) plan(x *Index[S, K, V], old, new *V) {
 	}
 	if old != nil {
 		key := x.table.key(old)
-		if stored, ok := g.values.load(old); ok && slices.Compare(stored, x.old) != 0 {
+		if stored, ok := g.values.load(old); ok && slices.CompareFunc(stored, x.old, x.order) != 0 {
 			panic(fmt.Sprintf("changefeed: the function of index %q of table %q returned %v for row %s, and returns %v now for the same row; it must depend on the row alone",
 				x.name, x.table.name, stored, quoted(key), x.old))
 		}

@@ -3,7 +3,6 @@
 package changefeed
 
 import (
-	"cmp"
 	"sync"
 	"sync/atomic"
 )
@@ -27,6 +26,6 @@ func (*rowGuard[K, V]) check(*V)                                          {}
 func (*rowGuard[K, V]) changes(s Stream[Change[V]]) Stream[Change[V]]     { return s }
 func (*rowGuard[K, V]) batches(s Stream[[]Change[V]]) Stream[[]Change[V]] { return s }
 
-type indexGuard[S cmp.Ordered, K, V any] struct{}
+type indexGuard[S, K, V any] struct{}
 
 func (*indexGuard[S, K, V]) plan(*Index[S, K, V], *V, *V) {}

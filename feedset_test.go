@@ -140,7 +140,7 @@ func TestDropReachesEveryFeed(t *testing.T) {
 			wg.Go(func() {
 				for n := range maxListed {
 					opts := [][]FeedOption{nil, {Squash(0)}}[i%2]
-					feed := []Selection[int, game]{games.Row(n), games.all()}[i/2].Changes(t.Context(), opts...)
+					feed := []Selection[int, game]{games.Row(n), games.Selection()}[i/2].Changes(t.Context(), opts...)
 					wg.Go(func() {
 						if words := allOf(feed); words != "dropped" {
 							t.Errorf("a feed ended with %s", words)

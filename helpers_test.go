@@ -202,10 +202,12 @@ func (s boardSelection) has(g *game) bool { return s.scope(g) && s.keep(g) }
 
 // boardSelections are selections of each kind.
 var boardSelections = []boardSelection{
-	{"Table", func(b board) Selection[int, game] { return b.all() }, always, always, byID},
+	{"Table", func(b board) Selection[int, game] { return b.Selection() }, always, always, byID},
 	{"Row(1)", func(b board) Selection[int, game] { return b.Row(1) }, func(g *game) bool { return g.ID == 1 }, always, byID},
 	{"Row(5)", func(b board) Selection[int, game] { return b.Row(5) }, func(g *game) bool { return g.ID == 5 }, always, byID},
 	{"missing Row", func(b board) Selection[int, game] { return b.Row(-1) }, never, always, byID},
+	{"Rows(5, 1, 5, -1)", func(b board) Selection[int, game] { return b.Rows(5, 1, 5, -1) }, func(g *game) bool { return g.ID == 1 || g.ID == 5 }, always, byID},
+	{"no Rows", func(b board) Selection[int, game] { return b.Rows() }, never, always, byID},
 	{"Range(1, 5)", func(b board) Selection[int, game] { return b.Range(1, 5) }, func(g *game) bool { return g.ID >= 1 && g.ID < 5 }, always, byID},
 	{"Range of all", func(b board) Selection[int, game] { return b.Range(math.MinInt, math.MaxInt) }, always, always, byID},
 	{"Range before all", func(b board) Selection[int, game] { return b.Range(-10, -1) }, never, always, byID},
@@ -230,6 +232,11 @@ var boardSelections = []boardSelection{
 		func(g *game) bool { return strings.HasPrefix(g.Player, "A") }, always, byPlayer,
 	},
 	{"players from B", func(b board) Selection[int, game] { return b.players.From("B") }, func(g *game) bool { return g.Player >= "B" }, always, byPlayer},
+	{
+		"players Bob, Ann, nobody", func(b board) Selection[int, game] { return b.players.Any("Bob", "Ann", "", "Bob") },
+		func(g *game) bool { return g.Player == "" || g.Player == "Ann" || g.Player == "Bob" }, always, byPlayer,
+	},
+	{"scores any of none", func(b board) Selection[int, game] { return b.scores.Any() }, never, always, byScore},
 	{"score 15", func(b board) Selection[int, game] { return b.scores.Equal(15) }, func(g *game) bool { return g.Score == 15 }, always, byScore},
 	{"scores 0 to 10", func(b board) Selection[int, game] { return b.scores.Range(0, 10) }, func(g *game) bool { return g.Score < 10 }, always, byScore},
 	{"scores empty", func(b board) Selection[int, game] { return b.scores.Range(10, 10) }, never, always, byScore},
@@ -239,6 +246,18 @@ var boardSelections = []boardSelection{
 	{
 		"digits 1 to 5", func(b board) Selection[int, game] { return b.digits.Range(1, 5) },
 		func(g *game) bool { _, ok := firstDigit(g, 1, 5); return ok }, always, byDigit(1, 5),
+	},
+	{
+		"digits 5 and 1", func(b board) Selection[int, game] { return b.digits.Any(5, 1) },
+		func(g *game) bool { return hasDigit(1)(g) || hasDigit(5)(g) }, always, func(a, b game) int {
+			first := func(g *game) int {
+				if hasDigit(1)(g) {
+					return 1
+				}
+				return 5
+			}
+			return cmp.Or(cmp.Compare(first(&a), first(&b)), byID(a, b))
+		},
 	},
 	{"digits from 0", func(b board) Selection[int, game] { return b.digits.From(0) }, func(g *game) bool { return g.Score > 0 }, always, byDigit(0, 10)},
 	{"digits from 9", func(b board) Selection[int, game] { return b.digits.From(9) }, hasDigit(9), always, byID},
@@ -656,7 +675,7 @@ func (s *feedScript) number(text string) int {
 }
 
 func (s *feedScript) open() {
-	of := s.all()
+	of := s.Selection()
 	if s.of != nil {
 		of = s.of(s.board)
 	}

@@ -3,6 +3,7 @@ package changefeed
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/google/btree"
@@ -10,9 +11,10 @@ import (
 
 // An Index finds the rows of a table by a value that depends on the row, instead of by the
 // primary key. Its selections are read and followed like the table, in the order of value
-// and key. Values are in the order of [cmp.Compare]. Make an index with [NewIndex],
-// [NewMultiIndex] or [NewUniqueIndex]. It lasts as long as its table. A zero Index must not
-// be used.
+// and key. Values are in the order of [cmp.Compare], or in one of the user's. Make an index
+// with [NewIndex], [NewMultiIndex] or [NewUniqueIndex], or with [NewIndexFunc],
+// [NewMultiIndexFunc] or [NewUniqueIndexFunc]. It lasts as long as its table. A zero Index
+// must not be used.
 //
 // The table updates its indexes with every write. A value that comes or goes costs the
 // write a B-tree operation. A value that stays costs none, except in a row with several
@@ -27,11 +29,12 @@ import (
 // write, the panic reaches the caller, and nothing was written. It is not called when a
 // transaction is rolled back. If it does not always return the same value for a row, the
 // index becomes inconsistent with its table.
-type Index[S cmp.Ordered, K, V any] struct {
+type Index[S, K, V any] struct {
 	guard    indexGuard[S, K, V] // like Table.guard
 	table    *Table[K, V]
 	name     string
 	values   func(row *V, to []S) []S // appends the row's values
+	order    func(a, b S) int
 	multi    bool
 	unique   bool
 	position int // in Table.indexes
@@ -103,26 +106,34 @@ type tableIndex[K, V any] interface {
 // The name is for messages. NewIndex panics if the table or the function is nil, or if the
 // table has an index of that name.
 func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) *Index[S, K, V] {
-	x, err := newIndex(t, name, oneValue(value), &Index[S, K, V]{})
-	if err != nil {
-		panic(err) // only a unique one can fail
-	}
-	return x
+	return NewIndexFunc(t, name, value, cmp.Compare[S])
+}
+
+// NewIndexFunc is like [NewIndex] but for values of any type, for example [time.Time] or a
+// struct of several values, in the order of compare. compare returns a negative number, zero
+// or a positive number, as [cmp.Compare] does. Values for which it returns zero are one value.
+//
+// compare is called with and without the table's lock held. It must be quick and must call
+// no table at all: see [Table]. It must not panic, because that would damage the index.
+// NewIndexFunc also panics if compare is nil.
+func NewIndexFunc[S, K, V any](t *Table[K, V], name string, value func(row *V) S, compare func(a, b S) int) *Index[S, K, V] {
+	return mustIndex(newIndex(t, name, oneValue(value), compare, &Index[S, K, V]{}))
 }
 
 // NewMultiIndex is like [NewIndex] for rows with any number of values. A value that the
 // function returns twice counts once. A row without a value is not in the index. Reading a
 // Range or From takes linear time in the number of selected values of all rows together.
 func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
+	return NewMultiIndexFunc(t, name, values, cmp.Compare[S])
+}
+
+// NewMultiIndexFunc is like [NewMultiIndex] but for values of any type: see [NewIndexFunc].
+func NewMultiIndexFunc[S, K, V any](t *Table[K, V], name string, values func(row *V) []S, compare func(a, b S) int) *Index[S, K, V] {
 	var all func(row *V, to []S) []S
 	if values != nil {
 		all = func(row *V, to []S) []S { return append(to, values(row)...) }
 	}
-	x, err := newIndex(t, name, all, &Index[S, K, V]{multi: true})
-	if err != nil {
-		panic(err)
-	}
-	return x
+	return mustIndex(newIndex(t, name, all, compare, &Index[S, K, V]{multi: true}))
 }
 
 // NewUniqueIndex is like [NewIndex] for values that no two rows may share. A write that
@@ -131,7 +142,12 @@ func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values 
 // If two rows of the table share a value, NewUniqueIndex returns ErrDuplicateKey and makes
 // no index.
 func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
-	return newIndex(t, name, oneValue(value), &Index[S, K, V]{unique: true})
+	return NewUniqueIndexFunc(t, name, value, cmp.Compare[S])
+}
+
+// NewUniqueIndexFunc is like [NewUniqueIndex] but for values of any type: see [NewIndexFunc].
+func NewUniqueIndexFunc[S, K, V any](t *Table[K, V], name string, value func(row *V) S, compare func(a, b S) int) (*Index[S, K, V], error) {
+	return newIndex(t, name, oneValue(value), compare, &Index[S, K, V]{unique: true})
 }
 
 func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
@@ -141,18 +157,28 @@ func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
 	return func(row *V, to []S) []S { return append(to, value(row)) }
 }
 
+// mustIndex returns an index that is not unique. Only a unique one can fail.
+func mustIndex[S, K, V any](x *Index[S, K, V], err error) *Index[S, K, V] {
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
+
 // newIndex completes x and adds it to the table.
-func newIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, x *Index[S, K, V]) (*Index[S, K, V], error) {
-	if t == nil {
+func newIndex[S, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, compare func(a, b S) int, x *Index[S, K, V]) (*Index[S, K, V], error) {
+	switch {
+	case t == nil:
 		panic("changefeed: NewIndex: nil table")
-	}
-	if values == nil {
+	case values == nil:
 		panic("changefeed: NewIndex: nil function; pass one that returns a row's value")
+	case compare == nil:
+		panic("changefeed: NewIndexFunc: nil compare function; pass one, or use NewIndex for ordered values")
 	}
-	x.table, x.name, x.values = t, name, values
-	x.scopes.order, x.scopes.seqOf = cmp.Compare[S], t.seqOf
+	x.table, x.name, x.values, x.order = t, name, values, compare
+	x.scopes.order, x.scopes.seqOf = compare, t.seqOf
 	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
-		if c := cmp.Compare(a.value, b.value); c != 0 {
+		if c := compare(a.value, b.value); c != 0 {
 			return c < 0
 		}
 		if c := x.sideOf(a.cell) - x.sideOf(b.cell); c != 0 {
@@ -241,8 +267,8 @@ func (x *Index[S, K, V]) valuesOf(row *V, to []S) []S {
 	}
 	to = x.values(row, to)
 	if x.multi {
-		slices.Sort(to)
-		to = slices.CompactFunc(to, func(a, b S) bool { return cmp.Compare(a, b) == 0 }) // also NaN
+		slices.SortFunc(to, x.order)
+		to = slices.CompactFunc(to, func(a, b S) bool { return x.order(a, b) == 0 })
 	}
 	return to
 }
@@ -252,11 +278,11 @@ func (x *Index[S, K, V]) check() (err error) {
 		return nil
 	}
 	for _, v := range x.new {
-		if _, has := find(x.old, v); has {
+		if _, has := x.find(x.old, v); has {
 			continue // it is this row's own
 		}
 		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: &x.before}, func(e indexEntry[S, K, V]) bool {
-			if cmp.Compare(e.value, v) == 0 {
+			if x.order(e.value, v) == 0 {
 				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.latest())}
 			}
 			return false
@@ -267,13 +293,13 @@ func (x *Index[S, K, V]) check() (err error) {
 
 func (x *Index[S, K, V]) apply(key K, c *cell[K, V]) {
 	for _, v := range x.old {
-		if _, stays := find(x.new, v); !stays {
+		if _, stays := x.find(x.new, v); !stays {
 			x.remove(indexEntry[S, K, V]{value: v, key: key})
 		}
 	}
 	for i, v := range x.new {
-		at, stays := find(x.old, v)
-		if !stays || x.multi && !sameLast(x.old[:at], x.new[:i]) {
+		at, stays := x.find(x.old, v)
+		if !stays || x.multi && !x.sameLast(x.old[:at], x.new[:i]) {
 			x.put(indexEntry[S, K, V]{v, key, c, lastOf(x.new[:i])})
 		}
 	}
@@ -298,16 +324,16 @@ func (x *Index[S, K, V]) remove(e indexEntry[S, K, V]) {
 }
 
 // find returns the place of a value in a sorted list, and whether the list has it.
-func find[S cmp.Ordered](values []S, v S) (at int, ok bool) {
-	return slices.BinarySearchFunc(values, v, cmp.Compare[S])
+func (x *Index[S, K, V]) find(values []S, v S) (at int, ok bool) {
+	return slices.BinarySearchFunc(values, v, x.order)
 }
 
 // sameLast reports whether both lists end with the same value, or are empty.
-func sameLast[S cmp.Ordered](a, b []S) bool {
+func (x *Index[S, K, V]) sameLast(a, b []S) bool {
 	if len(a) == 0 || len(b) == 0 {
 		return len(a) == len(b)
 	}
-	return cmp.Compare(a[len(a)-1], b[len(b)-1]) == 0
+	return x.order(a[len(a)-1], b[len(b)-1]) == 0
 }
 
 // lastOf returns the last of the values, or nil if there are none. It returns a copy, so
@@ -333,6 +359,20 @@ func (x *Index[S, K, V]) touch(o *outbox[K, V]) {
 
 func (x *Index[S, K, V]) clear() { x.rows.clear() }
 
+// All returns an iterator over all rows in the index, in the order of value and key. A row that
+// has several values comes once, at the first of them. A range behaves as one over
+// [Selection.All].
+func (x *Index[S, K, V]) All() iter.Seq2[K, V] { return x.all().All() }
+
+// Backward is like [Index.All] but in the opposite order.
+func (x *Index[S, K, V]) Backward() iter.Seq2[K, V] { return x.all().Backward() }
+
+// Len returns the number of rows in the index. It takes as long as a range over [Index.All].
+func (x *Index[S, K, V]) Len() int { return x.all().Len() }
+
+// all selects all rows in the index, to be read. It cannot be followed.
+func (x *Index[S, K, V]) all() Selection[K, V] { return x.selection(interval[S]{extent: unbounded}) }
+
 // Equal selects the rows with a value.
 func (x *Index[S, K, V]) Equal(value S) Selection[K, V] {
 	return x.selection(interval[S]{from: value, extent: point})
@@ -349,19 +389,31 @@ func (x *Index[S, K, V]) From(from S) Selection[K, V] {
 	return x.selection(interval[S]{from: from, extent: onwards})
 }
 
+// Any selects the rows with any of the values. They come in the order of value and key, and a
+// row that has several of the values comes once, at the first of them. Values that are passed
+// twice count once. Without a value, no row is selected.
+//
+// A range takes time in proportion to the number of rows and values selected, and to the
+// logarithm of the number of all rows. A feed costs each write a lookup in the logarithm of the
+// number of all values that are followed. Feeds share their unread changes if they are made from
+// the same Selection.
+func (x *Index[S, K, V]) Any(values ...S) Selection[K, V] {
+	return Selection[K, V]{table: x.table, part: &valuesPart[S, K, V]{pointSet[S, K, V]{points: sortedSet(values, x.order)}, x}}
+}
+
 func (x *Index[S, K, V]) selection(values interval[S]) Selection[K, V] {
 	return Selection[K, V]{table: x.table, part: &indexPart[S, K, V]{x, values}}
 }
 
 // An indexPart is the part of a table with the values of an interval.
-type indexPart[S cmp.Ordered, K, V any] struct {
+type indexPart[S, K, V any] struct {
 	index  *Index[S, K, V]
 	values interval[S]
 }
 
 func (p *indexPart[S, K, V]) has(row *V) bool {
 	return slices.ContainsFunc(p.index.values(row, nil), func(v S) bool {
-		return p.values.contains(v, cmp.Compare[S])
+		return p.values.contains(v, p.index.order)
 	})
 }
 
@@ -369,8 +421,9 @@ func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.
 func (p *indexPart[S, K, V]) forgetScopeLocked()        { p.index.scopes.remove(&p.values) }
 
 func (p *indexPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
-	w := &walk[indexEntry[S, K, V], K, V]{tree: p.treeIn(v), backward: backward, cellOf: p.cellOf}
+	w := &walk[indexEntry[S, K, V], K, V]{tree: p.index.treeIn(v), backward: backward, cellOf: p.cellOf}
 	switch {
+	case p.values.extent == unbounded:
 	case !backward:
 		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.before}
 	case p.values.extent == between:
@@ -381,11 +434,11 @@ func (p *indexPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 	return p.index.table.scan(v, w)
 }
 
-func (p *indexPart[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K, V]] {
+// treeIn returns the index's tree in v, or as it is now if v is nil.
+func (x *Index[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K, V]] {
 	if v == nil {
-		return p.index.rows.freeze()
+		return x.rows.freeze()
 	}
-	x := p.index
 	if x.position >= len(v.indexes) {
 		panic(fmt.Sprintf("changefeed: the index %q of table %q was made after Read began; make it before", x.name, x.table.name))
 	}
@@ -395,10 +448,65 @@ func (p *indexPart[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K
 // cellOf returns the cell of an entry, unless the row comes at an earlier value, or came.
 func (p *indexPart[S, K, V]) cellOf(e indexEntry[S, K, V]) (c *cell[K, V], inPart bool) {
 	switch {
-	case !p.values.contains(e.value, cmp.Compare[S]):
+	case !p.values.contains(e.value, p.index.order):
 		return nil, false
-	case e.previous != nil && p.values.contains(*e.previous, cmp.Compare[S]):
+	case e.previous != nil && p.values.contains(*e.previous, p.index.order):
 		return nil, true
 	}
 	return e.cell, true
+}
+
+// A valuesPart is the part of a table with any of several values in an index.
+type valuesPart[S, K, V any] struct {
+	pointSet[S, K, V]
+	index *Index[S, K, V]
+}
+
+func (p *valuesPart[S, K, V]) has(row *V) bool {
+	return slices.ContainsFunc(p.index.values(row, nil), p.hasValue)
+}
+
+func (p *valuesPart[S, K, V]) hasValue(v S) bool {
+	_, ok := p.index.find(p.points, v)
+	return ok
+}
+
+func (p *valuesPart[S, K, V]) scopeLocked() *scope[K, V] { return p.scopeIn(&p.index.scopes) }
+func (p *valuesPart[S, K, V]) forgetScopeLocked()        { p.forgetScopeIn(&p.index.scopes) }
+
+func (p *valuesPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
+	tree := p.index.treeIn(v)
+	var walks cellSources[K, V]
+	for _, value := range p.points {
+		w := &walk[indexEntry[S, K, V], K, V]{tree: tree, backward: backward}
+		w.from = &indexEntry[S, K, V]{value: value, cell: &p.index.before}
+		if backward {
+			w.from.cell = &p.index.after
+		}
+		w.cellOf = func(e indexEntry[S, K, V]) (c *cell[K, V], inPart bool) {
+			if p.index.order(e.value, value) != 0 {
+				return nil, false
+			}
+			if p.comesEarlier(tree, e) {
+				return nil, true
+			}
+			return e.cell, true
+		}
+		walks = append(walks, w)
+	}
+	if backward {
+		slices.Reverse(walks)
+	}
+	return p.index.table.scan(v, &walks)
+}
+
+// comesEarlier reports whether the row of an entry has an earlier value that is selected.
+func (p *valuesPart[S, K, V]) comesEarlier(tree *btree.BTreeG[indexEntry[S, K, V]], e indexEntry[S, K, V]) bool {
+	for e.previous != nil {
+		if p.hasValue(*e.previous) {
+			return true
+		}
+		e, _ = tree.Get(indexEntry[S, K, V]{value: *e.previous, key: e.key})
+	}
+	return false
 }

@@ -2,7 +2,9 @@ package changefeed
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -11,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -442,7 +445,7 @@ func TestAValueFunctionThatPanicsLeavesAllAsItWas(t *testing.T) {
 					must[game](t)(b.Insert(game{1, "Bob", 10}))
 					must[game](t)(b.Insert(game{2, "Ann", 20}))
 					var feeds []Stream[Change[game]]
-					for _, s := range []Selection[int, game]{b.all(), b.Row(1), b.Row(4), u.late.Equal("Eve"), touchy.From(0)} {
+					for _, s := range []Selection[int, game]{b.Selection(), b.Row(1), b.Row(4), u.late.Equal("Eve"), touchy.From(0)} {
 						feeds = append(feeds, s.Changes(t.Context(), Poll(nil)), s.Changes(t.Context(), Squash(0), Poll(nil)))
 					}
 					failed = old
@@ -644,4 +647,83 @@ func TestIndexesAreReadWhileRowsMove(t *testing.T) {
 	done.Store(true)
 	reading.Wait()
 	b.requireIndexes(t)
+}
+
+// An index with an order of the user's, over values that are not ordered by themselves.
+func TestIndexFuncs(t *testing.T) {
+	type visit struct {
+		ID   int
+		At   time.Time
+		Tags []string
+		Room [2]int
+	}
+	visits := NewTable("visits", func(v *visit) int { return v.ID })
+	at := NewIndexFunc(visits, "at", func(v *visit) time.Time { return v.At }, time.Time.Compare)
+	tags := NewMultiIndexFunc(visits, "tags", func(v *visit) []string { return v.Tags }, func(a, b string) int {
+		return strings.Compare(strings.ToLower(a), strings.ToLower(b))
+	})
+	rooms, err := NewUniqueIndexFunc(visits, "room", func(v *visit) [2]int { return v.Room }, func(a, b [2]int) int { return slices.Compare(a[:], b[:]) })
+	require.NoError(t, err)
+
+	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	feed := at.Range(noon, noon.Add(time.Hour)).Changes(t.Context(), Poll(nil))
+	inZone := noon.In(time.FixedZone("east", 3600)) // the same value
+	for _, v := range []visit{
+		{1, noon.Add(time.Minute), []string{"new", "NEW"}, [2]int{2, 1}},
+		{2, inZone, []string{"Old"}, [2]int{1, 9}},
+		{3, noon.Add(time.Hour), nil, [2]int{1, 1}},
+	} {
+		must[visit](t)(visits.Insert(v))
+	}
+	ids := func(rows iter.Seq2[int, visit]) (ids []int) {
+		for id := range rows {
+			ids = append(ids, id)
+		}
+		return ids
+	}
+	require.Equal(t, []int{2}, ids(at.Equal(noon).All()))
+	require.Equal(t, []int{2, 1, 3}, ids(at.All()))
+	require.Equal(t, []int{3, 1, 2}, ids(at.Backward()))
+	require.Equal(t, 3, at.Len())
+	require.Equal(t, []int{1}, ids(tags.Equal("nEw").All()))
+	require.Equal(t, []int{1, 2}, ids(tags.All()))
+	require.Equal(t, []int{2, 1}, ids(tags.Backward()))
+	require.Equal(t, 2, tags.Len(), "a row without a value is not in the index")
+	require.Equal(t, []int{2, 1}, ids(rooms.Any([2]int{2, 1}, [2]int{1, 9}, [2]int{2, 1}).All()))
+	_, err = visits.Insert(visit{4, noon, nil, [2]int{1, 9}})
+	require.ErrorIs(t, err, ErrDuplicateKey)
+	require.ErrorContains(t, err, "room")
+	require.Len(t, take(feed, -1), 2)
+
+	for _, f := range []func(){
+		func() { NewIndexFunc(visits, "x", func(v *visit) time.Time { return v.At }, nil) },
+		func() { NewMultiIndexFunc(visits, "x", func(v *visit) []string { return v.Tags }, nil) },
+		func() { _, _ = NewUniqueIndexFunc(visits, "x", func(v *visit) [2]int { return v.Room }, nil) },
+	} {
+		require.PanicsWithValue(t, "changefeed: NewIndexFunc: nil compare function; pass one, or use NewIndex for ordered values", f)
+	}
+	require.Equal(t, 7, visits.Key(&visit{ID: 7}))
+}
+
+// Feeds of one Selection share their changes, and the scope goes with the last of them.
+func TestFeedsOfOneSelectionOfSeveralShareAScope(t *testing.T) {
+	b := newBoard()
+	for _, s := range []Selection[int, game]{b.Rows(1, 2), b.digits.Any(1, 2)} {
+		ctx, cancel := context.WithCancel(t.Context())
+		first, second := s.Changes(ctx, Poll(nil)), s.Where(always).Changes(t.Context(), Poll(nil))
+		subs := b.feeds.all()
+		require.Len(t, subs, 2)
+		require.Same(t, subs[0].scope, subs[1].scope)
+		c := must[game](t)(b.Upsert(game{ID: 1, Score: 12})) // under both values, and delivered once
+		require.Equal(t, []pair[Change[game]]{{v: c}}, take(first, -1))
+		cancel()
+		require.ErrorIs(t, take(first, 1)[0].err, context.Canceled)
+		require.Equal(t, []pair[Change[game]]{{v: c}}, take(second, -1))
+		subs[1].forget()
+		b.mu.Lock()
+		require.True(t, b.ranges.root == nil && b.digits.scopes.root == nil)
+		b.mu.Unlock()
+		_, err := b.Delete(1)
+		require.NoError(t, err)
+	}
 }

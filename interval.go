@@ -1,6 +1,9 @@
 package changefeed
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"slices"
+)
 
 // An interval is a part of an ordered set of keys or values.
 type interval[B any] struct {
@@ -55,7 +58,7 @@ func compareEnds[B any](a, b *interval[B], order func(a, b B) int) int {
 	return aSide - bSide
 }
 
-// An intervals is a set of scopes, each for one interval. Finding the scopes that contain
+// An intervals is a set of scopes, each for one interval, or for several points. Finding the scopes that contain
 // an element takes time in proportion to their number, and to the logarithm of the number
 // of all scopes.
 //
@@ -69,7 +72,8 @@ type intervals[B, K, V any] struct {
 
 type intervalNode[B, K, V any] struct {
 	interval    interval[B]
-	scope       *scope[K, V]
+	scope       *scope[K, V]           // of the interval, or nil
+	sets        []*scope[K, V]         // of sets of points of which the interval is one
 	priority    uint64                 // random, and at least that of both children
 	left, right *intervalNode[B, K, V] // earlier and later intervals
 	furthest    *interval[B]           // of this node and all below it, the interval that ends last
@@ -87,20 +91,54 @@ func (t *intervals[B, K, V]) compare(a, b *interval[B]) int {
 
 // scope returns the scope of an interval. If there is none, it adds a new one.
 func (t *intervals[B, K, V]) scope(iv *interval[B]) *scope[K, V] {
+	n := t.node(iv)
+	if n.scope == nil {
+		n.scope = newScope[K](t.seqOf)
+	}
+	return n.scope
+}
+
+// remove removes the scope of an interval.
+func (t *intervals[B, K, V]) remove(iv *interval[B]) {
+	n := t.node(iv)
+	n.scope = nil
+	t.removeUnused(n)
+}
+
+// addTo adds the scope of a set of points to one of them. removeFrom undoes that.
+func (t *intervals[B, K, V]) addTo(iv *interval[B], s *scope[K, V]) {
+	n := t.node(iv)
+	n.sets = append(n.sets, s)
+}
+
+func (t *intervals[B, K, V]) removeFrom(iv *interval[B], s *scope[K, V]) {
+	n := t.node(iv)
+	n.sets = slices.DeleteFunc(n.sets, func(other *scope[K, V]) bool { return other == s })
+	t.removeUnused(n)
+}
+
+// node returns the node of an interval. If there is none, it adds a new one.
+func (t *intervals[B, K, V]) node(iv *interval[B]) *intervalNode[B, K, V] {
 	for n := t.root; n != nil; {
 		switch c := t.compare(iv, &n.interval); {
 		case c == 0:
-			return n.scope
+			return n
 		case c < 0:
 			n = n.left
 		default:
 			n = n.right
 		}
 	}
-	n := &intervalNode[B, K, V]{interval: *iv, scope: newScope[K](t.seqOf), priority: rand.Uint64()}
+	n := &intervalNode[B, K, V]{interval: *iv, priority: rand.Uint64()}
 	n.furthest = &n.interval
 	t.root = t.insert(t.root, n)
-	return n.scope
+	return n
+}
+
+func (t *intervals[B, K, V]) removeUnused(n *intervalNode[B, K, V]) {
+	if n.scope == nil && len(n.sets) == 0 {
+		t.root = t.removeBelow(t.root, &n.interval)
+	}
 }
 
 func (t *intervals[B, K, V]) insert(at, n *intervalNode[B, K, V]) *intervalNode[B, K, V] {
@@ -125,9 +163,6 @@ func (t *intervals[B, K, V]) insert(at, n *intervalNode[B, K, V]) *intervalNode[
 	t.update(at)
 	return at
 }
-
-// remove removes the scope of an interval.
-func (t *intervals[B, K, V]) remove(iv *interval[B]) { t.root = t.removeBelow(t.root, iv) }
 
 func (t *intervals[B, K, V]) removeBelow(at *intervalNode[B, K, V], iv *interval[B]) *intervalNode[B, K, V] {
 	if at == nil {
@@ -176,6 +211,15 @@ func (t *intervals[B, K, V]) update(n *intervalNode[B, K, V]) {
 // find calls visit for the scope of each interval that contains b.
 func (t *intervals[B, K, V]) find(b B, visit func(s *scope[K, V])) { t.findBelow(t.root, b, visit) }
 
+func (n *intervalNode[B, K, V]) visit(visit func(s *scope[K, V])) {
+	if n.scope != nil {
+		visit(n.scope)
+	}
+	for _, s := range n.sets {
+		visit(s)
+	}
+}
+
 func (t *intervals[B, K, V]) findBelow(n *intervalNode[B, K, V], b B, visit func(s *scope[K, V])) {
 	if n == nil || n.furthest.endsBefore(b, t.order) {
 		return
@@ -185,7 +229,37 @@ func (t *intervals[B, K, V]) findBelow(n *intervalNode[B, K, V], b B, visit func
 		return // n begins after b, and all nodes to the right begin no earlier
 	}
 	if !n.interval.endsBefore(b, t.order) {
-		visit(n.scope)
+		n.visit(visit)
 	}
 	t.findBelow(n.right, b, visit)
+}
+
+// A pointSet is a part's keys or values if there are several, and its scope. The scope is in the
+// node of each point. All feeds of a Selection share it, because they share the part.
+type pointSet[B, K, V any] struct {
+	points []B          // in order, each once
+	scope  *scope[K, V] // nil: it is not followed; guarded by the table's lock
+}
+
+// sortedSet returns a copy of the elements, in order, each once.
+func sortedSet[B any](elements []B, order func(a, b B) int) []B {
+	set := slices.SortedFunc(slices.Values(elements), order)
+	return slices.CompactFunc(set, func(a, b B) bool { return order(a, b) == 0 })
+}
+
+func (p *pointSet[B, K, V]) scopeIn(t *intervals[B, K, V]) *scope[K, V] {
+	if p.scope == nil {
+		p.scope = newScope[K](t.seqOf)
+		for _, b := range p.points {
+			t.addTo(&interval[B]{from: b, extent: point}, p.scope)
+		}
+	}
+	return p.scope
+}
+
+func (p *pointSet[B, K, V]) forgetScopeIn(t *intervals[B, K, V]) {
+	for _, b := range p.points {
+		t.removeFrom(&interval[B]{from: b, extent: point}, p.scope)
+	}
+	p.scope = nil
 }

@@ -23,7 +23,7 @@ func TestPoll(t *testing.T) {
 				set 1 15: wake; read: +7; cancel: wake; read: context canceled; read: context canceled; drop; info: []`})
 		}
 	}
-	require.Len(t, tests, 12)
+	require.Len(t, tests, 15)
 	runScripts(t, append(tests, []feedTest{
 		{name: "drop", polls: true, do: "put 1; open; read; drop: wake; read: dropped; read: dropped; info: []"},
 		{name: "drop of changes", polls: true, do: "open; read; put 1: wake; drop; read: +1 dropped"},

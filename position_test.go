@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 )
@@ -166,6 +168,7 @@ func TestFeedPosition(t *testing.T) {
 			retain 9; put 1 2 3; open; position: 1; put 4; set 2 1; at 1 position; read 1: +2 2; position: 2; at 1 position; read: 5 5; position: 5`},
 		{name: "after what is not retained", polls: true, after: new(1), do: `
 			retain 2; put 1 2 3 4; open; position: 1; at 1 position; read 1: skip1(2-2) 2; position: 2; read: +3 +4; position: 4`},
+		{name: "after a gap, the end before its notice", after: new(1), do: `put 1 2 3; open; position: 1; cancel; read: context canceled; position: 1`},
 		{name: "after a gap, fail", polls: true, opts: []FeedOption{OnOverflow(Fail)}, after: new(1), do: `
 			retain 2; put 1 2 3 4; open; read: skip1(2-2); position: 1`},
 		{name: "after a gap, resync", polls: true, opts: []FeedOption{OnOverflow(Resync)}, after: new(1), do: `
@@ -177,6 +180,123 @@ func TestFeedPosition(t *testing.T) {
 		}
 	}
 	runScripts(t, tests...)
+}
+
+// Feed.Info is the FeedInfo of the feed, and stays what it was at its end.
+func TestFeedInfoOfATrackedFeed(t *testing.T) {
+	var feed, other Feed
+	require.Zero(t, feed.Info())
+	require.Zero(t, feed.Position())
+	games := newGames()
+	require.Panics(t, func() { Track(nil) })
+	_ = allOf(games.Changes(t.Context(), Track(&feed), Buffer(0)))
+	require.Zero(t, feed.Info(), "the stream is of an invalid option")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	stream := games.Changes(ctx, Track(&feed), Named("a"), Buffer(2), Poll(nil))
+	second := games.Changes(t.Context(), Track(&other), IncludeInitial(), Poll(nil))
+	require.NotEqual(t, feed.Info().ID, other.Info().ID)
+	require.True(t, other.Info().Initial)
+	feedWrites(t, games, 5)
+	take(stream, 2)
+	info := feed.Info()
+	require.Equal(t, FeedInfo{ID: info.ID, Name: "a", Buffered: 1, Capacity: 2, Delivered: 1, Skipped: 3, Seq: 4}, info)
+	require.Equal(t, []FeedInfo{info, other.Info()}, games.Feeds())
+	allOf(second)
+	require.False(t, other.Info().Initial)
+	cancel()
+	allOf(stream)
+	feedWrites(t, games, 5)
+	require.Equal(t, info, feed.Info())
+	require.EqualValues(t, 4, feed.Position().Seq)
+	games.Changes(t.Context(), Track(&feed))
+	require.NotEqual(t, info.ID, feed.Info().ID, "the feed that was made last")
+}
+
+// A transaction of a backlog is delivered in one batch, wherever its pages end.
+func TestABacklogDoesNotDivideTransactions(t *testing.T) {
+	for _, before := range []int{0, 1, 100, 250, 254, 255, 256} {
+		games := newGames()
+		games.Retain(2000)
+		feedWrites(t, games, before)
+		transactWrites(t, games, 600)
+		feedWrites(t, games, 3)
+		for _, max := range []int{1, 2, 300, 700} {
+			var sizes []int
+			for batch, err := range games.Batches(t.Context(), max, After(games.At(uint64(before))), Poll(nil)) {
+				require.NoError(t, err)
+				sizes = append(sizes, len(batch))
+			}
+			require.Equal(t, map[int][]int{1: {600, 1, 1, 1}, 2: {600, 2, 1}, 300: {600, 3}, 700: {603}}[max], sizes)
+		}
+	}
+}
+
+// The backlog of a feed that has ended is not held by its stream, or by its Feed.
+func TestABacklogIsReleasedAtTheEnd(t *testing.T) {
+	games := newGames()
+	games.Retain(10)
+	row := func() weak.Pointer[game] { return weak.Make(must[game](t)(games.Upsert(game{ID: 1, Score: 1})).New) }()
+	feedWrites(t, games, 5)
+	var feed Feed
+	ctx, cancel := context.WithCancel(t.Context())
+	stream := games.Row(2).Changes(ctx, After(games.At(0)), Track(&feed))
+	games.Retain(0)
+	runtime.GC()
+	runtime.GC()
+	require.NotNil(t, row.Value(), "or the test would show nothing")
+	cancel()
+	collected(t, "the row is held", func() bool { return row.Value() == nil })
+	runtime.KeepAlive(stream)
+	runtime.KeepAlive(games)
+	require.Zero(t, feed.Position().Seq)
+}
+
+// A position that another goroutine takes at any moment does not include an unread change, also
+// while the change is being published.
+func TestAPositionTakenWhileAChangeIsPublished(t *testing.T) {
+	for _, opts := range [][]FeedOption{nil, {Squash(0)}} {
+		games := newGames()
+		const others = 100
+		feeds := make([]Stream[Change[game]], others) // rings, of which that of row 0 comes last
+		for i := range feeds {
+			feeds[i] = games.Row(i+1).Changes(t.Context(), Poll(nil))
+		}
+		var feed Feed
+		stream := games.Row(0).Changes(t.Context(), append(opts, Track(&feed), Poll(nil))...)
+		for score := range 200 {
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for last := uint64(0); ; {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					seq := feed.Position().Seq
+					if seq < last {
+						t.Errorf("position %d after %d", seq, last)
+					}
+					last = seq
+				}
+			})
+			require.NoError(t, Transact(func(tx *Tx) error {
+				for i := range others + 1 {
+					must[game](t)(games.In(tx).Upsert(game{ID: others - i, Score: score}))
+				}
+				return nil
+			}, games))
+			close(stop)
+			wg.Wait()
+			require.Less(t, feed.Position().Seq, games.Seq(), "the change of row 0 is unread")
+			take(stream, -1)
+			require.Equal(t, games.Position(), feed.Position())
+			for _, f := range feeds {
+				take(f, -1)
+			}
+		}
+	}
 }
 
 // A resumer reads a selection by one feed after another, each of which resumes from the

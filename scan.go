@@ -155,6 +155,21 @@ func (l *cellList[K, V]) each(visit func(cells []*cell[K, V]) bool) {
 	}
 }
 
+// A cellSources is a [cellSource] of several others, one after the other.
+type cellSources[K, V any] []cellSource[K, V]
+
+func (l *cellSources[K, V]) each(visit func(cells []*cell[K, V]) bool) {
+	for more := true; more && len(*l) > 0; {
+		(*l)[0].each(func(cells []*cell[K, V]) bool {
+			more = visit(cells)
+			return more
+		})
+		if more {
+			*l = (*l)[1:]
+		}
+	}
+}
+
 // A walk is a [cellSource] of a tree that is not modified. It has the cells that cellOf
 // returns, until cellOf reports that an element is not in the part.
 type walk[E, K, V any] struct {

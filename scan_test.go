@@ -26,7 +26,7 @@ func TestAScanReadsAllRows(t *testing.T) {
 			from, to int
 			falling  bool
 		}{
-			{games.all(), 0, rows, false},
+			{games.Selection(), 0, rows, false},
 			{games.Range(0, rows), 0, rows, false},
 			{games.From(rows / 2), rows / 2, rows, false},
 			{games.Range(rows/4, rows/2), rows / 4, rows / 2, false},

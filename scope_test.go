@@ -197,7 +197,7 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 			games := newGames()
 			players := NewIndex(games, "player", func(g *game) string { return g.Player })
 			var feeds []Stream[Change[game]]
-			for _, s := range []Selection[int, game]{games.all(), games.Row(1), games.Range(0, 5), players.Equal("Bob"), players.From("A")} {
+			for _, s := range []Selection[int, game]{games.Selection(), games.Row(1), games.Range(0, 5), players.Equal("Bob"), players.From("A")} {
 				feeds = append(feeds, s.Changes(t.Context()), s.Changes(t.Context(), Squash(0)))
 			}
 			do(games)
@@ -270,14 +270,16 @@ var scopeParts = []struct {
 	{"Row", func(b board) Selection[int, game] { return b.Row(1) }},
 	{"Row missing", func(b board) Selection[int, game] { return b.Row(3) }},
 	{"Row leaving", func(b board) Selection[int, game] { return b.Row(2) }},
+	{"Rows", func(b board) Selection[int, game] { return b.Rows(3, 1) }},
 	{"Range", func(b board) Selection[int, game] { return b.Range(1, 3) }},
 	{"From", func(b board) Selection[int, game] { return b.From(1) }},
 	{"Index.Equal", func(b board) Selection[int, game] { return b.scores.Equal(1) }},
+	{"Index.Any", func(b board) Selection[int, game] { return b.scores.Any(9, 1) }},
 	{"Index.Range", func(b board) Selection[int, game] { return b.scores.Range(0, 9) }},
 	{"Index.From", func(b board) Selection[int, game] { return b.scores.From(0) }},
 	{"Where", func(b board) Selection[int, game] { return b.Range(1, 3).Where(always) }},
 	{"inverted Range", func(b board) Selection[int, game] { return b.Range(3, 1) }},
-	{"Table", func(b board) Selection[int, game] { return b.all() }},
+	{"Table", func(b board) Selection[int, game] { return b.Selection() }},
 }
 
 func newScopeBoard(t *testing.T) board {
@@ -395,12 +397,13 @@ func TestAScopeGoesWithItsLastFeed(t *testing.T) {
 		}
 		t.Run(part.name, func(t *testing.T) {
 			b := newScopeBoard(t)
+			selection := part.of(b) // one of several keys or values has a scope of its own
 			var feeds []Stream[Change[game]]
 			var cancels []func()
 			open := func(opts ...FeedOption) *scope[int, game] {
 				ctx, cancel := context.WithCancel(t.Context())
 				t.Cleanup(cancel)
-				feeds, cancels = append(feeds, part.of(b).Changes(ctx, opts...)), append(cancels, cancel)
+				feeds, cancels = append(feeds, selection.Changes(ctx, opts...)), append(cancels, cancel)
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				subs := b.feeds.all()

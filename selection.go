@@ -11,14 +11,14 @@ import (
 // A Selection is a part of a table. It can be read and followed. In [Transact] and [Read], it
 // is read by [Selection.In]. There are these selections:
 //
-//   - one row: [Table.Row]
+//   - all rows: [Table.Selection]
+//   - one row, or the rows with several keys: [Table.Row], [Table.Rows]
 //   - the rows in a range of keys: [Table.Range], [Table.From]
-//   - the rows with a value, or a range of values, in an index: [Index.Equal],
-//     [Index.Range], [Index.From]
-//   - the rows of any of these, or of the table, for which a predicate holds:
-//     [Selection.Where], [Table.Where]
+//   - the rows with a value, one of several values, or a range of values, in an index:
+//     [Index.Equal], [Index.Any], [Index.Range], [Index.From]
+//   - the rows of any of these for which a predicate holds: [Selection.Where], [Table.Where]
 //
-// Making a Selection costs nothing and does nothing. A zero Selection must not be used.
+// Making a Selection does not read the table. A zero Selection must not be used.
 //
 // A selection's feed reports changes relative to the selection. A row that starts to
 // match is an [Insert], with Old nil. A row that stops matching is a [Delete], with New
@@ -57,6 +57,15 @@ func (t *Table[K, V]) Row(key K) Selection[K, V] {
 	return t.selection(interval[K]{from: key, extent: point})
 }
 
+// Rows selects the rows with any of the keys, in the order of the table. There need not be such
+// rows. Keys that are passed twice count once. Without a key, no row is selected.
+//
+// A feed costs each write of the table a lookup in the logarithm of the number of keys and ranges
+// that are followed. Feeds share their unread changes if they are made from the same Selection.
+func (t *Table[K, V]) Rows(keys ...K) Selection[K, V] {
+	return Selection[K, V]{table: t, part: &keysPart[K, V]{pointSet[K, K, V]{points: sortedSet(keys, t.order)}, t}}
+}
+
 // Range selects the rows whose key is at least from and less than to. If to is not greater
 // than from, there are none.
 func (t *Table[K, V]) Range(from, to K) Selection[K, V] {
@@ -78,7 +87,7 @@ func (t *Table[K, V]) From(from K) Selection[K, V] {
 // A feed of the selection therefore reads the same changes as a feed without the
 // predicate. Its buffer and its [FeedInfo] count these changes.
 func (t *Table[K, V]) Where(keep func(row *V) bool) Selection[K, V] {
-	return t.all().Where(keep)
+	return t.Selection().Where(keep)
 }
 
 // Where is like [Table.Where] but selects among the rows of s.
@@ -222,8 +231,8 @@ func (s Selection[K, V]) Batches(ctx context.Context, max int, opts ...FeedOptio
 	return s.table.guard.batches(f.batches(max))
 }
 
-// all selects the whole table.
-func (t *Table[K, V]) all() Selection[K, V] { return Selection[K, V]{table: t, part: t.allPart} }
+// Selection selects all rows of the table. Its methods do what those of the table do.
+func (t *Table[K, V]) Selection() Selection[K, V] { return Selection[K, V]{table: t, part: t.allPart} }
 
 func (t *Table[K, V]) selection(keys interval[K]) Selection[K, V] {
 	return Selection[K, V]{table: t, part: &keyPart[K, V]{t, keys}}
@@ -318,4 +327,35 @@ func (p *keyPart[K, V]) cellBackward(e entry[K, V]) (c *cell[K, V], inPart bool)
 		return nil, true
 	}
 	return e.cell, p.table.order(p.keys.from, e.key) <= 0
+}
+
+// A keysPart is the part of a table with several keys.
+type keysPart[K, V any] struct {
+	pointSet[K, K, V]
+	table *Table[K, V]
+}
+
+func (p *keysPart[K, V]) has(row *V) bool {
+	_, ok := slices.BinarySearchFunc(p.points, p.table.key(row), p.table.order)
+	return ok
+}
+
+func (p *keysPart[K, V]) scopeLocked() *scope[K, V] { return p.scopeIn(&p.table.ranges) }
+func (p *keysPart[K, V]) forgetScopeLocked()        { p.forgetScopeIn(&p.table.ranges) }
+
+func (p *keysPart[K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
+	find := p.table.cellLocked
+	if v != nil {
+		find = v.cell
+	}
+	var cells cellList[K, V]
+	for _, key := range p.points {
+		if c := find(key); c != nil {
+			cells = append(cells, c)
+		}
+	}
+	if backward {
+		slices.Reverse(cells)
+	}
+	return p.table.scan(v, &cells)
 }

@@ -835,16 +835,25 @@ func (r *selectionRun) randomSelection(t *partTable) *partSelection {
 	kind, where := strings.CutSuffix(s.kind, ".Where")
 	from, to := r.roll(12), r.roll(13)
 	bounds := func(v int) bool { return from <= v && v < to }
-	shapes := []func(v int) bool{func(v int) bool { return v == from }, bounds, func(v int) bool { return v >= from }}
+	some := make([]int, r.roll(5)) // some of them twice
+	for i := range some {
+		some[i] = r.roll(12)
+	}
+	shapes := []func(v int) bool{
+		func(v int) bool { return v == from }, bounds, func(v int) bool { return v >= from }, func(v int) bool { return slices.Contains(some, v) },
+	}
 
 	byKey := func(accept func(v int) bool) { s.in = func(row *partRow) bool { return accept(row.ID) } }
 	byIndex := func(x *Index[int, int, partRow], values func(row *partRow) []int, domain int) {
 		from, to = from%domain, to%(domain+1)
-		shape := map[string]int{"Equal": 0, "Range": 1, "From": 2}[kind[strings.LastIndex(kind, ".")+1:]]
+		shape := map[string]int{"Equal": 0, "Range": 1, "From": 2, "Any": 3}[kind[strings.LastIndex(kind, ".")+1:]]
 		s.Selection = [...]func() Selection[int, partRow]{
 			func() Selection[int, partRow] { return x.Equal(from) },
 			func() Selection[int, partRow] { return x.Range(from, to) },
 			func() Selection[int, partRow] { return x.From(from) },
+			func() Selection[int, partRow] {
+				return x.Any(slices.DeleteFunc(slices.Clone(some), func(v int) bool { return v >= domain })...)
+			},
 		}[shape]()
 		s.in = func(row *partRow) bool { return slices.ContainsFunc(values(row), shapes[shape]) }
 		s.value = func(row *partRow) int {
@@ -854,11 +863,14 @@ func (r *selectionRun) randomSelection(t *partTable) *partSelection {
 	index, _, _ := strings.Cut(kind, ".")
 	switch index {
 	case "Table":
-		s.Selection = t.all()
+		s.Selection = t.Selection()
 		s.in = func(*partRow) bool { return true }
 	case "Row":
 		s.Selection = t.Row(from)
 		byKey(shapes[0])
+	case "Rows":
+		s.Selection = t.Rows(some...)
+		byKey(shapes[3])
 	case "Range":
 		s.Selection = t.Range(from, to)
 		byKey(shapes[1])
@@ -1502,11 +1514,11 @@ func (r *selectionRun) finish() {
 
 // partKinds returns the kinds of selections.
 func partKinds() (kinds []string) {
-	for _, kind := range []string{"Table", "Row", "Range", "From"} {
+	for _, kind := range []string{"Table", "Row", "Rows", "Range", "From"} {
 		kinds = append(kinds, kind, kind+".Where")
 	}
 	for _, kind := range []string{"Index", "MultiIndex", "UniqueIndex"} {
-		for _, shape := range []string{".Equal", ".Range", ".From"} {
+		for _, shape := range []string{".Equal", ".Any", ".Range", ".From"} {
 			kinds = append(kinds, kind+shape, kind+shape+".Where")
 		}
 	}

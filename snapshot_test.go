@@ -114,7 +114,7 @@ func TestScansBesideWrites(t *testing.T) {
 					return err
 				}, m))
 			case 2, 3:
-				parts := []Selection[int, game]{m.all(), m.From(5), m.Range(2, 7), m.players.Equal("Ann"), m.scores.From(30), m.digits.Range(2, 5), m.Row(3)}
+				parts := []Selection[int, game]{m.Selection(), m.From(5), m.Range(2, 7), m.players.Equal("Ann"), m.scores.From(30), m.digits.Range(2, 5), m.Row(3)}
 				part, backward := parts[r.IntN(len(parts))], r.IntN(2) == 0
 				rows := part.All()
 				if backward {
@@ -391,12 +391,12 @@ func TestASnapshotClosesInRounds(t *testing.T) {
 	for id := range rows {
 		insertRows(t, games, id)
 	}
-	older, newer := games.all().scan(false), games.all().scan(false)
+	older, newer := games.Selection().scan(false), games.Selection().scan(false)
 	for id := range rows {
 		must[game](t)(games.Update(id, func(g *game) { g.Score++ }))
 		if id == 0 {
 			newer.close()
-			newer = games.all().scan(false)
+			newer = games.Selection().scan(false)
 		}
 	}
 	require.Len(t, games.snapshots.open, 2)

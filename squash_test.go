@@ -339,7 +339,7 @@ func TestAnEndedSquashHoldsNothing(t *testing.T) {
 			for _, part := range []bool{false, true} {
 				ctx, cancel := context.WithCancel(t.Context())
 				games := newGames()
-				sel := games.all()
+				sel := games.Selection()
 				if part {
 					sel = games.Range(0, 10)
 				}

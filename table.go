@@ -308,13 +308,13 @@ func (t *Table[K, V]) drop() {
 //
 // A [FeedOption] changes some of this.
 func (t *Table[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Change[V]] {
-	return t.all().Changes(ctx, opts...)
+	return t.Selection().Changes(ctx, opts...)
 }
 
 // Batches is like [Table.Changes] but yields several changes at a time: see
 // [Selection.Batches].
 func (t *Table[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) Stream[[]Change[V]] {
-	return t.all().Batches(ctx, max, opts...)
+	return t.Selection().Batches(ctx, max, opts...)
 }
 
 // Retain makes the table retain exactly the newest n of the changes made from now on,
@@ -330,6 +330,9 @@ func (t *Table[K, V]) Retain(n int) {
 		t.allScope.ring.retainTableLocked(uint64(max(n, 0)))
 	}
 }
+
+// Key returns the primary key of a row, which need not be in the table.
+func (t *Table[K, V]) Key(row *V) K { return t.key(row) }
 
 // Name returns the table's name.
 func (t *Table[K, V]) Name() string { return t.name }
@@ -396,7 +399,7 @@ func (t *Table[K, V]) value(stored *V) (row V, ok bool) {
 // nodes of the tree that it touches, each node once. If a range never ends, the rows stay.
 // This happens to an [iter.Pull2] whose stop function is not called: it is not garbage, even
 // if nobody can reach it. It costs at most one earlier row for each row.
-func (t *Table[K, V]) All() iter.Seq2[K, V] { return t.all().All() }
+func (t *Table[K, V]) All() iter.Seq2[K, V] { return t.Selection().All() }
 
 // Backward is like [Table.All] but in descending order.
-func (t *Table[K, V]) Backward() iter.Seq2[K, V] { return t.all().Backward() }
+func (t *Table[K, V]) Backward() iter.Seq2[K, V] { return t.Selection().Backward() }

@@ -410,7 +410,7 @@ func (x TxTable[K, V]) All() iter.Seq2[K, V] { return x.all().All() }
 // Backward is like [TxTable.All] but in descending order.
 func (x TxTable[K, V]) Backward() iter.Seq2[K, V] { return x.all().Backward() }
 
-func (x TxTable[K, V]) all() TxSelection[K, V] { return TxSelection[K, V]{x, x.table.all()} }
+func (x TxTable[K, V]) all() TxSelection[K, V] { return TxSelection[K, V]{x, x.table.Selection()} }
 
 // A TxSelection is a selection in a transaction, or in [Read]: see [Selection.In]. The same
 // rules hold as for [TxTable].

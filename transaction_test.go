@@ -70,7 +70,7 @@ func TestATransactionThatFailsLeavesAllAsItWas(t *testing.T) {
 					must[user](t)(users.Insert(user{name, "x"}))
 				}
 				var feeds []Stream[Change[game]]
-				for _, s := range []Selection[int, game]{b.all(), b.Row(1), b.Row(4), b.Range(1, 5), b.players.Equal("Bob"), b.Where(isBob)} {
+				for _, s := range []Selection[int, game]{b.Selection(), b.Row(1), b.Row(4), b.Range(1, 5), b.players.Equal("Bob"), b.Where(isBob)} {
 					feeds = append(feeds, s.Changes(t.Context(), Poll(nil)), s.Changes(t.Context(), Poll(nil), Squash(0)))
 				}
 				userFeed := users.Changes(t.Context(), Poll(nil))
@@ -189,7 +189,7 @@ func TestATransactionIsNeverSplit(t *testing.T) {
 			}
 			limits := []int{1, 2, 256, 257, 1000}
 			var feeds []Stream[[]Change[game]]
-			for _, s := range []Selection[int, game]{b.all(), b.Range(-1, n), b.players.Equal("Bob"), b.Where(isBob)} {
+			for _, s := range []Selection[int, game]{b.Selection(), b.Range(-1, n), b.players.Equal("Bob"), b.Where(isBob)} {
 				for _, limit := range limits {
 					feeds = append(feeds, s.Batches(t.Context(), limit, append(opts, Poll(nil))...))
 				}
@@ -379,7 +379,7 @@ func TestARollbackCallsNoFunction(t *testing.T) {
 				must[doc](t)(docs.Insert(doc{ID: i, Name: name, Tags: []string{name, "a", "z"}}))
 			}
 			var feeds []Stream[Change[doc]]
-			for _, s := range []Selection[int, doc]{docs.all(), docs.Row(4), docs.From(1), names.Equal("Bob"), tags.From("a"), unique.Range("A", "D")} {
+			for _, s := range []Selection[int, doc]{docs.Selection(), docs.Row(4), docs.From(1), names.Equal("Bob"), tags.From("a"), unique.Range("A", "D")} {
 				feeds = append(feeds, s.Changes(t.Context(), Poll(nil)), s.Changes(t.Context(), Poll(nil), Squash(0)))
 			}
 			before := stateOf(docs)
@@ -533,11 +533,11 @@ func TestATransactionWakesItsReadersOnce(t *testing.T) {
 			s              Selection[int, game]
 		}
 		tests := []*readers{
-			{want: "3 4 5", squashed: "5", s: games.all()},
+			{want: "3 4 5", squashed: "5", s: games.Selection()},
 			{want: "3 4 5", squashed: "5", s: games.Row(1)},
 			{want: "", squashed: "", s: games.Row(2)},
 			{want: "3 4 5", squashed: "5", s: games.Range(1, 3)},
-			{want: "2", squashed: "2", s: others.all()},
+			{want: "2", squashed: "2", s: others.Selection()},
 		}
 		free := func(string) bool { games.Seq(); others.Seq(); return true }
 		var polls []Stream[Change[game]]
