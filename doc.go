@@ -125,14 +125,13 @@
 // [Selection.In].
 //
 // The package leaves no goroutine running. It starts short ones when a context ends, a
-// Squash is due, or a write notifies many feeds with [Poll], and to drop old rows.
+// Squash is due, or a write notifies many feeds, and to drop old rows.
 //
 // # Shutting down
 //
 // To end one feed at once and discard its buffer, cancel its context. To let all feeds
 // finish, stop the writers, [Table.Drop] the table, and wait for the loops. Each receives
-// everything buffered, and then [ErrTableDropped]. With Poll, a single feed reads to the
-// end of its backlog.
+// everything buffered, and then [ErrTableDropped].
 //
 // # Memory
 //
@@ -149,7 +148,7 @@
 //   - A full buffer drops the oldest changes one by one, not the whole queue.
 //   - A filter cannot swallow the notice of skipped changes.
 //   - A dropped table still delivers the changes that are buffered.
-//   - A stream can resume after a position. A notice can end or restart it.
+//   - A stream can resume. A notice can end or restart it.
 //   - Initial rows come before all changes, followed by one Ready.
 //   - The feed of a missing row begins with Ready alone, without a null.
 //   - Squash never overflows, and its wait is never cut short.

@@ -327,8 +327,8 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	return nil
 }
 
-// resumeLocked makes the feed begin after a position. What the table does not retain becomes
-// the notice. With [Resync], the present rows follow it.
+// resumeLocked makes the feed begin after a position. The notice counts the changes that the
+// table does not retain. With [Resync], the present rows follow it.
 func (f *feed[K, V]) resumeLocked(after Position) error {
 	s, t := f.sub, f.sub.table
 	from := after.Seq
@@ -692,9 +692,10 @@ func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, 
 // A FeedInfo describes the progress of one subscription. It counts the changes that the
 // feed reads, which can be more than it yields: see Options in the package documentation.
 //
-// Delivered + Skipped + Buffered is the number of changes made since the subscription, or
-// after the position of [After]. Initial rows are not counted, so Buffered can be 0 while
-// some of them are still to come. A change counts as delivered as soon as the loop
+// Delivered + Skipped + Buffered is the number of changes made since the subscription. With
+// [After], the table's changes from the position up to the subscription are counted, too.
+// Initial rows are not counted: while some of them are still to come, Buffered can be 0, and
+// Initial is true. A change counts as delivered as soon as the loop
 // receives it. With Batches, it counts when it is collected for a batch. If the context ends
 // first, the loop never gets it. The table does not know when a consumer has handled a
 // change, so a program that needs to know must record that itself.
@@ -707,7 +708,7 @@ type FeedInfo struct {
 	Name      string // see [Named]
 	Initial   bool   // present rows, or Ready, are still to come: see [IncludeInitial]
 	Buffered  int    // changes waiting to be read
-	Capacity  int    // of the buffer, see [Buffer] and [After]
+	Capacity  int    // of the buffer, see [Buffer]
 	Delivered uint64 // changes that the loop received
 
 	// Skipped is the number of changes skipped, including those that no [SkippedError]

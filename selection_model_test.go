@@ -152,6 +152,8 @@ func (o *partOptions) refused() []string {
 type partFeed struct {
 	partOptions
 	stream Stream[[]Change[partRow]] // changes one by one, or batches
+	handle *Feed
+	saved  uint64 // the last position's number
 	cancel context.CancelCauseFunc
 	wake   chan struct{}
 
@@ -524,6 +526,8 @@ func (r *selectionRun) step() {
 func (r *selectionRun) other() {
 	t := r.randomTable()
 	switch r.roll(16) {
+	case 15:
+		t.Fork()
 	case 0, 1, 2:
 		n := []int{-1, 0, 1, 3, 10, 60}[r.roll(6)]
 		t.Retain(n)
@@ -1065,7 +1069,8 @@ func (r *selectionRun) follow() {
 	f := &partFeed{partOptions: r.randomOptions(t), sel: r.randomSelection(t)}
 	f.name = fmt.Sprintf("feed %d of %s with %+v", r.named, f.sel.kind, f.partOptions)
 
-	opts := []FeedOption{Named(f.name)}
+	f.handle = new(Feed)
+	opts := []FeedOption{Named(f.name), Track(f.handle)}
 	if f.buffer != DefaultBuffer {
 		opts = append(opts, Buffer(f.buffer))
 	}
@@ -1330,6 +1335,9 @@ func (r *selectionRun) expectNothing(f *partFeed) {
 	f.skipHidden()
 	f.armed = f.wake != nil
 	f.notifyIfReady()
+	if !f.squash || !time.Now().Before(f.due) { // otherwise a set may be left
+		require.Equal(r, f.sel.table.Position(), f.handle.Position(), f.name)
+	}
 	r.reached["polled to the end"]++
 	r.checkView(f)
 }
@@ -1359,6 +1367,35 @@ func (r *selectionRun) expect(f *partFeed, got []Change[partRow], err error) {
 		r.expectBatch(f, got)
 	}
 	r.checkView(f)
+	r.checkPosition(f, got, err)
+}
+
+// checkPosition checks the position of a feed whose loop has got a pair.
+func (r *selectionRun) checkPosition(f *partFeed, got []Change[partRow], err error) {
+	p := f.handle.Position()
+	if f.final != nil || p.IsZero() {
+		none := len(f.start) > 0 || err == nil && got[len(got)-1].Kind == Initial
+		require.True(r, f.final != nil || none, "%s: no position", f.name)
+		return
+	}
+	require.Equal(r, f.sel.table.At(p.Seq), p)
+	require.GreaterOrEqual(r, p.Seq, f.saved, "%s: it goes back", f.name)
+	require.LessOrEqual(r, p.Seq, uint64(len(f.sel.table.history)))
+	f.saved = p.Seq
+	switch {
+	case err != nil:
+		require.Empty(r, f.start)
+		require.Equal(r, err.(*SkippedError).To, p.Seq, f.name)
+	case f.squash: // the number of a set
+	case f.batch == 0:
+		require.Equal(r, got[0].Seq, p.Seq, f.name)
+	default:
+		require.GreaterOrEqual(r, p.Seq, got[len(got)-1].Seq, f.name)
+		if next, _, ok := f.peek(false); ok && next.Seq > 0 {
+			require.Less(r, p.Seq, next.Seq, f.name)
+		}
+	}
+	r.reached["a position"]++
 }
 
 func (r *selectionRun) expectChange(f *partFeed, got Change[partRow]) {
@@ -1536,7 +1573,7 @@ func partOutcomes() []string {
 		"cancelled in the loop's body", "polled to the end", "woken", "waited for a set",
 		"end: " + errModelCancelled.Error(), "end: " + ErrTableDropped.Error(), "end: " + ErrInvalidOption.Error(),
 		"born ended: " + ErrTableDropped.Error(), "born ended: " + ErrInvalidOption.Error(),
-		"born ended: " + ErrOtherHistory.Error(),
+		"born ended: " + ErrOtherHistory.Error(), "a position",
 		"refused: [Batches]", "refused: [Buffer]", "refused: [After IncludeInitial]", "refused: [OnOverflow Squash]",
 	}
 	for _, err := range []error{nil, errPartFate, errOops} {

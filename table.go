@@ -363,9 +363,8 @@ func (t *Table[K, V]) Len() int {
 	return t.len
 }
 
-// Seq returns the sequence number of the last change, or 0 if there was none. The number
-// belongs to this Table value. Another one, in this process or the next, counts from 1
-// again.
+// Seq returns the sequence number of the last change, or 0 if there was none. A number means
+// nothing in another table: see [Table.Position].
 func (t *Table[K, V]) Seq() uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -86,7 +86,7 @@ func (p *progress) raise(seq uint64) {
 }
 
 // position is [Feed.Position]. The order of the loads makes it sound. A change is in the source
-// before it is in published. What the loop reads is held before it leaves the source.
+// before it is in published. The loop holds a change before the change leaves the source.
 func (s *subscription[K, V]) position() Position {
 	p := s.progress
 	seq := s.table.published.Load()
