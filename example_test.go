@@ -1,6 +1,7 @@
 package changefeed_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -697,4 +698,43 @@ func ExampleTransact_tables() {
 	// {Alice 30}
 	// {Bob 70}
 	// 1
+}
+
+// The rows with any of several values, for example to follow a user's groups.
+func ExampleIndex_Any() {
+	players := newPlayers(Player{"Alice", "blue", 20}, Player{"Bob", "red", 10}, Player{"Carol", "green", 5})
+	byTeam := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
+	teams := byTeam.Any("red", "blue")
+	feed := teams.Changes(ctx, changefeed.Poll(nil))
+	for name, player := range teams.All() {
+		fmt.Println(name, player.Team)
+	}
+	players.Update("Carol", func(p *Player) { p.Team = "red" })
+	players.Update("Bob", func(p *Player) { p.Team = "green" })
+	show(feed)
+	// Output:
+	// Alice blue
+	// Bob red
+	// insert <nil> -> &{Carol red 5}
+	// delete &{Bob red 10} -> <nil>
+}
+
+// An index over two values: the team, and in a team the players with the highest scores first.
+func ExampleNewIndexFunc() {
+	players := newPlayers(Player{"Alice", "red", 20}, Player{"Bob", "red", 30}, Player{"Carol", "blue", 5})
+	type rank struct {
+		team  string
+		score int
+	}
+	ranking := changefeed.NewIndexFunc(players, "ranking", func(p *Player) rank { return rank{p.Team, p.Score} },
+		func(a, b rank) int {
+			return cmp.Or(cmp.Compare(a.team, b.team), cmp.Compare(b.score, a.score))
+		})
+	for _, player := range ranking.All() {
+		fmt.Println(player)
+	}
+	// Output:
+	// {Carol blue 5}
+	// {Bob red 30}
+	// {Alice red 20}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -523,10 +524,7 @@ func TestResumedFeedsFoldToTheSelection(t *testing.T) {
 		}
 		for !r.read(math.MaxInt, func() {}) {
 		}
-		want := map[int]game{}
-		for id, g := range s.of(b).All() {
-			want[id] = g
-		}
+		want := maps.Collect(s.of(b).All())
 		require.Equal(t, want, rows, fmt.Sprintf("%s, batches of %d", s.name, r.batch))
 	}
 }
