@@ -19,7 +19,6 @@ type backlog[V any] struct {
 	skipped uint64                             // number of changes after from that were not retained
 	read    atomic.Uint64                      // the Seq of the last change that was read, or reported as skipped
 	to      uint64                             // the Seq of the table's last change at the subscription
-	keep    func(row *V) bool                  // selects the feed's rows among those of the table, or nil for all
 	pages   atomic.Pointer[[]*page[Change[V]]] // from the page of the next change on, or nil: nothing to read
 }
 

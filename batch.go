@@ -37,7 +37,7 @@ func (b *batcher[K, V]) drain(r reader[V]) bool {
 	for {
 		b.filter()
 		if len(b.changes) == 0 {
-			b.feed.handOutAll() // the predicate left all of it out
+			b.feed.handOutAll(0) // the predicate left all of it out
 		}
 		switch {
 		case b.feed.ctx.Err() != nil:
@@ -115,7 +115,7 @@ func (b *batcher[K, V]) flush() (flushed, more bool) {
 		return false, true
 	}
 	b.used = max(b.used, b.kept)
-	b.feed.handOutAll()
+	b.feed.handOutAll(b.changes[b.kept-1].Seq)
 	batch := b.changes[:b.kept]
 	b.changes, b.kept, b.next = b.changes[:0], 0, 0
 	return true, b.yield(slices.Clip(batch), nil) // the loop may modify it, and append to it

@@ -132,9 +132,11 @@ func (s *subscription[K, V]) rememberEnd() {
 func (s *subscription[K, V]) collected() {
 	s.unhook()
 	if s.table.feeds.remove(s) {
+		s.rememberEnd()
 		s.source().closeQuietly()
 		s.leave()
 	}
+	s.source().release() // nobody reads any more, but a Feed may refer to s
 }
 
 // leave drops the remaining initial rows and the backlog, and leaves the scope. The last subscription to
@@ -209,6 +211,10 @@ type feed[K, V any] struct {
 	atReady  bool // Ready was passed on, but the loop may not have it
 	ranging  atomic.Bool
 	wake     chan<- struct{} // the channel given to Poll, which may be nil
+
+	// keepBacklog is like keep, but for the backlog, which has changes of other rows, too. It is
+	// not in the backlog, because the table refers to that: see AddCleanup in newFeed.
+	keepBacklog func(row *V) bool
 
 	notice *SkippedError // to be delivered next, or nil
 	final  error         // nil until the feed has ended
@@ -320,10 +326,13 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	if c.initial || f.resyncs {
 		f.beginInitialLocked()
 	}
-	t.feeds.add(s)
-	if c.track != nil {
-		f.track(c.track, begin)
+	if c.track == nil {
+		t.feeds.add(s)
+		return nil
 	}
+	s.progress = f.newProgress(begin)
+	t.feeds.add(s)
+	c.track.tracked.Store(new(trackedFeed(s)))
 	return nil
 }
 
@@ -342,9 +351,9 @@ func (f *feed[K, V]) resumeLocked(after Position) error {
 	r.beginTableLocked(t.seq)
 	b := newBacklogTableLocked(r, from, t.seq)
 	s.backlog = b
-	b.keep = f.keep
+	f.keepBacklog = f.keep
 	if s.part != t.allPart {
-		b.keep = and(s.part.has, f.keep)
+		f.keepBacklog = and(s.part.has, f.keep)
 	}
 	if f.overflow == Resync && (after.IsZero() || b.skipped > 0) {
 		b.skipAll()
@@ -364,10 +373,7 @@ func (f *feed[K, V]) beginInitialLocked() {
 
 // keepsAll reports whether the feed reports every change that it reads.
 func (f *feed[K, V]) keepsAll() bool {
-	if b := f.sub.backlog; b != nil {
-		return b.keep == nil
-	}
-	return f.keep == nil
+	return f.keep == nil && f.keepBacklog == nil
 }
 
 // project makes c the change that the feed reports, which is relative to its predicate.
@@ -375,7 +381,7 @@ func (f *feed[K, V]) keepsAll() bool {
 func (f *feed[K, V]) project(c *Change[V]) bool {
 	keep := f.keep
 	if b := f.sub.backlog; b != nil && c.Seq <= b.to {
-		keep = b.keep
+		keep = f.keepBacklog
 	}
 	if keep == nil || c.Kind == Ready {
 		return true
@@ -756,13 +762,15 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 }
 
 func (s *subscription[K, V]) info() FeedInfo {
+	b, u := s.backlog.usage(), s.source().usage()
+	for again := s.backlog.usage(); again != b; again = s.backlog.usage() {
+		b, u = again, s.source().usage() // so that both are of one moment
+	}
 	if p := s.progress; p != nil {
-		if last := p.last.Load(); last != nil {
+		if last := p.last.Load(); last != nil { // stored before the source was closed
 			return *last
 		}
 	}
-	b := s.backlog.usage() // first: it is read before the source
-	u := s.source().usage()
 	if s.backlog != nil && b.passed < s.backlog.to {
 		u.passed = b.passed
 	}

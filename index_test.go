@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -725,5 +726,37 @@ func TestFeedsOfOneSelectionOfSeveralShareAScope(t *testing.T) {
 		b.mu.Unlock()
 		_, err := b.Delete(1)
 		require.NoError(t, err)
+	}
+}
+
+// A whole index has the rows with all values, also negative ones, and those of many values.
+func TestAWholeIndex(t *testing.T) {
+	b := newBoard()
+	for _, g := range []game{{1, "Bob", 5}, {2, "", -7}, {3, "Ann", 31}, {4, "Ann", 0}} {
+		must[game](t)(b.Insert(g))
+	}
+	rows := maps.Collect(b.All())
+	for name, test := range map[string]struct {
+		all, backward iter.Seq2[int, game]
+		len           int
+		want          []int
+	}{
+		"scores":  {b.scores.All(), b.scores.Backward(), b.scores.Len(), []int{2, 4, 1, 3}},
+		"players": {b.players.All(), b.players.Backward(), b.players.Len(), []int{2, 3, 4, 1}},
+		"digits":  {b.digits.All(), b.digits.Backward(), b.digits.Len(), []int{3, 1}},
+	} {
+		var ids []int
+		for id, g := range test.all {
+			require.Equal(t, rows[id], g, name)
+			ids = append(ids, id)
+		}
+		require.Equal(t, test.want, ids, name)
+		require.Len(t, ids, test.len, name)
+		ids = nil
+		for id := range test.backward {
+			ids = append(ids, id)
+		}
+		slices.Reverse(ids)
+		require.Equal(t, test.want, ids, name)
 	}
 }

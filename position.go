@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -118,7 +119,7 @@ func (t *Table[K, V]) Fork() Position {
 
 func (t *Table[K, V]) forkLocked(name HistoryID) Position {
 	p := Position{History: name, Seq: t.seq}
-	next := append(t.lineageLocked(), p)
+	next := slices.Concat(t.lineageLocked(), lineage{p})
 	t.lineage.Store(&next)
 	return p
 }

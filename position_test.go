@@ -211,7 +211,47 @@ func TestFeedInfoOfATrackedFeed(t *testing.T) {
 	require.Equal(t, info, feed.Info())
 	require.EqualValues(t, 4, feed.Position().Seq)
 	games.Changes(t.Context(), Track(&feed))
-	require.NotEqual(t, info.ID, feed.Info().ID, "the feed that was made last")
+	last := feed.Info()
+	require.NotEqual(t, info.ID, last.ID, "the feed that was made last")
+	feedWrites(t, games, 5)
+	last.Buffered = 5
+	collected(t, "the stream is held", func() bool { return len(games.Feeds()) == 1 })
+	require.Equal(t, last, feed.Info())
+	require.Equal(t, last.Seq, feed.Position().Seq)
+	runtime.KeepAlive(second)
+}
+
+// Feeds lists a tracked feed while it is made, and its position can be taken while it ends. Run
+// with -race.
+func TestATrackedFeedBeginsAndEndsBesideOthers(t *testing.T) {
+	games := newGames()
+	var feed Feed
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for _, look := range []func(){
+		func() { games.Feeds() }, func() { feed.Position() }, func() { feed.Info() }, func() { _, _ = games.Upsert(game{ID: 1, Score: int(games.Seq())}) },
+	} {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					look()
+				}
+			}
+		})
+	}
+	for i := range 300 {
+		ctx, cancel := context.WithCancel(t.Context())
+		opts := [][]FeedOption{nil, {IncludeInitial()}, {Squash(0)}, {After(games.At(0)), OnOverflow(Resync)}}[i%4]
+		stream := games.Changes(ctx, append(opts, Track(&feed), Poll(nil))...)
+		take(stream, 3)
+		cancel()
+		take(stream, 1)
+	}
+	close(stop)
+	wg.Wait()
 }
 
 // A transaction of a backlog is delivered in one batch, wherever its pages end.
@@ -298,6 +338,135 @@ func TestAPositionTakenWhileAChangeIsPublished(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A hookContext calls hook in its n-th call of Err, which still returns the error from before.
+type hookContext struct {
+	context.Context
+	n    int
+	hook func()
+}
+
+func (c *hookContext) Err() error {
+	err := c.Context.Err()
+	if c.n--; c.n == 0 {
+		c.hook()
+	}
+	return err
+}
+
+func wholeBoard(b board) Selection[int, game] { return b.Selection() }
+
+// The context of a feed may end at any step. The position is still that of the last change that
+// the loop got.
+func TestAPositionWhenTheContextEndsAtAnyStep(t *testing.T) {
+	for name, test := range map[string]struct {
+		of    func(b board) Selection[int, game]
+		after bool
+		batch int
+		opts  []FeedOption
+	}{
+		"changes": {wholeBoard, false, 0, nil}, "a row's": {func(b board) Selection[int, game] { return b.Row(1) }, false, 0, nil},
+		"batches": {wholeBoard, false, 3, nil}, "a row's batches": {func(b board) Selection[int, game] { return b.Row(1) }, false, 3, nil},
+		"backlog": {wholeBoard, true, 0, nil}, "a row's backlog": {func(b board) Selection[int, game] { return b.Row(1) }, true, 0, nil},
+		"batches of a backlog":       {wholeBoard, true, 3, nil},
+		"batches of a row's backlog": {func(b board) Selection[int, game] { return b.Row(1) }, true, 3, nil},
+		"a backlog before a squash":  {wholeBoard, true, 0, []FeedOption{Squash(0)}},
+		"in batches before a squash": {wholeBoard, true, 3, []FeedOption{Squash(0)}},
+		"a predicate":                {func(b board) Selection[int, game] { return b.Where(always) }, false, 0, nil},
+		"batches of a predicate":     {func(b board) Selection[int, game] { return b.Where(always) }, false, 3, nil},
+		"a predicate's backlog":      {func(b board) Selection[int, game] { return b.Row(1).Where(always) }, true, 0, nil},
+		"batches of its backlog":     {func(b board) Selection[int, game] { return b.Row(1).Where(always) }, true, 3, nil},
+	} {
+		for n := range 60 {
+			for _, breaks := range []bool{false, true} {
+				b := newBoard()
+				b.Retain(1000)
+				inner, cancel := context.WithCancel(t.Context())
+				var sub *subscription[int, game]
+				ctx := &hookContext{inner, 0, func() {
+					cancel()
+					for len(b.Feeds()) > 0 || sub.backlog.unread() || sub.squash == nil && sub.window.page.Load() != nil {
+						runtime.Gosched()
+					}
+				}}
+				var feed Feed
+				opts := append([]FeedOption{Track(&feed), Poll(nil)}, test.opts...)
+				if test.after {
+					opts = append(opts, After(b.Position()))
+					feedWrites(t, b.Table, 10)
+				}
+				stream := unbatched(test.of(b), ctx, test.batch, opts)
+				sub = b.feeds.all()[0]
+				if !test.after {
+					feedWrites(t, b.Table, 10)
+				}
+				ctx.n = n
+				last := uint64(0)
+				for batch, err := range stream {
+					if err != nil {
+						break
+					}
+					last = batch[len(batch)-1].Seq
+					require.Equal(t, last, feed.Position().Seq, "%s, in the body, n=%d", name, n)
+					if breaks && ctx.n < 0 {
+						break
+					}
+				}
+				require.Equal(t, last, feed.Position().Seq, "%s, n=%d", name, n)
+				cancel()
+			}
+		}
+	}
+}
+
+// A position of another table does not become one of this table before the notice says that the
+// rows begin again.
+func TestAForeignPositionBeforeItsNotice(t *testing.T) {
+	games := newGames()
+	games.Retain(100)
+	insertRows(t, games, 1)
+	for _, p := range []Position{{}, newGames().Position(), games.At(9)} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var feed Feed
+		stream := games.Changes(ctx, After(p), OnOverflow(Resync), Track(&feed), Poll(nil))
+		require.Zero(t, feed.Position())
+		cancel()
+		require.Equal(t, "context canceled", allOf(stream))
+		require.Zero(t, feed.Position())
+	}
+}
+
+// A stream whose predicate refers to it is released, also if it resumes.
+func TestAStreamThatItsPredicateRefersToIsReleased(t *testing.T) {
+	type owner struct{ stream Stream[Change[game]] }
+	for _, opts := range [][]FeedOption{nil, {After(Position{})}} {
+		games := newGames()
+		games.Retain(10)
+		feedWrites(t, games, 3)
+		func() {
+			o := new(owner)
+			o.stream = games.Where(func(*game) bool { return o.stream != nil }).Changes(context.Background(), opts...)
+			require.NotNil(t, o.stream)
+		}()
+		collected(t, "the feed is held", func() bool { return len(games.Feeds()) == 0 })
+	}
+}
+
+// The rest of a set is not held by the Feed of a stream that is garbage.
+func TestAFeedDoesNotHoldTheRestOfASet(t *testing.T) {
+	games := newGames()
+	var feed Feed
+	row := func() weak.Pointer[game] {
+		stream := games.Changes(context.Background(), Track(&feed), Squash(0), Poll(nil))
+		insertRows(t, games, 1, 2)
+		take(stream, 1)
+		row := weak.Make(stored(games, 2))
+		must[game](t)(games.Delete(2))
+		return row
+	}()
+	collected(t, "the row is held", func() bool { return row.Value() == nil })
+	require.Zero(t, feed.Position().Seq, "the set was not read to its end")
 }
 
 // A resumer reads a selection by one feed after another, each of which resumes from the

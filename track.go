@@ -6,8 +6,8 @@ import (
 )
 
 // A Feed gives access to a feed while a loop reads its stream: see [Track]. Its methods are for
-// any goroutine, and do not wait. A zero Feed is ready to be passed to Track. A Feed must not be
-// copied.
+// any goroutine, and do not take the table's lock. A zero Feed is ready to be passed to Track. A
+// Feed must not be copied.
 type Feed struct{ tracked atomic.Pointer[trackedFeed] }
 
 // A trackedFeed is a *subscription[K, V].
@@ -20,7 +20,7 @@ type trackedFeed interface {
 // the one that was made last. Track panics if f is nil.
 //
 // A Feed takes no part in the feed's life: the feed ends as it does without one, and its last
-// position and figures remain.
+// position and figures remain. A Feed keeps the table in memory.
 func Track(f *Feed) FeedOption {
 	if f == nil {
 		panic("changefeed: Track: nil Feed; pass the address of a variable")
@@ -36,12 +36,13 @@ func Track(f *Feed) FeedOption {
 // [Squash]: within the set, the position is that before it. A change for which the predicate of
 // a selection does not hold counts as handed to the loop.
 //
-// While the loop waits, it has everything. The position is then the table's, however long ago
-// the last change of the selection was.
+// While the loop waits and nothing is unread, the position is the table's, however long ago the
+// last change of the selection was.
 //
 // Position returns the zero Position while there is none: before [Ready], and from the
-// SkippedError of [Resync] to the next Ready. With [Fail], the position stays before the gap.
-// Otherwise a position never goes back.
+// SkippedError of [Resync] to the next Ready. Before the first SkippedError of a feed that cannot
+// resume, it is the position that After was given, unless that is not in the table's history.
+// With [Fail], the position stays before the gap. Otherwise a position never goes back.
 func (f *Feed) Position() Position {
 	if s := f.tracked.Load(); s != nil {
 		return (*s).position()
@@ -50,7 +51,8 @@ func (f *Feed) Position() Position {
 }
 
 // Info returns the figures of the feed: see [Table.Feeds]. After the end of the feed, they are
-// those of its end. Before the feed, they are zero.
+// those of its end, and may lack a change that the loop was receiving then. Before the feed, they
+// are zero.
 func (f *Feed) Info() FeedInfo {
 	if s := f.tracked.Load(); s != nil {
 		return (*s).info()
@@ -102,16 +104,15 @@ func (s *subscription[K, V]) position() Position {
 	return s.table.At(seq)
 }
 
-// track makes the Feed give access to a feed that begins after the change numbered begin.
-func (f *feed[K, V]) track(handle *Feed, begin uint64) {
+// newProgress returns the progress of a feed that begins after the change numbered begin.
+func (f *feed[K, V]) newProgress(begin uint64) *progress {
 	p := new(progress)
 	p.holding.Store(f.notice != nil)
 	p.handed.Store(begin)
-	if f.sub.initial.Load() != nil && !f.resyncs {
-		p.handed.Store(noPosition)
+	if f.sub.initial.Load() != nil && (!f.resyncs || begin == 0) {
+		p.handed.Store(noPosition) // the position of After is none, if there is one
 	}
-	f.sub.progress = p
-	handle.tracked.Store(new(trackedFeed(f.sub)))
+	return p
 }
 
 // caughtUp reports whether everything that was published has been read, in a subscription that
@@ -144,25 +145,29 @@ func (f *feed[K, V]) handOut(c *Change[V]) {
 	switch p := f.sub.progress; {
 	case p == nil || c.Kind == Initial:
 	case c.Kind == Ready || f.sub.squash != nil:
-		f.handOutAll()
+		f.handOutAll(c.Seq)
 	default:
 		p.handed.Store(c.Seq)
 	}
 }
 
-// handOutAll is called before the loop gets the last of everything that was read. A notice that
-// is to be delivered next comes after it.
-func (f *feed[K, V]) handOutAll() {
+// handOutAll is called before the loop gets the last of everything that was read, which is the
+// change numbered last, or nothing. A notice that is to be delivered next comes after it.
+func (f *feed[K, V]) handOutAll(last uint64) {
 	p := f.sub.progress
 	if p == nil {
 		return
 	}
+	seq := f.readUpTo()
+	if f.sub.squash == nil {
+		seq = max(seq, last) // a window that the end of the context has closed returns less
+	}
 	if f.atReady {
 		f.atReady = false
-		p.handed.Store(f.readUpTo())
+		p.handed.Store(seq)
 		return
 	}
-	p.raise(f.readUpTo())
+	p.raise(seq)
 }
 
 // handOutNotice is called before the loop gets a notice, after which it continues.
@@ -179,12 +184,12 @@ func (f *feed[K, V]) handOutNotice(notice *SkippedError) {
 
 // readUpTo returns the last sequence number up to which everything was read.
 func (f *feed[K, V]) readUpTo() uint64 {
-	switch s := f.sub; {
+	switch b := f.sub.backlog; {
 	case f.notice != nil:
 		return f.notice.From - 1
-	case s.backlog.unread():
-		return s.backlog.read.Load()
+	case b != nil && b.read.Load() < b.to: // also if the end of the context has closed it
+		return b.read.Load()
 	default:
-		return s.source().complete()
+		return f.sub.source().complete()
 	}
 }
