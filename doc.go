@@ -95,7 +95,7 @@
 // # Options
 //
 // Options can be combined with each other and with every selection. Two pairs are
-// refused, and some change each other:
+// refused, and some pairs interact:
 //
 //	After, IncludeInitial    refused with ErrInvalidOption
 //	OnOverflow, Squash       refused with ErrInvalidOption, unless with After

@@ -41,8 +41,9 @@ var (
 // A SkippedError is the notice of skipped changes. A stream yields one when the subscriber
 // was too slow: its buffer was full, and the oldest changes in it were dropped for new
 // ones. With [After], a SkippedError also reports the changes after the position that the
-// table no longer retains. The stream yields it where the skipped changes would have
-// come, and continues after it, except with [OnOverflow] and [Fail].
+// table no longer retains. With After and [Resync], it also says that a feed begins anew with
+// the present rows. Count may then be 0. The stream yields it where the skipped changes would
+// have come, and continues after it, except with [OnOverflow] and [Fail].
 //
 // Its text and its JSON are those of RethinkDB's overflow notice, which names neither
 // table nor feed.

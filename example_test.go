@@ -491,16 +491,20 @@ func ExampleOnOverflow() {
 func ExampleAfter() {
 	players := newPlayers(Player{"Bob", "red", 10})
 	players.Retain(100)
-	cache, saved := map[string]Player{}, changefeed.Position{} // to be stored in one place
+	cache, saved := map[string]Player{}, changefeed.Position{} // to be stored together
 	for range 2 {                                              // it is interrupted once
 		var feed changefeed.Feed
 		for c, err := range players.Changes(ctx, changefeed.After(saved), changefeed.OnOverflow(changefeed.Resync), changefeed.Track(&feed), changefeed.Poll(nil)) {
-			if err != nil {
+			var skipped *changefeed.SkippedError
+			switch {
+			case errors.As(err, &skipped):
 				fmt.Println(err)
 				clear(cache) // the present rows follow
-			} else if c.New != nil {
+			case err != nil:
+				continue // the feed has ended: cache and saved stay
+			case c.New != nil:
 				cache[c.New.Name] = *c.New
-			} else if c.Old != nil {
+			case c.Old != nil:
 				delete(cache, c.Old.Name)
 			}
 			saved = feed.Position()

@@ -264,6 +264,9 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 		panic("changefeed: Changes: nil context; pass context.Background() if nothing cancels the feed")
 	}
 	c, err := newFeedConfig(opts)
+	if c.track != nil {
+		c.track.tracked.Store(nil) // it does not keep an earlier feed if this one is refused
+	}
 	if err != nil {
 		return nil, s.table.feedError(err)
 	}
@@ -473,12 +476,12 @@ func (f *feed[K, V]) deliverNotice(c consumer[K, V]) (more bool) {
 		return more // run looks at the context again: the loop may have canceled it
 	}
 	notice := f.notice
+	f.sub.backlog.reportSkipped()
 	if f.overflow == Fail {
 		f.finish(c, notice)
 		return true
 	}
 	f.notice = nil
-	f.sub.backlog.reportSkipped()
 	f.handOutNotice(notice)
 	return c.fail(notice)
 }
@@ -705,6 +708,8 @@ func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, 
 // receives it. With Batches, it counts when it is collected for a batch. If the context ends
 // first, the loop never gets it. The table does not know when a consumer has handled a
 // change, so a program that needs to know must record that itself.
+//
+// In the figures of a feed that has ended, Buffered counts the changes that were discarded.
 //
 // With [Squash] there is no such sum. Buffered is the number of rows with changes to read,
 // and Delivered is the number of squashed changes delivered. Capacity is 0, because there

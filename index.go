@@ -361,7 +361,7 @@ func (x *Index[S, K, V]) clear() { x.rows.clear() }
 
 // All returns an iterator over all rows in the index, in the order of value and key. A row that
 // has several values comes once, at the first of them. A range behaves as one over
-// [Selection.All].
+// [Selection.All]. To follow all rows, follow the table.
 func (x *Index[S, K, V]) All() iter.Seq2[K, V] { return x.all().All() }
 
 // Backward is like [Index.All] but in the opposite order.

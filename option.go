@@ -87,11 +87,13 @@ func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true
 // all changes of the table so far and may count none, and with the present rows. So the same
 // loop is right for a program that starts for the first time, and for one that saved its
 // position a moment ago, long ago, or in another table. At a SkippedError, the loop discards
-// its copy of the rows.
+// its copy of the rows. At any other error the feed has ended, and the loop keeps its copy and the
+// position that it saved last.
 //
 // The retained changes are held for the feed until it has read them, outside its [Buffer].
-// While it reads them, it selects its own among all changes of the table. [FeedInfo] counts
-// these. The changes that are made meanwhile are in the buffer. With [Squash], the retained
+// While it reads them, it selects its own among all changes of the table. [FeedInfo] and the first
+// SkippedError count all of them, also those of rows that are not selected. The changes that are
+// made meanwhile are in the buffer. With [Squash], the retained
 // changes come one by one, and only those after them are squashed. Otherwise a consumer that
 // has a part of a set would miss the delete of a row that was inserted in that part.
 //
@@ -212,7 +214,7 @@ func (c *feedConfig) check() error {
 	case c.after != nil && c.initial:
 		return fmt.Errorf("%w: After with IncludeInitial: a stream begins either after a position or with the present rows", ErrInvalidOption)
 	case c.hasOverflow && c.squashes && c.after == nil:
-		return fmt.Errorf("%w: OnOverflow with Squash: a squashed feed never overflows", ErrInvalidOption)
+		return fmt.Errorf("%w: OnOverflow with Squash and without After: a squashed feed never overflows", ErrInvalidOption)
 	}
 	return nil
 }

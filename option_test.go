@@ -466,7 +466,7 @@ func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
 // Of an option given twice the last counts.
 func TestOptionsThatAreRefused(t *testing.T) {
 	const both = "After with IncludeInitial: a stream begins either after a position or with the present rows"
-	const never = "OnOverflow with Squash: a squashed feed never overflows"
+	const never = "OnOverflow with Squash and without After: a squashed feed never overflows"
 	for _, test := range []struct {
 		want string // "": they are not refused
 		max  int    // of Batches

@@ -171,7 +171,7 @@ func TestFeedPosition(t *testing.T) {
 			retain 2; put 1 2 3 4; open; position: 1; at 1 position; read 1: skip1(2-2) 2; position: 2; read: +3 +4; position: 4`},
 		{name: "after a gap, the end before its notice", after: new(1), do: `put 1 2 3; open; position: 1; cancel; read: context canceled; position: 1`},
 		{name: "after a gap, fail", polls: true, opts: []FeedOption{OnOverflow(Fail)}, after: new(1), do: `
-			retain 2; put 1 2 3 4; open; read: skip1(2-2); position: 1`},
+			retain 2; put 1 2 3 4; open; read: skip1(2-2); position: 1; write 1; position: 1`},
 		{name: "after a gap, resync", polls: true, opts: []FeedOption{OnOverflow(Resync)}, after: new(1), do: `
 			retain 2; put 1 2 3 4; open; position: 1; at 1 position; read: skip3(2-4) none row1 row2 row3 row4 ready4; position: 4`},
 	}
@@ -190,11 +190,22 @@ func TestFeedInfoOfATrackedFeed(t *testing.T) {
 	require.Zero(t, feed.Position())
 	games := newGames()
 	require.Panics(t, func() { Track(nil) })
-	_ = allOf(games.Changes(t.Context(), Track(&feed), Buffer(0)))
-	require.Zero(t, feed.Info(), "the stream is of an invalid option")
+	earlier, cancelEarlier := context.WithCancel(t.Context())
+	stream := games.Changes(earlier, Track(&feed))
+	require.NotZero(t, feed.Info())
+	cancelEarlier()
+	require.Equal(t, "context canceled", allOf(stream))
+	for _, refused := range []FeedOption{Buffer(0), After(games.At(1))} {
+		require.NotZero(t, feed.Info())
+		stream := games.Changes(t.Context(), Track(&feed), refused)
+		require.Zero(t, feed.Info())
+		require.Zero(t, feed.Position())
+		require.Error(t, take(stream, 1)[0].err)
+		games.Changes(earlier, Track(&feed))
+	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	stream := games.Changes(ctx, Track(&feed), Named("a"), Buffer(2), Poll(nil))
+	stream = games.Changes(ctx, Track(&feed), Named("a"), Buffer(2), Poll(nil))
 	second := games.Changes(t.Context(), Track(&other), IncludeInitial(), Poll(nil))
 	require.NotEqual(t, feed.Info().ID, other.Info().ID)
 	require.True(t, other.Info().Initial)

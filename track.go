@@ -17,7 +17,8 @@ type trackedFeed interface {
 }
 
 // Track makes f give access to the feed. If f is passed to several feeds, it gives access to
-// the one that was made last. Track panics if f is nil.
+// the one that was made last. If that one is refused, because of its options or because the table
+// is dropped, f gives access to none. Track panics if f is nil.
 //
 // A Feed takes no part in the feed's life: the feed ends as it does without one, and its last
 // position and figures remain. A Feed keeps the table in memory.
@@ -28,7 +29,8 @@ func Track(f *Feed) FeedOption {
 	return func(c *feedConfig) { c.track = f }
 }
 
-// Position returns the position to save, from which [After] resumes the feed.
+// Position returns the position to save, from which [After] resumes the feed. A program that
+// keeps a copy of the rows saves both together.
 //
 // Everything up to the position was handed to the loop, or reported as skipped. It includes the
 // element that the loop's body is handling. So a program saves the position in the body, after

@@ -286,7 +286,7 @@ func (t *Table[K, V]) endTxLocked() {
 // A zero TxTable must not be used. Use after the end of the function panics. A write also
 // panics if it is made in a function that another write to the table calls.
 //
-// An iterator stays at the moment at which its range began, and may outlive the function.
+// A range stays at the moment at which it began, and may outlive the function, with [iter.Pull2].
 // When a transaction ends, the remaining rows of its open ranges are recorded, under the lock.
 // That takes time and memory in proportion to their number. While a range in a transaction is
 // open, each row that the transaction writes to is recorded, too.
