@@ -1649,6 +1649,8 @@ type partRead struct {
 	sel              *partSelection
 	earliest, latest uint64    // it begins at a sequence number from earliest to latest
 	begun            [2]uint64 // it subscribed between these
+	handle           *Feed
+	saved            uint64 // the last position's number
 	stream           Stream[[]Change[partRow]]
 	pairs            []pair[[]Change[partRow]]
 }
@@ -1778,7 +1780,8 @@ func (h *partHistory) open(ctx context.Context, random *rand.Rand, number int) *
 		f.squash, f.wait = false, 0
 		f.hasOverflow, f.overflow = true, Overflow(number/4%3)
 	}
-	opts := []FeedOption{Buffer(f.buffer)}
+	f.handle = new(Feed)
+	opts := []FeedOption{Buffer(f.buffer), Track(f.handle)}
 	if f.after != nil {
 		f.after = new(t.At(f.earliest - min(f.earliest, uint64(random.IntN(100)))))
 		opts = append(opts, After(*f.after))
@@ -1845,6 +1848,7 @@ func (h *partHistory) follow(f *partRead, cancel func(), random *rand.Rand, n in
 			if ended {
 				break
 			}
+			f.checkPosition(h.t, got)
 			for _, c := range got {
 				h.look(c, random)
 			}
@@ -1860,6 +1864,19 @@ func (h *partHistory) follow(f *partRead, cancel func(), random *rand.Rand, n in
 		}
 	}
 	h.record(func() { h.reads = append(h.reads, f) })
+}
+
+// checkPosition checks the position of a feed whose loop has got a pair.
+func (f *partRead) checkPosition(t *testing.T, got []Change[partRow]) {
+	p := f.handle.Position()
+	if p.IsZero() {
+		return
+	}
+	assert.GreaterOrEqual(t, p.Seq, f.saved)
+	f.saved = p.Seq
+	if !f.squash && len(got) > 0 {
+		assert.GreaterOrEqual(t, p.Seq, got[len(got)-1].Seq)
+	}
 }
 
 // look reads a table of the transaction that wrote a row.
