@@ -116,16 +116,16 @@
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. Loop bodies, stages and predicates
-// of selections run in the goroutine of the loop, without a lock (except in Transact). They
-// can be slow, and can use tables. A stream is for one goroutine at a time.
+// of selections run in the loop's goroutine, without a lock (except in Transact). They can
+// be slow, and use tables. A stream is for one goroutine at a time.
 //
 // Other functions can run under a table's lock: those passed to Update, Compute and
 // [Transact], key and compare functions, index values, Clone and Equal. They must be
 // quick and must call no table: see [Table]. Inside Transact, use [Table.In] and
 // [Selection.In].
 //
-// The package leaves no goroutine running. It starts short ones when a context ends, a
-// Squash is due, or a write notifies many feeds, and to drop old rows.
+// No goroutine stays. Short ones start when a context ends, a Squash is due, or a write
+// notifies many feeds, and to drop old rows.
 //
 // # Shutting down
 //
@@ -136,8 +136,8 @@
 // # Memory
 //
 // Unread changes are stored once for all subscribers to a part of the table. A stalled
-// subscriber holds at most as many as its buffer, with their old rows. With Squash it
-// holds one change for each row. A range, Read, and a feed before Ready hold a snapshot: at
+// subscriber holds at most as many as its buffer, with their old rows, and those with which
+// After resumes. With Squash it holds one change for each row. A range, Read, and a feed before Ready hold a snapshot: at
 // most one earlier row for each row. [Table.Retain] retains changes for later feeds. The
 // garbage collector ends a subscription whose stream is unreachable.
 //

@@ -64,10 +64,6 @@ type source[V any] interface {
 	// passed returns the sequence number of the last change that was read or skipped.
 	passed() uint64
 
-	// complete is like passed, but while a set of a squash is being read, it returns the
-	// number before the set.
-	complete() uint64
-
 	// caughtUp reports whether everything that was published has been read, and the source
 	// is not closed.
 	caughtUp() bool
@@ -139,10 +135,10 @@ func (s *subscription[K, V]) collected() {
 	s.source().release() // nobody reads any more, but a Feed may refer to s
 }
 
-// leave drops the remaining initial rows and the backlog, and leaves the scope. The last subscription to
-// leave a scope removes it. leave does not wait for the table's lock: if the lock is
-// taken, a goroutine does the rest. A loop has to end at once, and all cleanups of the
-// runtime share one goroutine.
+// leave drops the remaining initial rows and the backlog, and leaves the scope. The last
+// subscription to leave a scope removes it. leave does not wait for the table's lock: if the
+// lock is taken, a goroutine does the rest. A loop has to end at once, and all cleanups of
+// the runtime share one goroutine.
 func (s *subscription[K, V]) leave() {
 	s.endInitial()
 	s.backlog.close()
@@ -486,8 +482,7 @@ func (f *feed[K, V]) deliverNotice(c consumer[K, V]) (more bool) {
 	return c.fail(notice)
 }
 
-// deliver passes on the remaining initial rows, those of the backlog, and the changes that are
-// ready.
+// deliver passes on the remaining initial rows, the backlog, and the changes that are ready.
 func (f *feed[K, V]) deliver(c consumer[K, V]) (more bool) {
 	if initial := f.sub.initial.Load(); initial != nil && !f.deliverInitial(initial, c) {
 		return false
@@ -612,7 +607,7 @@ func (e *each[K, V]) drain(r reader[V]) bool {
 	}
 	yield := e.yield
 	return r.deliver(f.ctx, func(c Change[V], _ error) bool {
-		p.handed.Store(c.Seq) // as handOut does
+		p.handed.Store(c.Seq) // what handOut does, without the calls of add (BenchmarkTrack)
 		return yield(c, nil)
 	})
 }

@@ -25,10 +25,10 @@ import (
 //
 // The function that returns a row's value runs with and without the table's lock, also for
 // rows written long ago. It must depend on the row alone, must not modify it, and should be
-// quick. It must call no table: see [Table]. If it panics during a
-// write, the panic reaches the caller, and nothing was written. It is not called when a
-// transaction is rolled back. If it does not always return the same value for a row, the
-// index becomes inconsistent with its table.
+// quick. It must call no table: see [Table]. If it panics during a write, the panic reaches
+// the caller, and nothing was written. It is not called when a transaction is rolled back. If
+// it does not always return the same value for a row, the index becomes inconsistent with its
+// table.
 type Index[S, K, V any] struct {
 	guard    indexGuard[S, K, V] // like Table.guard
 	table    *Table[K, V]

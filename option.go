@@ -77,9 +77,9 @@ func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true
 // feed, and [Resync] continues with the present rows. The zero Position is before the first
 // change of the table.
 //
-// A position that is not in the table's history cannot be resumed from. It belongs to another
-// table, to changes before a [Table.Fork] that this table does not have, or to changes that
-// are still to come. The stream yields [ErrOtherHistory] and ends. A dropped table retains
+// A position that is not in the table's history cannot be resumed from. It is of another table,
+// after a change that the table left out when it forked (see [Table.Fork]), or after a change
+// that is still to come. The stream yields [ErrOtherHistory] and ends. A dropped table retains
 // nothing, so the stream yields [ErrTableDropped] alone.
 //
 // With Resync, After takes every position. One that is not in the table's history is like the
@@ -87,15 +87,15 @@ func IncludeInitial() FeedOption { return func(c *feedConfig) { c.initial = true
 // all changes of the table so far and may count none, and with the present rows. So the same
 // loop is right for a program that starts for the first time, and for one that saved its
 // position a moment ago, long ago, or in another table. At a SkippedError, the loop discards
-// its copy of the rows. At any other error the feed has ended, and the loop keeps its copy and the
-// position that it saved last.
+// its copy of the rows. At any other error the feed has ended, and the loop keeps its copy and
+// the position that it saved last.
 //
 // The retained changes are held for the feed until it has read them, outside its [Buffer].
-// While it reads them, it selects its own among all changes of the table. [FeedInfo] and the first
-// SkippedError count all of them, also those of rows that are not selected. The changes that are
-// made meanwhile are in the buffer. With [Squash], the retained
-// changes come one by one, and only those after them are squashed. Otherwise a consumer that
-// has a part of a set would miss the delete of a row that was inserted in that part.
+// While it reads them, it selects its own among all changes of the table. [FeedInfo] and the
+// first SkippedError count all of them, also those of rows that are not selected. The changes
+// that are made meanwhile are in the buffer. With [Squash], the retained changes come one by
+// one, and only those after them are squashed. Otherwise a consumer that has a part of a set
+// would miss the delete of a row that was inserted in that part.
 //
 // After cannot be combined with [IncludeInitial], because a subscriber that resumes has the
 // rows at the position already.

@@ -367,23 +367,26 @@ func wholeBoard(b board) Selection[int, game] { return b.Selection() }
 // The context of a feed may end at any step. The position is still that of the last change that
 // the loop got.
 func TestAPositionWhenTheContextEndsAtAnyStep(t *testing.T) {
+	row1 := func(b board) Selection[int, game] { return b.Row(1) }
+	row1Where := func(b board) Selection[int, game] { return b.Row(1).Where(always) }
+	where := func(b board) Selection[int, game] { return b.Where(always) }
 	for name, test := range map[string]struct {
 		of    func(b board) Selection[int, game]
 		after bool
 		batch int
 		opts  []FeedOption
 	}{
-		"changes": {wholeBoard, false, 0, nil}, "a row's": {func(b board) Selection[int, game] { return b.Row(1) }, false, 0, nil},
-		"batches": {wholeBoard, false, 3, nil}, "a row's batches": {func(b board) Selection[int, game] { return b.Row(1) }, false, 3, nil},
-		"backlog": {wholeBoard, true, 0, nil}, "a row's backlog": {func(b board) Selection[int, game] { return b.Row(1) }, true, 0, nil},
+		"changes": {wholeBoard, false, 0, nil}, "a row's": {row1, false, 0, nil},
+		"batches": {wholeBoard, false, 3, nil}, "a row's batches": {row1, false, 3, nil},
+		"backlog": {wholeBoard, true, 0, nil}, "a row's backlog": {row1, true, 0, nil},
 		"batches of a backlog":       {wholeBoard, true, 3, nil},
-		"batches of a row's backlog": {func(b board) Selection[int, game] { return b.Row(1) }, true, 3, nil},
+		"batches of a row's backlog": {row1, true, 3, nil},
 		"a backlog before a squash":  {wholeBoard, true, 0, []FeedOption{Squash(0)}},
 		"in batches before a squash": {wholeBoard, true, 3, []FeedOption{Squash(0)}},
-		"a predicate":                {func(b board) Selection[int, game] { return b.Where(always) }, false, 0, nil},
-		"batches of a predicate":     {func(b board) Selection[int, game] { return b.Where(always) }, false, 3, nil},
-		"a predicate's backlog":      {func(b board) Selection[int, game] { return b.Row(1).Where(always) }, true, 0, nil},
-		"batches of its backlog":     {func(b board) Selection[int, game] { return b.Row(1).Where(always) }, true, 3, nil},
+		"a predicate":                {where, false, 0, nil},
+		"batches of a predicate":     {where, false, 3, nil},
+		"a predicate's backlog":      {row1Where, true, 0, nil},
+		"batches of its backlog":     {row1Where, true, 3, nil},
 	} {
 		for n := range 60 {
 			for _, breaks := range []bool{false, true} {
@@ -545,6 +548,12 @@ func (r *resumer) read(n int, body func()) (all bool) {
 	return ctx.Err() == nil
 }
 
+// readAll reads until nothing is left.
+func (r *resumer) readAll() {
+	for !r.read(math.MaxInt, func() {}) {
+	}
+}
+
 func unbatched(of Selection[int, game], ctx context.Context, batch int, opts []FeedOption) Stream[[]Change[game]] {
 	if batch > 0 {
 		return of.Batches(ctx, batch, opts...)
@@ -575,6 +584,33 @@ func writeSome(tb testing.TB, r *rand.Rand, games *Table[int, game]) {
 	}, games))
 }
 
+// An unbrokenFeed is a feed beside a resumer of the same selection.
+type unbrokenFeed struct {
+	*resumer
+	unbroken Stream[Change[game]]
+	changes  []Change[game] // that the resumer got
+}
+
+func newUnbrokenFeed(t *testing.T, random *rand.Rand, of Selection[int, game]) *unbrokenFeed {
+	u := &unbrokenFeed{unbroken: of.Changes(t.Context(), Poll(nil), Buffer(1_000_000))}
+	u.resumer = &resumer{TB: t, rand: random, of: of, batch: random.IntN(4), saved: of.table.Position(), got: func(c Change[game], err error) {
+		require.NoError(t, err)
+		u.changes = append(u.changes, c)
+	}}
+	return u
+}
+
+// compare reads both feeds to their ends.
+func (u *unbrokenFeed) compare(name string) {
+	u.readAll()
+	var want []Change[game]
+	for c, err := range u.unbroken {
+		require.NoError(u, err)
+		want = append(want, c)
+	}
+	require.Equal(u, want, u.changes, "%s, batches of %d", name, u.batch)
+}
+
 // What was delivered before a position and what After of it delivers are together what an
 // unbroken feed delivers, wherever the loops ended, any number of times.
 func TestResumedFeedsAreOneFeed(t *testing.T) {
@@ -586,13 +622,7 @@ func TestResumedFeedsAreOneFeed(t *testing.T) {
 			writeSome(t, random, b.Table)
 		}
 		s := boardSelections[run%len(boardSelections)]
-		of := s.of(b)
-		unbroken := of.Changes(t.Context(), Poll(nil))
-		var got []Change[game]
-		r := &resumer{TB: t, rand: random, of: of, batch: random.IntN(4), saved: b.Position(), got: func(c Change[game], err error) {
-			require.NoError(t, err)
-			got = append(got, c)
-		}}
+		u := newUnbrokenFeed(t, random, s.of(b))
 		write := func() {
 			for range random.IntN(4) {
 				writeSome(t, random, b.Table)
@@ -603,18 +633,11 @@ func TestResumedFeedsAreOneFeed(t *testing.T) {
 		}
 		for range 1 + random.IntN(12) {
 			write()
-			if r.read(1+random.IntN(6), write) {
-				require.Equal(t, b.Position(), r.saved, s.name)
+			if u.read(1+random.IntN(6), write) {
+				require.Equal(t, b.Position(), u.saved, s.name)
 			}
 		}
-		for !r.read(math.MaxInt, func() {}) {
-		}
-		var want []Change[game]
-		for c, err := range unbroken {
-			require.NoError(t, err)
-			want = append(want, c)
-		}
-		require.Equal(t, want, got, "%s, batches of %d", s.name, r.batch)
+		u.compare(s.name)
 	}
 }
 
@@ -624,39 +647,24 @@ func TestResumedFeedsAreOneFeedBesideAWriter(t *testing.T) {
 	for _, s := range boardSelections {
 		b := newBoard()
 		b.Retain(1_000_000)
-		of := s.of(b)
-		unbroken := of.Changes(t.Context(), Poll(nil), Buffer(1_000_000))
-		var got []Change[game]
-		r := &resumer{TB: t, rand: random, of: of, batch: random.IntN(4), saved: b.Position(), got: func(c Change[game], err error) {
-			require.NoError(t, err)
-			got = append(got, c)
-		}}
+		u := newUnbrokenFeed(t, random, s.of(b))
 		writes := rand.New(rand.NewPCG(random.Uint64(), 0))
 		done := make(chan struct{})
-		var wg sync.WaitGroup
-		wg.Go(func() {
+		go func() {
 			defer close(done)
 			for range 2000 {
 				writeSome(t, writes, b.Table)
 			}
-		})
+		}()
 		for running := true; running; {
 			select {
 			case <-done:
 				running = false
 			default:
-				r.read(1+random.IntN(30), func() {})
+				u.read(1+random.IntN(30), func() {})
 			}
 		}
-		wg.Wait()
-		for !r.read(math.MaxInt, func() {}) {
-		}
-		var want []Change[game]
-		for c, err := range unbroken {
-			require.NoError(t, err)
-			want = append(want, c)
-		}
-		require.Equal(t, want, got, "%s, batches of %d", s.name, r.batch)
+		u.compare(s.name)
 	}
 }
 
@@ -694,12 +702,21 @@ func TestResumedFeedsFoldToTheSelection(t *testing.T) {
 				writeSome(t, random, b.Table)
 			}
 		}
+		type state struct {
+			rows  map[int]game
+			saved Position
+		}
+		states := []state{{map[int]game{}, Position{}}}
 		for range 1 + random.IntN(12) {
 			write()
 			r.read(1+random.IntN(6), write)
+			states = append(states, state{maps.Clone(rows), r.saved})
+			if random.IntN(3) == 0 {
+				earlier := states[random.IntN(len(states))]
+				rows, r.saved = maps.Clone(earlier.rows), earlier.saved
+			}
 		}
-		for !r.read(math.MaxInt, func() {}) {
-		}
+		r.readAll()
 		want := maps.Collect(s.of(b).All())
 		require.Equal(t, want, rows, fmt.Sprintf("%s, batches of %d", s.name, r.batch))
 	}

@@ -281,7 +281,7 @@ func (r *ring[T]) retainedPagesTableLocked(pos uint64) (pages []*page[T], first 
 	defer r.mu.Unlock()
 	first = max(pos, r.retainedLocked())
 	if first < r.end.Load() {
-		i, _ := r.findLocked(first)
+		i := r.indexLocked(first)
 		pages = slices.Clone(r.pages[i:])
 	}
 	return pages, first
@@ -294,15 +294,18 @@ func (w *window[T]) beginAfter(seq uint64) { w.baseSeq = seq }
 // It is called before w is opened.
 func (w *window[T]) notifyOn(wake chan<- struct{}) { w.notify = wake }
 
-// findLocked returns the page of pos, which must be in the directory, and its index there.
-func (r *ring[T]) findLocked(pos uint64) (i int, p *page[T]) {
+// findLocked returns the page of pos, which must be in the directory.
+func (r *ring[T]) findLocked(pos uint64) *page[T] { return r.pages[r.indexLocked(pos)] }
+
+// indexLocked returns the index in the directory of the page of pos.
+func (r *ring[T]) indexLocked(pos uint64) int {
 	i, found := slices.BinarySearchFunc(r.pages, pos, func(p *page[T], pos uint64) int {
 		return cmp.Compare(p.first, pos)
 	})
 	if !found {
 		i--
 	}
-	return i, r.pages[i]
+	return i
 }
 
 // trimLocked drops the oldest pages that no window may still read and retain does not keep.
@@ -514,12 +517,12 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	if w.page.Load() == nil || r.end.Load()-pos-1 >= w.limit {
 		return nil, 0, 0
 	}
-	_, p := r.findLocked(pos)
+	p := r.findLocked(pos)
 	i = pos - p.first
 	j = p.transactionEnd(i)
 	pages = append(pages, p)
 	for j == uint64(len(p.slots)) {
-		_, p = r.findLocked(p.end())
+		p = r.findLocked(p.end())
 		j = p.transactionEnd(0)
 		pages = append(pages, p)
 	}
@@ -552,7 +555,7 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 	} else {
 		w.baseSeq, w.resetPos = w.passedAt(pos), pos
 	}
-	_, p := r.findLocked(pos)
+	p := r.findLocked(pos)
 	w.moveLocked(p)
 	if skipped > 0 && r.seqOf != nil {
 		w.baseSeq = r.seqOf(p.slots[pos-p.first]) - 1
@@ -563,9 +566,6 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 // passed returns the sequence number of the last element that was read. If w was opened or
 // skipped elements since, it returns the number just before the next element.
 func (w *window[T]) passed() uint64 { return w.passedAt(w.pos.Load()) }
-
-// complete is passed: a window has no sets.
-func (w *window[T]) complete() uint64 { return w.passed() }
 
 // caughtUp reports whether w is open and has read everything that was published. The end
 // is loaded first, because both grow.

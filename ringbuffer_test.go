@@ -198,12 +198,10 @@ func (m *ringModel) read(w *modelWindow, n int) {
 			w.model.pos, w.model.skipped = held, w.model.skipped+skipped
 			if m.seqOf == nil {
 				w.model.passed = held
-			} else if held < m.end {
+			} else {
 				w.model.passed = m.seqOf(held) - 1
 			}
 			switch {
-			case held == m.end:
-				m.reached["gap up to the end"]++
 			case page.first < first:
 				m.reached["jump over dropped pages"]++
 			case moved:

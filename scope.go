@@ -7,7 +7,7 @@ package changefeed
 //
 // A table has one scope for all of its rows. Other scopes are made for their first feed
 // and removed with their last one. The scope of a single row is in the row's [cell]. The
-// scopes of ranges are in an [intervals].
+// scopes of ranges, and of several keys or values, are in an [intervals].
 //
 // All fields are guarded by the table's lock, except the ring's own.
 type scope[K, V any] struct {

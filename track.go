@@ -191,7 +191,9 @@ func (f *feed[K, V]) readUpTo() uint64 {
 		return f.notice.From - 1
 	case b != nil && b.read.Load() < b.to: // also if the end of the context has closed it
 		return b.read.Load()
+	case f.sub.squash != nil:
+		return f.sub.squash.complete()
 	default:
-		return f.sub.source().complete()
+		return f.sub.source().passed()
 	}
 }

@@ -73,9 +73,9 @@ type txTable interface {
 //
 // Transactions are atomic for readers. A transaction becomes visible in all of its tables at
 // once. After a reader has seen a row or a change of a transaction, reads of any of its tables
-// see all of it. No feed can yield the first change of a transaction
-// before it can yield the last, although one feed may see a transaction a moment later than
-// another. Nobody sees a row that is rolled back.
+// see all of it. No feed can yield the first change of a transaction before it can yield the
+// last, although one feed may see a transaction a moment later than another. Nobody sees a
+// row that is rolled back.
 //
 // A transaction costs about as much as its writes cost one by one. A single write has no
 // commit that a transaction could save.
