@@ -792,6 +792,40 @@ func BenchmarkRowFeeds(b *testing.B) {
 	}
 }
 
+// A write to a table that [Commits] follows, without and with feeds that do not read, compared
+// with one to a table that nobody follows. The set has another table, too. With "two sets", a
+// second feed follows the table alone.
+func BenchmarkCommits(b *testing.B) {
+	newTable := func() *scoreboard {
+		t := &scoreboard{Table: newGames()}
+		for i := range scoreboardRows {
+			t.Insert(game{ID: i})
+		}
+		return t
+	}
+	for _, c := range []struct {
+		name string
+		sets int
+	}{{"one set", 1}, {"two sets", 2}} {
+		b.Run(c.name, func(b *testing.B) {
+			followed, alone, other := newTable(), newTable(), newTable()
+			var feeds []Stream[Commit]
+			for i := range c.sets {
+				feeds = append(feeds, Commits(b.Context(), []AnyTable{followed.Table, other.Table}[:2-i]))
+			}
+			set := func(t *scoreboard) func(keys []int) {
+				return func(keys []int) {
+					for _, k := range keys {
+						t.set(k)
+					}
+				}
+			}
+			versus(b, scoreboardRows, side{run: set(followed)}, side{run: set(alone)})
+			runtime.KeepAlive(feeds)
+		})
+	}
+}
+
 // BenchmarkRangeFeeds: a write beside 10,000 feeds of ranges, of which one, or none,
 // is about the row; compared with the same write to a table without feeds.
 func BenchmarkRangeFeeds(b *testing.B) {

@@ -208,6 +208,24 @@ func (g *rowGuard[K, V]) batches(s Stream[[]Change[V]]) Stream[[]Change[V]] {
 	}
 }
 
+// guardCommits is like [rowGuard.batches], for commits.
+func guardCommits(s Stream[Commit]) Stream[Commit] {
+	return func(yield func(Commit, error) bool) {
+		s(func(commit Commit, err error) bool {
+			changes := slices.Clone(commit) // the loop may change commit
+			check := func() {
+				for _, c := range changes {
+					c.Table.anyTable().checkRows(c)
+				}
+			}
+			check()
+			more := yield(commit, err)
+			check()
+			return more
+		})
+	}
+}
+
 // checkAround checks the rows of changes before and after the body of a loop has them.
 func (g *rowGuard[K, V]) checkAround(body func() (more bool), changes ...Change[V]) (more bool) {
 	check := func() {

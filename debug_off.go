@@ -26,6 +26,8 @@ func (*rowGuard[K, V]) check(*V)                                          {}
 func (*rowGuard[K, V]) changes(s Stream[Change[V]]) Stream[Change[V]]     { return s }
 func (*rowGuard[K, V]) batches(s Stream[[]Change[V]]) Stream[[]Change[V]] { return s }
 
+func guardCommits(s Stream[Commit]) Stream[Commit] { return s }
+
 type indexGuard[S, K, V any] struct{}
 
 func (*indexGuard[S, K, V]) plan(*Index[S, K, V], *V, *V) {}

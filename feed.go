@@ -1,11 +1,13 @@
 package changefeed
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
 	"math"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -34,8 +36,12 @@ type subscription[K, V any] struct {
 	progress *progress   // nil without Track
 }
 
-// madeBefore reports whether s was made before another subscription.
-func (s *subscription[K, V]) madeBefore(other *subscription[K, V]) bool { return s.id < other.id }
+func (s *subscription[K, V]) number() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.id
+}
 
 // A reader has changes that are ready to be read, by one goroutine at a time.
 type reader[V any] interface {
@@ -326,11 +332,11 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		f.beginInitialLocked()
 	}
 	if c.track == nil {
-		t.feeds.add(s)
+		t.feeds.add(s, &s.id)
 		return nil
 	}
 	s.progress = f.newProgress(begin)
-	t.feeds.add(s)
+	t.feeds.add(s, &s.id)
 	c.track.tracked.Store(new(trackedFeed(s)))
 	return nil
 }
@@ -634,12 +640,19 @@ func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, 
 func (e *each[K, V]) flush() (flushed, more bool) { return false, true }
 func (e *each[K, V]) pending() bool               { return false }
 
-// A feedSet is the set of a table's subscriptions. It has a lock of its own, because a
+// A feedSet is the set of the subscriptions of a table. It has a lock of its own, because a
 // subscription can end while the table's lock is held. Changes takes the set's lock while
 // it holds the table's. The set's lock is therefore held for at most maxListed steps (T6).
-type feedSet[K, V any] struct {
-	mu   sync.Mutex                         // a leaf, guards subs
-	subs *btree.BTreeG[*subscription[K, V]] // oldest first
+type feedSet[S subscriber] struct {
+	mu   sync.Mutex       // a leaf, guards subs
+	subs *btree.BTreeG[S] // oldest first
+}
+
+// A subscriber is a subscription in a feedSet.
+type subscriber interface {
+	comparable
+	number() uint64 // in order of subscription, or 0 for a nil pointer
+	info() FeedInfo
 }
 
 // maxListed is the number of subscriptions that are listed before the lock is released.
@@ -648,15 +661,20 @@ const maxListed = 64
 // feeds is the number of feeds made, of all tables.
 var feeds atomic.Uint64
 
-func (f *feedSet[K, V]) add(s *subscription[K, V]) {
+func newFeedTree[S subscriber]() *btree.BTreeG[S] {
+	return btree.NewG(degree, func(a, b S) bool { return a.number() < b.number() })
+}
+
+// add adds a subscription after it has set its number.
+func (f *feedSet[S]) add(s S, number *uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.id = feeds.Add(1)
+	*number = feeds.Add(1)
 	f.subs.ReplaceOrInsert(s)
 }
 
 // remove reports whether s was in the set.
-func (f *feedSet[K, V]) remove(s *subscription[K, V]) bool {
+func (f *feedSet[S]) remove(s S) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, ok := f.subs.Delete(s)
@@ -666,9 +684,9 @@ func (f *feedSet[K, V]) remove(s *subscription[K, V]) bool {
 // oldestFirst yields the subscriptions in the order in which they were added. It yields
 // every subscription that is in the set during the whole range. The set's lock is not held
 // while yield runs.
-func (f *feedSet[K, V]) oldestFirst() iter.Seq[*subscription[K, V]] {
-	return func(yield func(*subscription[K, V]) bool) {
-		last := new(subscription[K, V]) // its id comes before the first
+func (f *feedSet[S]) oldestFirst() iter.Seq[S] {
+	return func(yield func(S) bool) {
+		var last S // nil, which comes before the first
 		for list := f.next(last, nil); len(list) > 0; list = f.next(last, list[:0]) {
 			for _, last = range list {
 				if !yield(last) {
@@ -681,16 +699,24 @@ func (f *feedSet[K, V]) oldestFirst() iter.Seq[*subscription[K, V]] {
 
 // next appends up to maxListed subscriptions that were added after the given one, which may
 // have left the set.
-func (f *feedSet[K, V]) next(after *subscription[K, V], list []*subscription[K, V]) []*subscription[K, V] {
+func (f *feedSet[S]) next(after S, list []S) []S {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.subs.AscendGreaterOrEqual(after, func(s *subscription[K, V]) bool {
+	f.subs.AscendGreaterOrEqual(after, func(s S) bool {
 		if s != after {
 			list = append(list, s)
 		}
 		return len(list) < maxListed
 	})
 	return list
+}
+
+// infos appends the figures of each subscription.
+func (f *feedSet[S]) infos(to []FeedInfo) []FeedInfo {
+	for s := range f.oldestFirst() {
+		to = append(to, s.info())
+	}
+	return to
 }
 
 // A FeedInfo describes the progress of one subscription. It counts the changes that the
@@ -754,10 +780,11 @@ func (i FeedInfo) String() string {
 // Feeds takes linear time in the number of subscriptions. No writer waits that long, because
 // Feeds releases its lock after every few subscriptions.
 func (t *Table[K, V]) Feeds() []FeedInfo {
-	infos := []FeedInfo{}
-	for s := range t.feeds.oldestFirst() {
-		infos = append(infos, s.info())
+	infos := t.feeds.infos([]FeedInfo{})
+	for _, s := range t.commitSets() {
+		infos = s.feeds.infos(infos)
 	}
+	slices.SortFunc(infos, func(a, b FeedInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return infos
 }
 

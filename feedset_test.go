@@ -11,20 +11,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/btree"
 	"github.com/stretchr/testify/require"
 )
 
 // all returns the subscriptions, oldest first.
-func (f *feedSet[K, V]) all() []*subscription[K, V] { return slices.Collect(f.oldestFirst()) }
+func (f *feedSet[S]) all() []S { return slices.Collect(f.oldestFirst()) }
 
 // newFeedSet returns a set of n subscriptions.
-func newFeedSet(n int) *feedSet[int, game] {
-	f := &feedSet[int, game]{subs: btree.NewG(degree, (*subscription[int, game]).madeBefore)}
+func newFeedSet(n int) *feedSet[*subscription[int, game]] {
+	f := &feedSet[*subscription[int, game]]{subs: newFeedTree[*subscription[int, game]]()}
 	for range n {
-		f.add(new(subscription[int, game]))
+		addSubscription(f)
 	}
 	return f
+}
+
+func addSubscription(f *feedSet[*subscription[int, game]]) *subscription[int, game] {
+	s := new(subscription[int, game])
+	f.add(s, &s.id)
+	return s
 }
 
 // Changes takes the set's mutex under the table's lock, so a writer may wait for the mutex.
@@ -61,8 +66,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 		for s := range f.oldestFirst() {
 			listed = append(listed, s)
 			if rng.IntN(8) == 0 && len(in) < 8*maxListed {
-				in = append(in, new(subscription[int, game]))
-				f.add(in[len(in)-1])
+				in = append(in, addSubscription(f))
 			}
 			for len(in) > 0 && rng.IntN(3) == 0 {
 				i := rng.IntN(len(in))
@@ -78,7 +82,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 		}
 		require.True(t, slices.Equal(in, f.all()))
 		require.True(t, slices.IsSortedFunc(listed, func(a, b *subscription[int, game]) int {
-			if a.madeBefore(b) {
+			if a.id < b.id {
 				return -1
 			}
 			return 1

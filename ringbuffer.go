@@ -75,6 +75,7 @@ type ring[T any] struct {
 
 	mu           sync.Mutex // guards what follows, and pins of each page
 	windows      int32      // open ones
+	whole        bool       // windows that skip an element of a transaction skip all of it
 	pages        []*page[T] // the directory, oldest first, up to tail
 	behind       *tally     // the dropped pages that windows pin, by the largest limit on each (nil: none)
 	retained     uint64     // the number of newest elements to keep for later windows
@@ -86,40 +87,53 @@ type ring[T any] struct {
 type page[T any] struct {
 	first         uint64
 	slots         []T
-	pins          tally // counts the windows here, guarded by ring.mu
-	continuesBits atomic.Pointer[slotBits]
+	pins          tally                    // counts the windows here, guarded by ring.mu
+	continuesBits atomic.Pointer[slotBits] // nil: no element continues or is continued
 }
 
-// A slotBits has a bit for each slot of a page.
-type slotBits [maxPage / 64]atomic.Uint64
+// A slotBits says which elements of a page belong together.
+type slotBits struct {
+	continues [maxPage / 64]atomic.Uint64 // a bit for each slot
+	continued bool                        // the last element of the page before continues, guarded by ring.mu
+}
 
-// setContinues marks the elements in the slots from i up to, not including, n as ones that
-// continue.
-func (p *page[T]) setContinues(i, n uint64) {
+// setContinuesLocked marks the elements in the slots from i up to, not including, n as ones
+// that continue. The element before the page continues if continued is true.
+func (p *page[T]) setContinuesLocked(i, n uint64, continued bool) {
 	bits := p.continuesBits.Load()
 	if bits == nil {
-		bits = new(slotBits)
+		bits = &slotBits{continued: continued}
 		p.continuesBits.Store(bits)
 	}
 	for i < n {
 		run := min(n-i, 64-i%64)
-		bits[i/64].Or(^uint64(0) >> (64 - run) << (i % 64))
+		bits.continues[i/64].Or(^uint64(0) >> (64 - run) << (i % 64))
 		i += run
 	}
+}
+
+// beginsTransactionLocked reports whether the element in slot i does not belong to the
+// transaction of the one before.
+func (p *page[T]) beginsTransactionLocked(i uint64) bool {
+	if i > 0 {
+		return !p.continues(i - 1)
+	}
+	bits := p.continuesBits.Load()
+	return bits == nil || !bits.continued
 }
 
 // continues reports whether the element in slot i was published together with the next.
 func (p *page[T]) continues(i uint64) bool {
 	bits := p.continuesBits.Load()
-	return bits != nil && bits[i/64].Load()&(1<<(i%64)) != 0
+	return bits != nil && bits.continues[i/64].Load()&(1<<(i%64)) != 0
 }
 
 // transactionEnd returns the first slot from i on whose element does not continue. If all
 // of them continue, it returns len(p.slots).
 func (p *page[T]) transactionEnd(i uint64) uint64 {
-	words, n := p.continuesBits.Load(), uint64(len(p.slots))
-	for words != nil && i < n {
-		run := uint64(bits.TrailingZeros64(^(words[i/64].Load() >> (i % 64)))) // within a word
+	b, n := p.continuesBits.Load(), uint64(len(p.slots))
+	for b != nil && i < n {
+		run := uint64(bits.TrailingZeros64(^(b.continues[i/64].Load() >> (i % 64)))) // within a word
 		if run == 0 {
 			return i
 		}
@@ -165,7 +179,7 @@ func (r *ring[T]) publishTransaction(end uint64) {
 		if p.end() <= end {
 			break
 		}
-		p.setContinues(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first)
+		p.setContinuesLocked(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first, p.first > end)
 	}
 	r.end.Store(r.next) // R1
 	r.trimLocked()
@@ -545,8 +559,7 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 	if w.page.Load() == nil {
 		return 0, false
 	}
-	end := r.end.Load()
-	if oldest := end - min(end, w.limit); pos < oldest {
+	if oldest := w.oldestLocked(pos, r.end.Load()); pos < oldest {
 		skipped = oldest - pos
 		w.skipped.Add(skipped) // R2: with pos, under mu
 		w.pos.Store(oldest)
@@ -561,6 +574,32 @@ func (w *window[T]) advance() (skipped uint64, advanced bool) {
 		w.baseSeq = r.seqOf(p.slots[pos-p.first]) - 1
 	}
 	return skipped, true
+}
+
+// oldestLocked returns the position of the oldest element that w may still read, if pos is
+// its position and end is the ring's.
+func (w *window[T]) oldestLocked(pos, end uint64) uint64 {
+	oldest := max(pos, end-min(end, w.limit))
+	if w.ring.whole && oldest > pos && w.page.Load() != nil {
+		oldest = w.ring.transactionStartLocked(oldest)
+	}
+	return oldest
+}
+
+// transactionStartLocked returns the first position from pos on, which must be in the
+// directory, that begins a transaction or is the end.
+func (r *ring[T]) transactionStartLocked(pos uint64) uint64 {
+	p := r.findLocked(pos)
+	i := pos - p.first
+	if p.beginsTransactionLocked(i) {
+		return pos
+	}
+	i = p.transactionEnd(i)
+	for i == uint64(len(p.slots)) {
+		p = r.findLocked(p.end())
+		i = p.transactionEnd(0)
+	}
+	return p.first + i + 1
 }
 
 // passed returns the sequence number of the last element that was read. If w was opened or
@@ -741,7 +780,7 @@ func (w *window[T]) usage() usage {
 	}
 	u := usage{passed: w.passedAt(pos), limit: w.limit, skipped: w.skipped.Load()}
 	u.delivered = pos - w.start - u.skipped
-	u.buffered = min(end-pos, w.limit)
+	u.buffered = end - w.oldestLocked(pos, end)
 	u.skipped += end - pos - u.buffered
 	return u
 }

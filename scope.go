@@ -145,6 +145,7 @@ func recycle[E any](s []E) []E {
 type wakeList[V any] struct {
 	first *ring[Change[V]] // usually the only one, or nil
 	more  []*ring[Change[V]]
+	sets  []*commitSet // that have the change
 }
 
 // add adds a ring if a loop waits in it. If none does now, no wake is necessary: a loop
@@ -162,6 +163,7 @@ func (w *wakeList[V]) add(r *ring[Change[V]]) {
 // wake wakes one loop in each ring, however many wait (T6). The caller must not hold the
 // table's lock, because a loop that wakes may use the table.
 func (w *wakeList[V]) wake() {
+	wakeSets(w.sets)
 	if w.first == nil {
 		return
 	}

@@ -121,7 +121,8 @@ type Table[K, V any] struct {
 
 	tx txState[K, V] // of the running transaction
 
-	feeds feedSet[K, V]
+	feeds feedSet[*subscription[K, V]]
+	sets  atomic.Pointer[[]*commitSet] // with this table that are followed; changes under the table's lock
 }
 
 // tables is the number of tables made. Each table's lockID is the number when it was made.
@@ -183,7 +184,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.snapshots.table = &t.mu
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
-	t.feeds.subs = btree.NewG(degree, (*subscription[K, V]).madeBefore)
+	t.feeds.subs = newFeedTree[*subscription[K, V]]()
 	t.guard.begin(t)
 	return t
 }
@@ -263,6 +264,9 @@ func (t *Table[K, V]) Drop() {
 		if s.squash != nil {
 			s.squash.finish()
 		}
+	}
+	for _, s := range t.commitSets() { // none is added to a dropped table, either
+		s.drop(t.name)
 	}
 }
 

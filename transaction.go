@@ -13,11 +13,16 @@ type Tx struct {
 	tables    []txTable  // in the order of their lockIDs
 	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
 	committed atomicBool // publishes the rows of a transaction in all of its tables at once
+	log       Commit     // the changes of tables that are followed by [Commits]
 	ended     atomic.Bool
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
-type AnyTable interface{ anyTable() txTable }
+type AnyTable interface {
+	Name() string
+	At(seq uint64) Position
+	anyTable() txTable
+}
 
 // A txTable is a table as a transaction sees it.
 type txTable interface {
@@ -26,12 +31,12 @@ type txTable interface {
 	unlock()
 	rlock()
 	runlock()
+	tryLock() bool
+	isDroppedLocked() bool
 
-	// canBeginLocked returns an error if the table is dropped. Each beginLocked is
-	// followed by endScansLocked, storeVersionsLocked and publishTxLocked, or by
-	// rollbackLocked, and then by endTxLocked. The caller calls the function that
-	// publishTxLocked returns when it holds no lock.
-	canBeginLocked() error
+	// Each beginLocked is followed by endScansLocked, storeVersionsLocked and
+	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
+	// function that publishTxLocked returns when it holds no lock.
 	beginLocked(tx *Tx)
 	endScansLocked()
 	storeVersionsLocked()
@@ -40,6 +45,8 @@ type txTable interface {
 	endTxLocked()
 
 	viewLocked() anyView
+
+	commitTable
 }
 
 // Transact makes all writes of fn to the tables, or none of them. If fn returns an error,
@@ -114,8 +121,8 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 		defer t.unlock()
 	}
 	for _, t := range tx.tables {
-		if err := t.canBeginLocked(); err != nil {
-			return nil, err
+		if t.isDroppedLocked() {
+			return nil, fmt.Errorf("changefeed: transaction on %q: %w", t.Name(), ErrTableDropped)
 		}
 	}
 	for _, t := range tx.tables {
@@ -145,7 +152,7 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 	for _, t := range tx.tables {
 		wake = append(wake, t.publishTxLocked())
 	}
-	return wake, nil
+	return append(wake, tx.publishLog()), nil
 }
 
 func (t *Table[K, V]) anyTable() txTable {
@@ -160,13 +167,9 @@ func (t *Table[K, V]) lock()             { t.mu.Lock() }
 func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
 func (t *Table[K, V]) rlock()            { t.mu.RLock() }
 func (t *Table[K, V]) runlock()          { t.mu.RUnlock() }
+func (t *Table[K, V]) tryLock() bool     { return t.mu.TryLock() }
 
-func (t *Table[K, V]) canBeginLocked() error {
-	if t.dropped {
-		return fmt.Errorf("changefeed: transaction on %q: %w", t.name, ErrTableDropped)
-	}
-	return nil
-}
+func (t *Table[K, V]) isDroppedLocked() bool { return t.dropped }
 
 // A txState is the part of the running transaction that belongs to one table.
 type txState[K, V any] struct {

@@ -94,6 +94,10 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	}
 	if c, err = t.writeLocked(key, next); c.Kind != None {
 		w = t.publishLocked()
+		if sets := t.commitSets(); sets != nil {
+			publishCommit(sets, t.anyChange(&c))
+			w.sets = sets
+		}
 	}
 	return c, w, err
 }
@@ -160,6 +164,9 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	t.storeLocked(key, at, c)
 	t.seq++
 	c.Seq = t.seq
+	if t.tx.running() && t.sets.Load() != nil {
+		t.tx.tx.log = append(t.tx.tx.log, t.anyChange(c))
+	}
 
 	o := &t.outbox
 	o.add(&t.allScope, key, *c)

@@ -1,0 +1,675 @@
+package changefeed
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A Commit is one write, or one transaction, with all of its changes to the tables that are
+// followed, in the order in which they were made. It is an element of the stream of [Commits].
+type Commit []AnyChange
+
+// An AnyChange is a [Change] of one of several tables.
+//
+// Old and New are pointers to stored rows: for a *Table[K, V], each is a *V, or nil.
+// [Table.Typed] returns them with their type. The rows never change again, and must not be
+// modified.
+type AnyChange struct {
+	Table AnyTable
+	Seq   uint64 // position in the table's history
+	Kind  Kind
+	Old   any // the row before, or nil for an insert
+	New   any // the row after, or nil for a delete
+}
+
+// String returns the table's name and the change, as [Change.String] formats it:
+//
+//	games: 7 update {1 Bob} -> {1 Alice}
+func (c AnyChange) String() string {
+	if c.Table == nil {
+		return None.String()
+	}
+	return c.Table.Name() + ": " + c.Table.anyTable().changeText(c)
+}
+
+// Typed returns a change of this table with the type of its rows. It returns false if c is a
+// change of another table.
+func (t *Table[K, V]) Typed(c AnyChange) (Change[V], bool) {
+	if c.Table != AnyTable(t) {
+		return Change[V]{}, false
+	}
+	before, _ := c.Old.(*V)
+	after, _ := c.New.(*V)
+	return Change[V]{Seq: c.Seq, Kind: c.Kind, Old: before, New: after}, true
+}
+
+// anyChange is the inverse of Typed. It allocates nothing.
+func (t *Table[K, V]) anyChange(c *Change[V]) AnyChange {
+	a := AnyChange{Table: t, Seq: c.Seq, Kind: c.Kind}
+	if c.Old != nil {
+		a.Old = c.Old
+	}
+	if c.New != nil {
+		a.New = c.New
+	}
+	return a
+}
+
+func (t *Table[K, V]) changeText(c AnyChange) string {
+	typed, _ := t.Typed(c)
+	return typed.String()
+}
+
+func (t *Table[K, V]) checkRows(c AnyChange) {
+	typed, _ := t.Typed(c)
+	t.guard.check(typed.Old)
+	t.guard.check(typed.New)
+}
+
+// Commits follows several tables together. It returns the stream of all writes and transactions
+// made from now on that change at least one of the tables, each as one [Commit]. [Table.Changes]
+// describes how a range behaves, how it ends, and what happens when the loop is too slow. This
+// is what differs:
+//
+// All subscribers see the same order. Of two streams of different tables, each has the commits
+// that are in both in the same order. If one transaction has seen the writes of another, it comes
+// after it. The Seq of each table's changes have no gaps, except where commits were skipped.
+//
+// A commit is valid until the loop continues. The loop may modify it, and append to it.
+// Commits allocates nothing for an element.
+//
+// These options can be used: [Named], [Buffer], [IncludeInitial], [OnOverflow], [Poll] and
+// [Track].
+//
+//   - Buffer counts changes, not commits. A commit is never delivered in part: if one of its
+//     changes is dropped, all of them are skipped. A commit with more changes than the buffer
+//     has room for is always skipped.
+//   - In the [*SkippedError], Count is the number of changes skipped, of all the tables. Table,
+//     From and To are not set.
+//   - With IncludeInitial, the stream begins with the present rows of all tables at one moment.
+//     They come in the order of the tables that were passed. A commit has several of them, and
+//     all of its rows are of one table. Then comes a commit with one change of Kind [Ready] for
+//     each table, whose Seq is that of the last change that the table's rows show. [Resync]
+//     continues in the same way.
+//   - Track gives access to the figures. The feed has no position, and [After] cannot be used.
+//
+// When one of the tables is dropped, the feed ends after everything that is buffered, with an
+// [ErrTableDropped] that names the table. Changes that are made to the others later are not in
+// it.
+//
+// A table that is passed twice counts once. The stream yields [ErrInvalidOption] if there is no
+// table. Commits panics if ctx, a table or an option is nil.
+//
+// A write to one of the tables costs two steps more for each set of tables that is followed, no
+// matter how many subscribers follow the set (BenchmarkCommits). Other tables pay nothing.
+// To subscribe, and to continue after an overflow with Resync, a feed takes the locks of all
+// tables for a moment.
+func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[Commit] {
+	f, err := newCommitFeed(ctx, tables, opts)
+	if err != nil {
+		return failed[Commit](err)
+	}
+	return guardCommits(f.commits)
+}
+
+// A commitSet is a set of tables that are followed together. It has one ring for all feeds of
+// the same tables. Each of its tables refers to it while there is such a feed.
+//
+// A publication holds the locks of the tables that it wrote to. It locks mu of all sets that
+// these tables are in, and puts its changes, before it unlocks any. Two publications with two
+// sets in common therefore come in the same order in both.
+type commitSet struct {
+	id     uint64    // sets are locked in this order
+	tables []txTable // in the order of their lockIDs
+	feeds  feedSet[*commitSubscription]
+	open   int // feeds that have not left; guarded by the locks of all tables
+
+	mu      sync.Mutex      // guards dropped, and puts into the ring; ring.mu comes after it
+	ring    ring[AnyChange] // an element continues if the next one is of the same commit
+	dropped string          // the name of the table that was dropped first
+}
+
+// commitSets is the number of sets made.
+var commitSets atomic.Uint64
+
+// A commitTable is a table as a commitSet sees it.
+type commitTable interface {
+	Name() string
+	setsTableLocked() *atomic.Pointer[[]*commitSet]
+	presentLocked() presentRows
+	changeText(c AnyChange) string
+	checkRows(c AnyChange) // see debug.go
+}
+
+func (t *Table[K, V]) setsTableLocked() *atomic.Pointer[[]*commitSet] { return &t.sets }
+
+// commitSets returns the sets with this table that are followed, in the order of their ids.
+func (t *Table[K, V]) commitSets() []*commitSet {
+	if sets := t.sets.Load(); sets != nil {
+		return *sets
+	}
+	return nil
+}
+
+// publishCommit publishes the changes of a write or a transaction in each of the sets, which
+// are in the order of their ids.
+func publishCommit(sets []*commitSet, changes ...AnyChange) {
+	for _, s := range sets {
+		s.mu.Lock()
+	}
+	for _, s := range sets {
+		s.putLocked(changes)
+	}
+	for _, s := range sets {
+		s.mu.Unlock()
+	}
+}
+
+// putLocked publishes those of the changes that are of the set's tables.
+func (s *commitSet) putLocked(changes Commit) {
+	if s.ring.isClosed() {
+		return
+	}
+	for i := range changes {
+		if s.has(changes[i].Table) {
+			s.ring.putTableLocked(changes[i])
+		}
+	}
+	if s.ring.unpublished() {
+		s.ring.publishTableLocked()
+	}
+}
+
+func (s *commitSet) has(t AnyTable) bool { return slices.Contains(s.tables, t.anyTable()) }
+
+// publishLog publishes the transaction's changes, and returns the function that wakes loops.
+func (tx *Tx) publishLog() (wake func()) {
+	var sets []*commitSet
+	if len(tx.log) > 0 {
+		for _, t := range tx.tables {
+			if of := t.setsTableLocked().Load(); of != nil {
+				sets = append(sets, *of...)
+			}
+		}
+		slices.SortFunc(sets, func(a, b *commitSet) int { return cmp.Compare(a.id, b.id) })
+		sets = slices.Compact(sets)
+		publishCommit(sets, tx.log...)
+	}
+	return func() { wakeSets(sets) }
+}
+
+// wakeSets wakes a loop of each set, after a publication.
+func wakeSets(sets []*commitSet) {
+	for _, s := range sets {
+		if s.ring.hasWaiting() {
+			s.ring.wake(1)
+		}
+	}
+}
+
+// drop ends the set's feeds after what is buffered, because a table is dropped.
+func (s *commitSet) drop(table string) {
+	s.mu.Lock()
+	closed := s.ring.close()
+	if closed {
+		s.dropped = table
+	}
+	s.mu.Unlock()
+	if closed {
+		s.ring.wake(1)
+	}
+}
+
+// droppedError returns the error of a feed whose ring is closed.
+func (s *commitSet) droppedError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return commitsError(s.dropped, ErrTableDropped)
+}
+
+func commitsError(table string, err error) error {
+	return fmt.Errorf("changefeed: commits of %q: %w", table, err)
+}
+
+func (s *commitSet) lockTables() {
+	for _, t := range s.tables {
+		t.lock()
+	}
+}
+
+func (s *commitSet) unlockTables() {
+	for _, t := range s.tables {
+		t.unlock()
+	}
+}
+
+// tryLockTables locks all tables, or none.
+func (s *commitSet) tryLockTables() bool {
+	for i, t := range s.tables {
+		if !t.tryLock() {
+			for _, locked := range s.tables[:i] {
+				locked.unlock()
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// joinLocked returns the set of the same tables that is followed already, or s.
+func (s *commitSet) joinLocked() *commitSet {
+	for _, t := range s.tables {
+		sets := t.setsTableLocked()
+		var known []*commitSet
+		if p := sets.Load(); p != nil {
+			known = *p
+		}
+		if i := slices.IndexFunc(known, func(other *commitSet) bool { return slices.Equal(other.tables, s.tables) }); i >= 0 {
+			return known[i]
+		}
+		if s.id == 0 {
+			s.id = commitSets.Add(1) // greater than those of all other sets of these tables, which are locked
+		}
+		sets.Store(new(append(slices.Clip(known), s)))
+	}
+	return s
+}
+
+// leaveLocked counts a feed less. After the last one, the tables forget the set.
+func (s *commitSet) leaveLocked() {
+	if s.open--; s.open > 0 {
+		return
+	}
+	for _, t := range s.tables {
+		sets := t.setsTableLocked()
+		rest := slices.DeleteFunc(slices.Clone(*sets.Load()), func(other *commitSet) bool { return other == s })
+		if len(rest) == 0 {
+			sets.Store(nil)
+		} else {
+			sets.Store(&rest)
+		}
+	}
+}
+
+// A commitSubscription is the part of a feed of commits that the tables and the context refer
+// to. It is to a commitFeed what a [subscription] is to a [feed].
+type commitSubscription struct {
+	window  window[AnyChange]
+	set     *commitSet
+	name    string
+	id      uint64
+	unhook  func() bool                   // stops the context from calling end
+	initial atomic.Pointer[presentTables] // to be delivered before commits, or nil
+	last    atomic.Pointer[FeedInfo]      // the figures when it ended
+}
+
+func (s *commitSubscription) number() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.id
+}
+
+func (s *commitSubscription) position() Position { return Position{} }
+
+func (s *commitSubscription) info() FeedInfo {
+	u := s.window.usage()
+	if last := s.last.Load(); last != nil { // stored before the window was closed
+		return *last
+	}
+	return FeedInfo{
+		ID:        s.id,
+		Name:      s.name,
+		Initial:   s.initial.Load() != nil,
+		Buffered:  int(u.buffered),
+		Capacity:  int(min(u.limit, math.MaxInt)),
+		Delivered: u.delivered,
+		Skipped:   u.skipped,
+	}
+}
+
+// end ends the subscription and wakes its loop: see [subscription.end].
+func (s *commitSubscription) end() {
+	if s.remove() {
+		s.window.close()
+		s.leave()
+	}
+}
+
+// collected ends a subscription whose stream is garbage: see [subscription.collected].
+func (s *commitSubscription) collected() {
+	s.unhook()
+	if s.remove() {
+		s.window.closeQuietly()
+		s.leave()
+	}
+}
+
+// forget is like end, but also stops the context from calling end.
+func (s *commitSubscription) forget() {
+	if s.unhook != nil {
+		s.unhook()
+	}
+	s.end()
+}
+
+func (s *commitSubscription) remove() (ok bool) {
+	if ok = s.set.feeds.remove(s); ok {
+		s.last.Store(new(s.info()))
+	}
+	return ok
+}
+
+// leave drops the remaining initial rows, and leaves the set. It does not wait for locks: see
+// [subscription.leave].
+func (s *commitSubscription) leave() {
+	s.endInitial()
+	if s.set.tryLockTables() {
+		defer s.set.unlockTables()
+		s.set.leaveLocked()
+		return
+	}
+	go func() {
+		s.set.lockTables()
+		defer s.set.unlockTables()
+		s.set.leaveLocked()
+	}()
+}
+
+func (s *commitSubscription) endInitial() {
+	if initial := s.initial.Swap(nil); initial != nil {
+		for _, rows := range initial.tables {
+			rows.close()
+		}
+	}
+}
+
+// A commitFeed is the subscriber's side of a feed of commits. It keeps the invariants of a
+// [feed].
+type commitFeed struct {
+	ctx      context.Context
+	sub      *commitSubscription
+	tables   []txTable // as they were passed
+	overflow Overflow
+	polls    bool
+	wake     chan<- struct{}
+	ranging  atomic.Bool
+
+	commit Commit        // its array is used for every commit
+	notice *SkippedError // to be delivered next, or nil
+	final  error         // nil until the feed has ended
+}
+
+func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*commitFeed, error) {
+	if ctx == nil {
+		panic("changefeed: Commits: nil context; pass context.Background() if nothing cancels the feed")
+	}
+	tx := newTx("Commits", tables)
+	c, err := newFeedConfig(opts)
+	if c.track != nil {
+		c.track.tracked.Store(nil)
+	}
+	switch {
+	case err != nil:
+	case len(tables) == 0:
+		err = fmt.Errorf("%w: Commits without a table", ErrInvalidOption)
+	case c.after != nil:
+		err = fmt.Errorf("%w: Commits with After: a feed of commits has no position", ErrInvalidOption)
+	case c.squashes:
+		err = fmt.Errorf("%w: Commits with Squash: commits are delivered as they were made", ErrInvalidOption)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("changefeed: commits: %w", err)
+	}
+	f := &commitFeed{ctx: ctx, overflow: c.overflow, polls: c.polls, wake: c.wake}
+	for _, t := range tables {
+		if table := t.anyTable(); !slices.Contains(f.tables, table) {
+			f.tables = append(f.tables, table)
+		}
+	}
+	if err := f.subscribe(tx.tables, &c); err != nil {
+		return nil, err
+	}
+	sub, subscribed := f.sub, false
+	defer func() {
+		if !subscribed { // a method of the context panicked
+			sub.forget()
+		}
+	}()
+	sub.unhook = context.AfterFunc(ctx, sub.end)
+	runtime.AddCleanup(f, (*commitSubscription).collected, sub)
+	subscribed = true
+	return f, nil
+}
+
+// subscribe adds the subscription to the set of the tables. F2
+func (f *commitFeed) subscribe(tables []txTable, c *feedConfig) error {
+	set := &commitSet{tables: tables}
+	set.ring.whole = true
+	set.feeds.subs = newFeedTree[*commitSubscription]()
+	set.lockTables()
+	defer set.unlockTables()
+	for _, t := range tables {
+		if t.isDroppedLocked() {
+			return commitsError(t.Name(), ErrTableDropped)
+		}
+	}
+	set = set.joinLocked()
+	set.open++
+	s := &commitSubscription{set: set, name: c.name}
+	f.sub = s
+	s.window.notifyOn(c.wake)
+	set.ring.openTableLocked(&s.window, uint64(c.buffer))
+	if c.initial {
+		f.beginInitialLocked()
+	}
+	set.feeds.add(s, &s.id)
+	if c.track != nil {
+		c.track.tracked.Store(new(trackedFeed(s)))
+	}
+	return nil
+}
+
+// beginInitialLocked makes the feed continue with the present rows of all tables.
+func (f *commitFeed) beginInitialLocked() {
+	initial := new(presentTables)
+	for _, t := range f.tables {
+		initial.tables = append(initial.tables, t.presentLocked())
+	}
+	f.sub.initial.Store(initial)
+}
+
+// commits is the feed's stream.
+func (f *commitFeed) commits(yield func(Commit, error) bool) {
+	f.begin()
+	defer f.end()
+	for f.final == nil {
+		if f.ctx.Err() != nil {
+			f.finish(context.Cause(f.ctx))
+			break
+		}
+		if f.notice != nil {
+			if !f.deliverNotice(yield) {
+				return
+			}
+			continue
+		}
+		if initial := f.sub.initial.Load(); initial != nil {
+			if !f.deliverInitial(initial, yield) {
+				return
+			}
+			continue
+		}
+		w := &f.sub.window
+		if w.take(f.ctx, (*[]AnyChange)(&f.commit), 1); len(f.commit) > 0 {
+			if !f.deliver(yield) {
+				return
+			}
+			continue
+		}
+		switch {
+		case f.ctx.Err() != nil || f.advance():
+		case w.drained():
+			if f.ctx.Err() == nil { // otherwise the window may have been closed before the ring
+				f.finish(f.sub.set.droppedError())
+			}
+		case f.polls:
+			return
+		default:
+			w.wait()
+		}
+	}
+	yield(nil, f.final)
+}
+
+// begin starts a range. The caller must defer end.
+func (f *commitFeed) begin() {
+	if !f.ranging.CompareAndSwap(false, true) {
+		panic("changefeed: another range over the stream is running; call Commits once for each goroutine")
+	}
+	if f.wake != nil {
+		f.sub.window.disarm()
+	}
+	f.commit = recycle(f.commit) // a panic in the loop's body may have left it
+}
+
+// end ends a range: see [feed.end].
+func (f *commitFeed) end() {
+	defer f.ranging.Store(false) // also keeps f reachable until here
+	if f.wake == nil || f.final != nil {
+		return
+	}
+	if f.notice != nil || f.sub.initial.Load() != nil || !f.sub.window.arm() {
+		notify(f.wake)
+	}
+}
+
+// deliver delivers the commit.
+func (f *commitFeed) deliver(yield func(Commit, error) bool) (more bool) {
+	more = yield(slices.Clip(f.commit), nil)
+	f.commit = recycle(f.commit)
+	return more
+}
+
+// deliverNotice is like [feed.deliverNotice].
+func (f *commitFeed) deliverNotice(yield func(Commit, error) bool) (more bool) {
+	notice := f.notice
+	if f.overflow == Fail {
+		f.finish(notice)
+		return true
+	}
+	f.notice = nil
+	return yield(nil, notice)
+}
+
+// deliverInitial delivers the remaining initial rows, and Ready.
+func (f *commitFeed) deliverInitial(initial *presentTables, yield func(Commit, error) bool) (more bool) {
+	for ; initial.next < len(initial.tables); initial.next++ {
+		if !initial.tables[initial.next].deliver(f, yield) {
+			return false
+		}
+		if f.ctx.Err() != nil {
+			return true
+		}
+	}
+	f.sub.endInitial()
+	for _, rows := range initial.tables {
+		f.commit = append(f.commit, rows.ready())
+	}
+	return f.deliver(yield)
+}
+
+// advance makes the next commits ready. If commits were skipped, it sets the notice, and
+// resynchronizes a feed with [Resync]. It returns false if there is nothing to read.
+func (f *commitFeed) advance() bool {
+	skipped, advanced := f.sub.window.advance()
+	if skipped > 0 {
+		f.notice = &SkippedError{Count: skipped, Feed: f.sub.name}
+		if f.overflow == Resync {
+			f.resync()
+		}
+	}
+	return advanced
+}
+
+// resync is like [feed.resync].
+func (f *commitFeed) resync() {
+	set := f.sub.set
+	set.lockTables()
+	defer set.unlockTables()
+	if slices.ContainsFunc(set.tables, txTable.isDroppedLocked) {
+		return
+	}
+	skipped, open := f.sub.window.skipAllTableLocked(0)
+	if !open {
+		return // the context has ended the subscription
+	}
+	f.notice.Count += skipped
+	f.beginInitialLocked()
+	if f.ctx.Err() != nil {
+		f.sub.endInitial() // end may have come before
+	}
+}
+
+// finish ends the feed with a final error. Unread commits are dropped.
+func (f *commitFeed) finish(err error) {
+	f.sub.forget()
+	f.final = err
+	f.notice = nil
+	f.sub.endInitial() // resync may have set it after end cleared it
+}
+
+// A presentTables is the present rows that a feed of commits has yet to deliver.
+type presentTables struct {
+	tables []presentRows
+	next   int // the first one that is not delivered; the reader's
+}
+
+// A presentRows is the present rows of one table.
+type presentRows interface {
+	// deliver delivers the rows that are left, several at a time, until the loop exits or the
+	// context is done.
+	deliver(f *commitFeed, yield func(Commit, error) bool) (more bool)
+
+	ready() AnyChange
+	close()
+}
+
+// A tableRows is a [presentRows].
+type tableRows[K, V any] struct {
+	table *Table[K, V]
+	rows  *scan[K, V]
+	seq   uint64 // of the last change that the rows show
+}
+
+func (t *Table[K, V]) presentLocked() presentRows {
+	return &tableRows[K, V]{t, t.allPart.scan(nil, false), t.seq}
+}
+
+// deliver is a reader of the rows' snapshot, because the subscription may end meanwhile.
+func (r *tableRows[K, V]) deliver(f *commitFeed, yield func(Commit, error) bool) (more bool) {
+	if !r.rows.snapshot.retain() {
+		return true // the subscription has ended
+	}
+	defer r.rows.snapshot.release()
+	more = true
+	r.rows.each(func() bool {
+		for _, row := range r.rows.rows {
+			f.commit = append(f.commit, AnyChange{Table: r.table, Kind: Initial, New: row})
+		}
+		more = f.deliver(yield)
+		return more && f.ctx.Err() == nil
+	})
+	return more
+}
+
+func (r *tableRows[K, V]) ready() AnyChange {
+	return AnyChange{Table: r.table, Kind: Ready, Seq: r.seq}
+}
+func (r *tableRows[K, V]) close() { r.rows.close() }
