@@ -30,8 +30,17 @@ var (
 	ErrTableDropped = errors.New("table dropped")
 
 	// ErrOtherHistory is yielded by a stream whose [After] has a position that is not in the
-	// table's history: see [Table.Fork].
+	// table's history: see [Table.Fork]. [Table.Apply] returns it for a change that is not in the
+	// table's history.
 	ErrOtherHistory = errors.New("position of another history")
+
+	// ErrGap is returned by [Table.Apply] when changes are missing between the table's last
+	// change and the next one to apply.
+	ErrGap = errors.New("changes are missing")
+
+	// ErrDiverged is returned by [Table.Apply] when the old row of a change is not the row
+	// that is stored.
+	ErrDiverged = errors.New("the stored row is not the old row of the change, primary key")
 
 	// ErrInvalidOption is yielded by a stream when a [FeedOption] has a value that is not
 	// allowed, or when options cannot be combined.

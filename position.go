@@ -76,6 +76,11 @@ type lineage []Position
 // present returns the present name.
 func (l lineage) present() HistoryID { return l[len(l)-1].History }
 
+// names reports whether a name is one of the history.
+func (l lineage) names(name HistoryID) bool {
+	return slices.ContainsFunc(l, func(p Position) bool { return p.History == name })
+}
+
 // has reports whether a position is in the history of a table whose last change is numbered
 // seq.
 func (l lineage) has(p Position, seq uint64) bool {

@@ -102,7 +102,8 @@ type Table[K, V any] struct {
 	lineage   atomic.Pointer[lineage] // changes under the table's lock
 	published atomic.Uint64           // seq, once the changes up to it are in all rings and squashes
 
-	lockID  uint64     // transactions lock tables in this order
+	lockID  uint64 // transactions lock tables in this order
+	handle  *tableHandle
 	allPart part[K, V] // the part that is the whole table
 
 	mu      tableMutex        // T1; guards the fields from here to tx
@@ -178,6 +179,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		lockID: tables.Add(1),
 	}
 	t.lineage.Store(&lineage{{History: newHistoryID()}})
+	t.handle = &tableHandle{t}
 	t.allPart = &keyPart[K, V]{table: t}
 	t.rows.tree = btree.NewG(degree, less)
 	t.keys = treeIndex[K, V]{&t.mu, &t.rows}

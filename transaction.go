@@ -13,7 +13,8 @@ type Tx struct {
 	tables    []txTable  // in the order of their lockIDs
 	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
 	committed atomicBool // publishes the rows of a transaction in all of its tables at once
-	log       Commit     // the changes of tables that are followed by [Commits]
+	log       []logEntry // the changes of tables that are followed by [Commits]
+	failed    error      // why the transaction cannot commit, or nil
 	ended     atomic.Bool
 }
 
@@ -138,7 +139,7 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 			defer t.rollbackLocked()
 		}
 	}()
-	if err := fn(tx); err != nil {
+	if err := cmp.Or(fn(tx), tx.failed); err != nil {
 		return nil, err
 	}
 	for _, t := range tx.tables {
@@ -372,6 +373,13 @@ func (x TxTable[K, V]) write(op string, key K, next rule[V]) (Change[V], error) 
 // that is not stored any more. Outside a transaction, where each write takes the lock,
 // such a write deadlocks.
 func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
+	x.beginWrite()
+	defer x.endWrite()
+	return x.table.writeLocked(key, next)
+}
+
+// beginWrite begins a write. The caller must defer endWrite.
+func (x TxTable[K, V]) beginWrite() {
 	x.check()
 	t := x.table
 	if x.view != nil {
@@ -381,11 +389,11 @@ func (x TxTable[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to the same table; write before or after it", t.name))
 	}
 	t.tx.writing = true
-	defer func() {
-		t.tx.writing = false
-		t.forgetPlansLocked()
-	}()
-	return t.writeLocked(key, next)
+}
+
+func (x TxTable[K, V]) endWrite() {
+	x.table.tx.writing = false
+	x.table.forgetPlansLocked()
 }
 
 // Get is like [Table.Get]. In [Read], it takes time in the logarithm of the number of rows.

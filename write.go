@@ -95,7 +95,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	if c, err = t.writeLocked(key, next); c.Kind != None {
 		w = t.publishLocked()
 		if sets := t.commitSets(); sets != nil {
-			publishCommit(sets, t.anyChange(&c))
+			publishCommit(sets, t.logEntry(&c))
 			w.sets = sets
 		}
 	}
@@ -127,17 +127,25 @@ func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	if c.Kind == None {
 		return c, nil
 	}
+	if err := t.makeLocked(&c, key, at); err != nil {
+		return Change[V]{}, err
+	}
+	return c, nil
+}
+
+// makeLocked makes a change to the row of a cell, which is nil if the key has none.
+func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	for _, x := range t.indexes {
 		x.plan(c.Old, c.New)
 	}
 	for _, x := range t.indexes {
 		if err := x.check(); err != nil {
-			return Change[V]{}, err
+			return err
 		}
 	}
 	t.guard.keep(c.New)
-	t.commitLocked(&c, key, at)
-	return c, nil
+	t.commitLocked(c, key, at)
+	return nil
 }
 
 // endWrite ends a write and unlocks the table. It is one deferred call, because a write
@@ -165,7 +173,7 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	t.seq++
 	c.Seq = t.seq
 	if t.tx.running() && t.sets.Load() != nil {
-		t.tx.tx.log = append(t.tx.tx.log, t.anyChange(c))
+		t.tx.tx.log = append(t.tx.tx.log, t.logEntry(c))
 	}
 
 	o := &t.outbox

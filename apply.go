@@ -1,0 +1,90 @@
+package changefeed
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Apply makes changes that were made to another table, its source, in this table. It keeps the
+// table a replica of its source: the rows, the sequence numbers and the feeds are those of the
+// source. of is the history of the changes, for example that of the source's [Table.Position].
+//
+// The changes become one transaction. If one of them cannot be applied, none is. So a program
+// passes the changes of one transaction of the source: a [Commit], or a batch of Batches with
+// a maximum of 1. A transaction over several tables is applied with [TxTable.Apply] in one
+// [Transact].
+//
+// A table becomes a replica with [Table.Restore] or [Table.Reset], which give it a history of
+// the source. From then on it must be written to with Apply alone. To write to it in another way,
+// call [Table.Fork] first.
+//
+// Apply can be repeated. Changes that the table has already are left out, so a program that does
+// not know how far it came begins too early. The first change after them must have the next
+// sequence number, and its Old must be equal to the stored row. An update is made and published
+// even if the row does not change, because a program may have dropped some fields on the way.
+//
+// The rows of the changes belong to the table afterwards.
+//
+// Possible errors: [ErrOtherHistory], [ErrGap], [ErrDiverged], [ErrKeyChanged],
+// [ErrDuplicateKey] of a unique index, [ErrTableDropped], and an error for a change that is no
+// write, such as one of Kind Initial, or whose rows do not fit its Kind. After ErrGap or
+// ErrOtherHistory, the program gets the source's rows anew and calls Reset. After ErrDiverged,
+// it finds out who else wrote to the table.
+func (t *Table[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
+	return Transact(func(tx *Tx) error { return t.In(tx).Apply(of, changes...) }, t)
+}
+
+// Apply is like [Table.Apply]. If it fails, the whole transaction is rolled back, and Transact
+// returns the error even if its function does not.
+func (x TxTable[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
+	x.beginWrite()
+	defer x.endWrite()
+	if x.tx.failed != nil {
+		return x.tx.failed
+	}
+	x.tx.failed = errors.New("changefeed: Apply panicked") // unless it comes to its end
+	x.tx.failed = x.table.applyLocked(of, changes)
+	return x.tx.failed
+}
+
+func (t *Table[K, V]) applyLocked(of HistoryID, changes []Change[V]) error {
+	if !t.lineage.Load().names(of) {
+		return fmt.Errorf("changefeed: apply to %q: %w: %v", t.name, ErrOtherHistory, of)
+	}
+	for i := range changes {
+		if err := t.applyChangeLocked(of, changes[i]); err != nil {
+			return fmt.Errorf("changefeed: apply to %q: change %d: %w", t.name, changes[i].Seq, err)
+		}
+		t.forgetPlansLocked()
+	}
+	return nil
+}
+
+func (t *Table[K, V]) applyChangeLocked(of HistoryID, c Change[V]) error {
+	if kind := kindOf(c.Old, c.New); c.Seq == 0 || c.Row() == nil || c.Kind != kind {
+		return fmt.Errorf("must be an insert, update or delete with the rows of its kind, but is %v", c)
+	}
+	switch names := *t.lineage.Load(); {
+	case names.has(Position{of, c.Seq}, t.seq):
+		return nil
+	case of != names.present():
+		return fmt.Errorf("%w: %v ended before", ErrOtherHistory, of)
+	case c.Seq != t.seq+1:
+		return fmt.Errorf("%w: the last change of the table is %d", ErrGap, t.seq)
+	}
+	key := t.key(c.Row())
+	if c.Kind == Update && t.order(t.key(c.Old), key) != 0 {
+		return fmt.Errorf("%w %s", ErrKeyChanged, quoted(t.key(c.Old)))
+	}
+	at := t.cellLocked(key)
+	old := at.latest()
+	t.guard.check(old)
+	if (old == nil) != (c.Old == nil) || old != nil && !t.equal(old, c.Old) {
+		return fmt.Errorf("%w %s", ErrDiverged, quoted(key))
+	}
+	c.Old = old
+	if err := t.makeLocked(&c, key, at); err != nil {
+		return fmt.Errorf("%w %s", err, quoted(key))
+	}
+	return nil
+}
