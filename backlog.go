@@ -10,8 +10,8 @@ import (
 // slots are not written again (R1). So the backlog is complete from the start, however much is
 // written meanwhile, and the changes after it come from the scope of the feed's own part.
 //
-// In the table's ring, a change's Seq is the position after it. So the positions of a backlog
-// are sequence numbers.
+// The table's ring has all changes of the table. So a change's Seq and the position after it
+// differ by the same number for all changes of a backlog.
 //
 // close and usage are for any goroutine. The other methods are for the reader.
 type backlog[V any] struct {
@@ -19,15 +19,16 @@ type backlog[V any] struct {
 	skipped uint64                             // number of changes after from that were not retained
 	read    atomic.Uint64                      // the Seq of the last change that was read, or reported as skipped
 	to      uint64                             // the Seq of the table's last change at the subscription
+	offset  uint64                             // the position after a change, less its Seq; it may wrap around
 	pages   atomic.Pointer[[]*page[Change[V]]] // from the page of the next change on, or nil: nothing to read
 }
 
 // newBacklogTableLocked returns the backlog of a feed that resumes after from in a table whose
 // last change is to. The table's ring is r.
 func newBacklogTableLocked[V any](r *ring[Change[V]], from, to uint64) *backlog[V] {
-	b := &backlog[V]{from: from, to: to}
-	pages, first := r.retainedPagesTableLocked(from)
-	b.skipped = first - from
+	b := &backlog[V]{from: from, to: to, offset: r.end.Load() - to}
+	pages, first := r.retainedPagesTableLocked(to - from)
+	b.skipped = first - b.offset - from
 	b.read.Store(from)
 	if len(pages) > 0 {
 		b.pages.Store(&pages)
@@ -42,7 +43,7 @@ func (b *backlog[V]) unread() bool { return b != nil && b.pages.Load() != nil }
 func (b *backlog[V]) deliver(ctx context.Context, yield func(Change[V], error) bool) bool {
 	for pages := b.pages.Load(); pages != nil && ctx.Err() == nil; pages = b.pages.Load() {
 		p := (*pages)[0]
-		c := p.slots[b.read.Load()-p.first]
+		c := p.slots[b.slot(p, b.read.Load())]
 		b.move(pages, 1)
 		if !yield(c, nil) {
 			return false
@@ -59,7 +60,7 @@ func (b *backlog[V]) take(ctx context.Context, to *[]Change[V], n int) {
 	}
 	for pages := b.pages.Load(); pages != nil && n > 0; pages = b.pages.Load() {
 		p := (*pages)[0]
-		i, slots := b.read.Load()-p.first, min(uint64(len(p.slots)), b.to-p.first)
+		i, slots := b.slot(p, b.read.Load()), min(uint64(len(p.slots)), b.slot(p, b.to))
 		j := p.transactionEnd(i+min(uint64(n), slots-i)-1) + 1
 		taken := p.slots[i:min(j, slots)]
 		*to = append(*to, taken...)
@@ -70,12 +71,16 @@ func (b *backlog[V]) take(ctx context.Context, to *[]Change[V], n int) {
 	}
 }
 
+// slot returns the slot of p, or of a page after it, that has the change after the one numbered
+// seq.
+func (b *backlog[V]) slot(p *page[Change[V]], seq uint64) uint64 { return seq + b.offset - p.first }
+
 // move counts n changes of the first page as read.
 func (b *backlog[V]) move(pages *[]*page[Change[V]], n uint64) {
 	switch read := b.read.Add(n); read {
 	case b.to:
 		b.pages.CompareAndSwap(pages, nil)
-	case (*pages)[0].end():
+	case (*pages)[0].end() - b.offset:
 		(*pages)[0] = nil
 		rest := (*pages)[1:]
 		b.pages.CompareAndSwap(pages, &rest) // unless it was closed

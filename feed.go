@@ -321,9 +321,6 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 		s.squash = newSquash(t.order, t.equal, t.seq, c)
 		s.scope.addSquash(s.squash)
 	} else {
-		if s.scope == &t.allScope {
-			t.allScope.ring.beginTableLocked(t.seq)
-		}
 		s.window.notifyOn(c.wake)
 		s.window.beginAfter(t.seq)
 		s.scope.ring.openTableLocked(&s.window, uint64(c.buffer))
@@ -352,9 +349,7 @@ func (f *feed[K, V]) resumeLocked(after Position) error {
 		}
 		after, from = Position{}, 0
 	}
-	r := &t.allScope.ring
-	r.beginTableLocked(t.seq)
-	b := newBacklogTableLocked(r, from, t.seq)
+	b := newBacklogTableLocked(&t.allScope.ring, from, t.seq)
 	s.backlog = b
 	f.keepBacklog = f.keep
 	if s.part != t.allPart {

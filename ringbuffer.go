@@ -242,14 +242,6 @@ func (r *ring[T]) keeps() bool { return r.tail.Load() != nil }
 // hasWaiting reports whether a window waits.
 func (r *ring[T]) hasWaiting() bool { return r.parked.Load() > 0 }
 
-// beginTableLocked makes pos the position of the next element, unless elements are kept.
-func (r *ring[T]) beginTableLocked(pos uint64) {
-	if r.tail.Load() == nil {
-		r.next = pos
-		r.end.Store(pos)
-	}
-}
-
 // retainTableLocked keeps the newest n elements for windows that open later: of those that
 // come from now on, and of those that an earlier call kept.
 func (r *ring[T]) retainTableLocked(n uint64) {
@@ -287,14 +279,15 @@ func (r *ring[T]) openTableLocked(w *window[T], limit uint64) {
 	w.pinLocked(p)
 }
 
-// retainedPagesTableLocked returns the pages of the elements from pos on that are retained, and
-// the position of the first of these. The caller may read the published slots of the pages
-// without a lock (R1).
-func (r *ring[T]) retainedPagesTableLocked(pos uint64) (pages []*page[T], first uint64) {
+// retainedPagesTableLocked returns the pages of those of the newest n elements that are
+// retained, and the position of the first of these. The caller may read the published slots of
+// the pages without a lock (R1).
+func (r *ring[T]) retainedPagesTableLocked(n uint64) (pages []*page[T], first uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	first = max(pos, r.retainedLocked())
-	if first < r.end.Load() {
+	end := r.end.Load()
+	first = max(end-min(end, n), r.retainedLocked())
+	if first < end {
 		i := r.indexLocked(first)
 		pages = slices.Clone(r.pages[i:])
 	}

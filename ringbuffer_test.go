@@ -107,7 +107,10 @@ func (m *ringModel) put(n uint64, publish bool, before func()) {
 	for i := range n {
 		m.putTableLocked(m.end + i)
 	}
-	require.Equal(m, m.keeps() && n > 0, m.unpublished())
+	if !m.keeps() {
+		n = 0 // the elements have no positions
+	}
+	require.Equal(m, n > 0, m.unpublished())
 	m.compare()
 	before()
 	if publish {
@@ -136,7 +139,6 @@ func (m *ringModel) put(n uint64, publish bool, before func()) {
 // open opens a window.
 func (m *ringModel) openWindow(limit uint64) {
 	w := new(modelWindow)
-	m.beginTableLocked(m.end)
 	w.beginAfter(77)
 	m.openTableLocked(&w.window, limit)
 	w.model.pos, w.model.passed = m.end, 77
@@ -152,11 +154,11 @@ type retainedElements struct {
 	first, end uint64
 }
 
-// takeRetained takes the pages of what is retained from a position on, and compares them at
-// once and later.
-func (m *ringModel) takeRetained(pos uint64) {
-	m.beginTableLocked(m.end)
-	pages, first := m.retainedPagesTableLocked(pos)
+// takeRetained takes the pages of those of the newest n elements that are retained, and
+// compares them at once and later.
+func (m *ringModel) takeRetained(n uint64) {
+	pages, first := m.retainedPagesTableLocked(n)
+	pos := m.end - min(m.end, n)
 	require.Equal(m, max(pos, m.retained()), first)
 	switch {
 	case first == pos && pos < m.end:
@@ -462,7 +464,6 @@ func (m *ringModel) step() {
 		m.openWindow(limit)
 	case op < 12:
 		n := []uint64{0, 0, 1, 3, 30, 300}[m.roll(6)]
-		m.beginTableLocked(m.end)
 		m.oldest = m.retained() // what an earlier call let go does not come back
 		switch {
 		case n == 0 && m.retain > 0:
@@ -481,7 +482,9 @@ func (m *ringModel) step() {
 		for range 1 + m.roll(1<<m.roll(10)) {
 			m.putTableLocked(m.end)
 			m.publishTableLocked()
-			m.end++
+			if m.keeps() {
+				m.end++
+			}
 			m.wake(1)
 		}
 	case op < 45:
@@ -509,7 +512,7 @@ func (m *ringModel) step() {
 			w.model.passed = m.end
 		}
 	case op < 60:
-		m.takeRetained(m.end - min(m.end, uint64(m.roll(1<<m.roll(12)))))
+		m.takeRetained(uint64(m.roll(1 << m.roll(12))))
 	case op < 65:
 		armed := w.arm()
 		require.Equal(m, m.ready(w), !armed)
@@ -525,9 +528,6 @@ func (m *ringModel) step() {
 	default:
 		did = "read"
 		m.read(w, math.MaxInt)
-	}
-	if m.beginTableLocked(m.end + 5); !m.keeps() { // it does nothing while elements are kept
-		m.beginTableLocked(m.end)
 	}
 	if len(m.pages) > 0 && m.pages[0].first > held && held > 0 {
 		m.reached["trim on "+did]++

@@ -116,7 +116,7 @@ type Table[K, V any] struct {
 
 	snapshots snapshots[K, V] // that readers have
 
-	allScope scope[K, V]        // of all changes; in its ring a change's Seq is the position after it
+	allScope scope[K, V]        // of all changes
 	ranges   intervals[K, K, V] // the scopes of ranges of keys
 	outbox   outbox[K, V]       // changes that are not published yet
 
@@ -185,6 +185,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.keys = treeIndex[K, V]{&t.mu, &t.rows}
 	t.snapshots.table = &t.mu
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
+	t.allScope.ring.seqOf = t.seqOf
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
 	t.feeds.subs = newFeedTree[*subscription[K, V]]()
 	t.guard.begin(t)
@@ -332,7 +333,6 @@ func (t *Table[K, V]) Retain(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.dropped {
-		t.allScope.ring.beginTableLocked(t.seq)
 		t.allScope.ring.retainTableLocked(uint64(max(n, 0)))
 	}
 }
