@@ -133,9 +133,9 @@ func inSchedule(s scenario, schedule []bool) (taken []bool, redundant bool) {
 	return taken, false
 }
 
-// A history is the writes of one writer, which come one after the other, and what readers
+// An accessHistory is the writes of one writer, which come one after the other, and what readers
 // got meanwhile.
-type history struct {
+type accessHistory struct {
 	clock  int
 	states []state
 	gets   []got
@@ -154,14 +154,14 @@ type got struct {
 }
 
 // tick returns the next time. It is an access of the writer, or of a reader.
-func (h *history) tick(writer bool) int {
+func (h *accessHistory) tick(writer bool) int {
 	access(h, writer)
 	h.clock++
 	return h.clock
 }
 
 // record makes a write that changes the given values.
-func (h *history) record(write func(), values map[byte]int) {
+func (h *accessHistory) record(write func(), values map[byte]int) {
 	s := state{maps.Clone(h.states[len(h.states)-1].values), h.tick(true), 0}
 	maps.Copy(s.values, values)
 	h.states = append(h.states, s)
@@ -169,7 +169,7 @@ func (h *history) record(write func(), values map[byte]int) {
 	h.states[len(h.states)-1].end = h.tick(true)
 }
 
-func (h *history) get(table byte, read func() int) {
+func (h *accessHistory) get(table byte, read func() int) {
 	begin := h.tick(false)
 	value := read()
 	h.gets = append(h.gets, got{table, value, begin, h.tick(false)})
@@ -177,7 +177,7 @@ func (h *history) get(table byte, read func() int) {
 
 // check reports whether all writes and gets can have happened one after the other, each at
 // some time from its begin to its end.
-func (h *history) check() error {
+func (h *accessHistory) check() error {
 	gets := slices.SortedFunc(slices.Values(h.gets), func(a, b got) int { return a.begin - b.begin })
 	states := make([]int, len(gets))
 	for i, g := range gets {
@@ -201,7 +201,7 @@ func (h *history) check() error {
 // A getScenario is tables a and b with the row 1, whose score counts, a writer, and a reader that
 // calls Get.
 type getScenario struct {
-	*history
+	*accessHistory
 	a, b   *Table[int, game]
 	writer func(s *getScenario)
 	reader string // the tables that it reads
@@ -216,7 +216,7 @@ func newUncheckedGames() *Table[int, game] {
 }
 
 func newGetScenario(writer func(s *getScenario), reader string) *getScenario {
-	s := &getScenario{&history{}, newUncheckedGames(), newUncheckedGames(), writer, reader, nil}
+	s := &getScenario{&accessHistory{}, newUncheckedGames(), newUncheckedGames(), writer, reader, nil}
 	_, _ = s.a.Insert(game{ID: 1, Score: 1})
 	_, _ = s.b.Insert(game{ID: 1, Score: 1})
 	s.states = []state{{map[byte]int{'a': 1, 'b': 1}, 0, 0}}
@@ -231,7 +231,7 @@ func (s *getScenario) read() {
 	}
 }
 
-func (s *getScenario) check() error { return errors.Join(s.failed, s.history.check()) }
+func (s *getScenario) check() error { return errors.Join(s.failed, s.accessHistory.check()) }
 
 func (s *getScenario) table(name byte) *Table[int, game] {
 	if name == 'a' {
@@ -350,7 +350,7 @@ func (s *snapshotScenario) upsert(to rowWriter[game]) {
 
 func (s *snapshotScenario) read() {
 	for range 2 {
-		if row := s.cell.at(s.rows.snapshot.seq); row == nil || row.Score != 11 {
+		if row := s.cell.at(s.rows.snapshot.moment); row == nil || row.Score != 11 {
 			s.failed = fmt.Errorf("the row is %v", row)
 		}
 	}
@@ -392,7 +392,7 @@ func (s *snapshotScenario) check() error {
 	}
 	c := s.cell
 	for i, rows := range slices.Insert(s.scans, 0, s.rows, s.older) {
-		if row := c.at(s.older.snapshot.seq); i < 2 && (row == nil || row.Score != 10) {
+		if row := c.at(s.older.snapshot.moment); i < 2 && (row == nil || row.Score != 10) {
 			return fmt.Errorf("the row of the older snapshot is %v, with %d closed", row, i)
 		}
 		rows.close()

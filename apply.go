@@ -31,7 +31,7 @@ import (
 // ErrOtherHistory, the program gets the source's rows anew and calls Reset. After ErrDiverged,
 // it finds out who else wrote to the table.
 func (t *Table[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
-	return Transact(func(tx *Tx) error { return t.In(tx).Apply(of, changes...) }, t)
+	return transact("apply to", func(tx *Tx) error { return t.In(tx).Apply(of, changes...) }, t)
 }
 
 // Apply is like [Table.Apply]. If it fails, the whole transaction is rolled back, and Transact
@@ -48,7 +48,7 @@ func (x TxTable[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
 }
 
 func (t *Table[K, V]) applyLocked(of HistoryID, changes []Change[V]) error {
-	if !t.lineage.Load().names(of) {
+	if !t.lineageNow().names(of) {
 		return fmt.Errorf("changefeed: apply to %q: %w: %v", t.name, ErrOtherHistory, of)
 	}
 	for i := range changes {
@@ -64,7 +64,7 @@ func (t *Table[K, V]) applyChangeLocked(of HistoryID, c Change[V]) error {
 	if kind := kindOf(c.Old, c.New); c.Seq == 0 || c.Row() == nil || c.Kind != kind {
 		return fmt.Errorf("must be an insert, update or delete with the rows of its kind, but is %v", c)
 	}
-	switch names := *t.lineage.Load(); {
+	switch names := t.lineageNow(); {
 	case names.has(Position{of, c.Seq}, t.seq):
 		return nil
 	case of != names.present():

@@ -160,12 +160,14 @@ type commitTable interface {
 	Name() string
 	tableHandle() *tableHandle
 	setsTableLocked() *atomic.Pointer[[]*commitSet]
+	wasResetLocked() bool // by the transaction that is running
 	presentLocked() presentRows
 	logged(e *logEntry) AnyChange
 	changeText(c AnyChange) string
 	checkRows(c AnyChange) // see debug.go
 }
 
+func (t *Table[K, V]) wasResetLocked() bool                           { return t.tx.refill != nil }
 func (t *Table[K, V]) tableHandle() *tableHandle                      { return t.handle }
 func (t *Table[K, V]) setsTableLocked() *atomic.Pointer[[]*commitSet] { return &t.sets }
 
@@ -209,17 +211,31 @@ func (s *commitSet) putLocked(changes []logEntry) {
 // publishLog publishes the transaction's changes, and returns the function that wakes loops.
 func (tx *Tx) publishLog() (wake func()) {
 	var sets []*commitSet
-	if len(tx.log) > 0 {
-		for _, t := range tx.tables {
-			if of := t.setsTableLocked().Load(); of != nil {
-				sets = append(sets, *of...)
+	for _, t := range tx.tables {
+		if of := t.setsTableLocked().Load(); of != nil {
+			sets = append(sets, *of...)
+			if t.wasResetLocked() {
+				for _, s := range *of {
+					s.reset()
+				}
 			}
 		}
+	}
+	if len(tx.log) > 0 {
 		slices.SortFunc(sets, func(a, b *commitSet) int { return cmp.Compare(a.id, b.id) })
 		sets = slices.Compact(sets)
 		publishCommit(sets, tx.log...)
 	}
 	return func() { wakeSets(sets) }
+}
+
+// reset makes all feeds begin anew, because one of the tables has got other rows.
+func (s *commitSet) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ring.isClosed() {
+		s.ring.resetTableLocked(0, s, nil)
+	}
 }
 
 // wakeSets wakes a loop of each set, after a publication.
@@ -610,14 +626,15 @@ func (f *commitFeed) deliverInitial(initial *presentTables, yield func(Commit, e
 // advance makes the next commits ready. If commits were skipped, it sets the notice, and
 // resynchronizes a feed with [Resync]. It returns false if there is nothing to read.
 func (f *commitFeed) advance() bool {
-	skipped, advanced := f.sub.window.advance()
-	if skipped > 0 {
-		f.notice = &SkippedError{Count: skipped, Feed: f.sub.name}
+	s := f.sub.window.advance()
+	if s.skipped > 0 || s.reset != nil {
+		f.notice = &SkippedError{Feed: f.sub.name}
+		f.note(s)
 		if f.overflow == Resync {
 			f.resync()
 		}
 	}
-	return advanced
+	return s.advanced
 }
 
 // resync is like [feed.resync].
@@ -628,15 +645,21 @@ func (f *commitFeed) resync() {
 	if slices.ContainsFunc(set.tables, (*tableHandle).isDroppedLocked) {
 		return
 	}
-	skipped, open := f.sub.window.skipAllTableLocked(0)
-	if !open {
+	s := f.sub.window.skipAllTableLocked(0)
+	if !s.advanced {
 		return // the context has ended the subscription
 	}
-	f.notice.Count += skipped
+	f.note(s)
 	f.beginInitialLocked()
 	if f.ctx.Err() != nil {
 		f.sub.endInitial() // end may have come before
 	}
+}
+
+// note adds what was skipped to the notice.
+func (f *commitFeed) note(s step) {
+	f.notice.Count += s.skipped
+	f.notice.Reset = f.notice.Reset || s.reset != nil
 }
 
 // finish ends the feed with a final error. Unread commits are dropped.

@@ -42,6 +42,10 @@ var (
 	// that is stored.
 	ErrDiverged = errors.New("the stored row is not the old row of the change, primary key")
 
+	// ErrNotEmpty is returned by [Table.Restore] for a table that was written to, or that is
+	// followed. [Table.Reset] replaces its rows.
+	ErrNotEmpty = errors.New("the table is in use")
+
 	// ErrInvalidOption is yielded by a stream when a [FeedOption] has a value that is not
 	// allowed, or when options cannot be combined.
 	ErrInvalidOption = errors.New("invalid option")
@@ -61,6 +65,7 @@ type SkippedError struct {
 	From, To uint64 // first and last sequence number of the gap in which they lie
 	Table    string // name of the table
 	Feed     string // name of the feed, empty without [Named]
+	Reset    bool   // the table was given other rows: see [Table.Reset]
 }
 
 // Error returns the notice with the number of skipped changes.

@@ -94,7 +94,7 @@ func TestTheTextOfAKey(t *testing.T) {
 func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
 	require.EqualError(t, &SkippedError{Count: 1<<64 - 1, From: 3, To: 9},
 		"Changefeed cache over array size limit, skipped 18446744073709551615 elements.")
-	text, err := json.Marshal(map[string]any{"e": &SkippedError{5, 3, 7, "games", "audit"}, "nil": (*SkippedError)(nil)})
+	text, err := json.Marshal(map[string]any{"e": &SkippedError{5, 3, 7, "games", "audit", false}, "nil": (*SkippedError)(nil)})
 	require.NoError(t, err)
 	require.Equal(t, `{"e":{"error":"Changefeed cache over array size limit, skipped 5 elements."},"nil":null}`, string(text))
 }
@@ -105,11 +105,11 @@ func TestASkippedErrorNamesTableAndFeed(t *testing.T) {
 		want SkippedError
 		opts []FeedOption
 	}{
-		"skip":             {SkippedError{2, 1, 2, "games", ""}, nil},
-		"fail":             {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), OnOverflow(Fail)}},
-		"resync":           {SkippedError{3, 1, 3, "games", "a"}, []FeedOption{Named("a"), OnOverflow(Resync)}},
-		"after":            {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(Position{})}},
-		"after and squash": {SkippedError{2, 1, 2, "games", "a"}, []FeedOption{Named("a"), After(Position{}), Squash(0)}},
+		"skip":             {SkippedError{2, 1, 2, "games", "", false}, nil},
+		"fail":             {SkippedError{2, 1, 2, "games", "a", false}, []FeedOption{Named("a"), OnOverflow(Fail)}},
+		"resync":           {SkippedError{3, 1, 3, "games", "a", false}, []FeedOption{Named("a"), OnOverflow(Resync)}},
+		"after":            {SkippedError{2, 1, 2, "games", "a", false}, []FeedOption{Named("a"), After(Position{})}},
+		"after and squash": {SkippedError{2, 1, 2, "games", "a", false}, []FeedOption{Named("a"), After(Position{}), Squash(0)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			games := newGames()

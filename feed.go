@@ -63,9 +63,12 @@ type reader[V any] interface {
 type source[V any] interface {
 	reader[V]
 
-	// advance makes the next changes ready, and returns the number of changes that were
-	// skipped before them. It returns false if there is nothing to read.
-	advance() (skipped uint64, advanced bool)
+	// advance makes the next changes ready, after those that were skipped.
+	advance() step
+
+	// skipAllTableLocked skips all unread changes. seq becomes the sequence number that was
+	// passed. If the source is closed, it does nothing.
+	skipAllTableLocked(seq uint64) step
 
 	// passed returns the sequence number of the last change that was read or skipped.
 	passed() uint64
@@ -120,7 +123,7 @@ func (s *subscription[K, V]) end() {
 // rememberEnd stores what a Feed returns after the end of the subscription.
 func (s *subscription[K, V]) rememberEnd() {
 	if p := s.progress; p != nil {
-		seq := s.table.published.Load()
+		seq := p.epoch.Load().history.published.Load()
 		if s.caughtUp() {
 			p.atEnd.Store(seq)
 		}
@@ -218,8 +221,9 @@ type feed[K, V any] struct {
 	// not in the backlog, because the table refers to that: see AddCleanup in newFeed.
 	keepBacklog func(row *V) bool
 
-	notice *SkippedError // to be delivered next, or nil
-	final  error         // nil until the feed has ended
+	notice  *SkippedError // to be delivered next, or nil
+	resetTo *history      // with which the feed continues after the notice of a Reset
+	final   error         // nil until the feed has ended
 }
 
 // A consumer passes a feed's changes to a loop, one by one or in batches. Its methods
@@ -343,7 +347,7 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 func (f *feed[K, V]) resumeLocked(after Position) error {
 	s, t := f.sub, f.sub.table
 	from := after.Seq
-	if known := t.lineage.Load().has(after, t.seq); !known {
+	if known := t.lineageNow().has(after, t.seq); !known {
 		if f.overflow != Resync {
 			return fmt.Errorf("%w: After(%v)", ErrOtherHistory, after)
 		}
@@ -531,14 +535,23 @@ func (f *feed[K, V]) deliverRows(initial *initialRows[K, V], c consumer[K, V]) (
 func (f *feed[K, V]) advance() bool {
 	src := f.sub.source()
 	before := src.passed()
-	skipped, advanced := src.advance()
-	if skipped > 0 {
-		f.notice = f.skipped(skipped, before, src.passed()) // F1
+	s := src.advance()
+	if s.skipped > 0 || s.reset != nil {
+		f.notice = f.skipped(0, before, src.passed()) // F1
+		f.note(s)
 		if f.overflow == Resync {
 			f.resync()
 		}
 	}
-	return advanced
+	return s.advanced
+}
+
+// note adds what was skipped to the notice.
+func (f *feed[K, V]) note(s step) {
+	f.notice.Count += s.skipped
+	if to, ok := s.reset.(*history); ok {
+		f.notice.Reset, f.resetTo = true, to
+	}
 }
 
 // skipped returns the notice of count skipped changes. The gap lies after the change
@@ -557,11 +570,11 @@ func (f *feed[K, V]) resync() {
 	if t.dropped {
 		return
 	}
-	skipped, open := f.sub.window.skipAllTableLocked(t.seq)
-	if !open {
+	s := f.sub.source().skipAllTableLocked(t.seq)
+	if !s.advanced {
 		return // the context has ended the subscription
 	}
-	f.notice.Count += skipped
+	f.note(s)
 	f.notice.To = t.seq
 	f.resyncs = true
 	f.beginInitialLocked()
@@ -606,9 +619,9 @@ func (e *each[K, V]) drain(r reader[V]) bool {
 	case p == nil:
 		return r.deliver(f.ctx, e.yield)
 	}
-	yield := e.yield
+	yield, handed := e.yield, &p.epoch.Load().handed
 	return r.deliver(f.ctx, func(c Change[V], _ error) bool {
-		p.handed.Store(c.Seq) // what handOut does, without the calls of add (BenchmarkTrack)
+		handed.Store(c.Seq) // what handOut does, without the calls of add (BenchmarkTrack)
 		return yield(c, nil)
 	})
 }
@@ -666,6 +679,12 @@ func (f *feedSet[S]) add(s S, number *uint64) {
 	defer f.mu.Unlock()
 	*number = feeds.Add(1)
 	f.subs.ReplaceOrInsert(s)
+}
+
+func (f *feedSet[S]) isEmpty() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.subs.Len() == 0
 }
 
 // remove reports whether s was in the set.

@@ -19,8 +19,16 @@ type keyIndex[K, V any] interface {
 
 	get(key K) *cell[K, V] // nil: there is none
 	put(c *cell[K, V])     // there is no cell with the key
+	fill(cs []*cell[K, V]) // puts many into an empty index
 	remove(key K)          // does nothing if there is no cell with the key
 	clear()
+
+	// another returns an empty keyIndex of the same kind, for the cells in a tree. stage makes
+	// published use the cells of such an index from the moment at which a transaction commits.
+	// Then take takes them over.
+	another(rows *tree[entry[K, V]]) keyIndex[K, V]
+	stage(from keyIndex[K, V], tx *Tx)
+	take(from keyIndex[K, V])
 }
 
 const (
@@ -47,6 +55,9 @@ type hashIndex[K cmp.Ordered, V any] struct {
 	hash      func(key K) uint64
 	dead      *cell[K, V]
 	directory atomic.Pointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
+
+	staged atomicPointer[hashIndex[K, V]] // takes the place of this one when its tx commits, or nil
+	tx     *Tx
 }
 
 // A segment has the cells of the keys whose hashes have the same lowest depth bits in
@@ -111,7 +122,31 @@ func (x *hashIndex[K, V]) segment(hash uint64) *segment[K, V] {
 	return directory[hash>>32&uint64(len(directory)-1)].Load()
 }
 
-func (x *hashIndex[K, V]) published(key K) *V { return x.get(key).published() }
+func (x *hashIndex[K, V]) published(key K) *V {
+	if s := x.staged.Load(); s != nil && s.tx.committed.Load() {
+		x = s
+	}
+	return x.get(key).published()
+}
+
+func (x *hashIndex[K, V]) another(*tree[entry[K, V]]) keyIndex[K, V] {
+	other := &hashIndex[K, V]{hash: x.hash, dead: x.dead}
+	other.clear()
+	return other
+}
+
+func (x *hashIndex[K, V]) stage(from keyIndex[K, V], tx *Tx) {
+	s := from.(*hashIndex[K, V])
+	s.tx = tx
+	x.staged.Store(s)
+}
+
+// take stores the directory before it removes the staged index, so a reader that does not find
+// that index any more finds its cells.
+func (x *hashIndex[K, V]) take(from keyIndex[K, V]) {
+	x.directory.Store(from.(*hashIndex[K, V]).directory.Load())
+	x.staged.Store(nil)
+}
 
 func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
 	hash := x.hash(key)
@@ -174,6 +209,19 @@ func (x *hashIndex[K, V]) remove(key K) {
 	}
 }
 
+// fill makes as many segments as the cells need, most of which then need not be rebuilt.
+func (x *hashIndex[K, V]) fill(cells []*cell[K, V]) {
+	depth := bits.Len(uint(len(cells) / (segmentSize / 2)))
+	directory := make([]atomic.Pointer[segment[K, V]], 1<<depth)
+	for i := range directory {
+		directory[i].Store(&segment[K, V]{depth: uint8(depth)})
+	}
+	x.directory.Store(&directory)
+	for _, c := range cells {
+		x.put(c)
+	}
+}
+
 // rebuild replaces the segment of a hash, which is full. If it is enough to leave out the
 // dead cells, one segment takes its place, and otherwise two.
 func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
@@ -194,7 +242,7 @@ func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
 	for i := range s.slots {
 		if c := s.slots[i].Load(); c != nil && c != x.dead {
 			h := x.hash(c.key)
-			halves[h>>32>>s.depth&1].fill(h, c)
+			halves[h>>32>>s.depth&1].add(h, c)
 		}
 	}
 	for i := hash >> 32 & (1<<s.depth - 1); i < uint64(len(directory)); i += 1 << s.depth {
@@ -203,8 +251,8 @@ func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
 	x.directory.Store(&directory)
 }
 
-// fill puts a cell into a segment that no reader has yet.
-func (s *segment[K, V]) fill(hash uint64, c *cell[K, V]) {
+// add puts a cell into a segment that no reader has yet.
+func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
 	i := hash
 	for s.slots[i%segmentSize].Load() != nil {
 		i++
@@ -217,7 +265,7 @@ func (s *segment[K, V]) fill(hash uint64, c *cell[K, V]) {
 // A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
 // table's, which puts cells there and removes them.
 type treeIndex[K, V any] struct {
-	table *tableMutex
+	table *tableMutex // nil: nobody else has the tree
 	rows  *tree[entry[K, V]]
 }
 
@@ -233,6 +281,13 @@ func (x treeIndex[K, V]) get(key K) *cell[K, V] {
 	return e.cell
 }
 
-func (treeIndex[K, V]) put(*cell[K, V]) {}
-func (treeIndex[K, V]) remove(K)        {}
-func (treeIndex[K, V]) clear()          {}
+func (treeIndex[K, V]) another(rows *tree[entry[K, V]]) keyIndex[K, V] {
+	return treeIndex[K, V]{rows: rows}
+}
+
+func (treeIndex[K, V]) put(*cell[K, V])           {}
+func (treeIndex[K, V]) fill([]*cell[K, V])        {}
+func (treeIndex[K, V]) remove(K)                  {}
+func (treeIndex[K, V]) clear()                    {}
+func (treeIndex[K, V]) stage(keyIndex[K, V], *Tx) {}
+func (treeIndex[K, V]) take(keyIndex[K, V])       {}

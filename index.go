@@ -48,7 +48,7 @@ type Index[S, K, V any] struct {
 
 	// Entries with these cells are not rows. They come before and after all rows with
 	// their value.
-	before, after cell[K, V]
+	before, after *cell[K, V]
 }
 
 // An indexEntry is a row under one of its values. It has the row's previous value, from
@@ -97,6 +97,14 @@ type tableIndex[K, V any] interface {
 
 	freeze() any // the tree as it is now: a *btree.BTreeG[indexEntry[S, K, V]]
 	clear()
+
+	// another returns an index like this one of another table. add adds a row of the table, and
+	// addAll all of them. They return an error if the index is unique and a value is there
+	// already. take takes over the entries of an index that another made.
+	another(t *Table[K, V]) tableIndex[K, V]
+	add(c *cell[K, V], row *V) error
+	addAll() error
+	take(from tableIndex[K, V])
 }
 
 // NewIndex makes an index of a table by the value that the function returns for a row. It
@@ -177,7 +185,8 @@ func newIndex[S, K, V any](t *Table[K, V], name string, values func(row *V, to [
 	}
 	x.table, x.name, x.values, x.order = t, name, values, compare
 	x.scopes.order, x.scopes.seqOf = compare, t.seqOf
-	x.rows.tree = btree.NewG(degree, func(a, b indexEntry[S, K, V]) bool {
+	x.before, x.after = new(cell[K, V]), new(cell[K, V])
+	x.rows.init(func(a, b indexEntry[S, K, V]) bool {
 		if c := compare(a.value, b.value); c != 0 {
 			return c < 0
 		}
@@ -193,27 +202,31 @@ func newIndex[S, K, V any](t *Table[K, V], name string, values func(row *V, to [
 }
 
 // build adds the table's rows to the index, and the index to the table.
-func (x *Index[S, K, V]) build() (err error) {
+func (x *Index[S, K, V]) build() error {
 	t := x.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if slices.ContainsFunc(t.indexes, func(other tableIndex[K, V]) bool { return other.indexName() == x.name }) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
-	t.rows.tree.Ascend(func(e entry[K, V]) bool {
+	if err := x.addAll(); err != nil {
+		return err
+	}
+	x.position = len(t.indexes)
+	t.indexes = append(t.indexes, x)
+	return nil
+}
+
+func (x *Index[S, K, V]) addAll() (err error) {
+	x.table.rows.tree.Ascend(func(e entry[K, V]) bool {
 		if row := e.cell.row.Load(); row != nil {
 			err = x.add(e.cell, row)
 		}
 		return err == nil
 	})
-	if err == nil {
-		x.position = len(t.indexes)
-		t.indexes = append(t.indexes, x)
-	}
 	return err
 }
 
-// add adds a row of the table to the index.
 func (x *Index[S, K, V]) add(c *cell[K, V], row *V) error {
 	defer x.forget()
 	x.plan(nil, row)
@@ -228,9 +241,9 @@ func (x *Index[S, K, V]) add(c *cell[K, V], row *V) error {
 // 0 for a row.
 func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
 	switch c {
-	case &x.before:
+	case x.before:
 		return -1
-	case &x.after:
+	case x.after:
 		return 1
 	}
 	return 0
@@ -281,7 +294,7 @@ func (x *Index[S, K, V]) check() (err error) {
 		if _, has := x.find(x.old, v); has {
 			continue // it is this row's own
 		}
-		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: &x.before}, func(e indexEntry[S, K, V]) bool {
+		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: x.before}, func(e indexEntry[S, K, V]) bool {
 			if x.order(e.value, v) == 0 {
 				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.latest())}
 			}
@@ -359,6 +372,17 @@ func (x *Index[S, K, V]) touch(o *outbox[K, V]) {
 
 func (x *Index[S, K, V]) clear() { x.rows.clear() }
 
+func (x *Index[S, K, V]) another(t *Table[K, V]) tableIndex[K, V] {
+	other := &Index[S, K, V]{
+		guard: x.guard, table: t, name: x.name, values: x.values, order: x.order, multi: x.multi, unique: x.unique,
+		before: x.before, after: x.after, // which x's order of entries knows
+	}
+	other.rows.init(x.rows.less)
+	return other
+}
+
+func (x *Index[S, K, V]) take(from tableIndex[K, V]) { x.rows.take(&from.(*Index[S, K, V]).rows) }
+
 // All returns an iterator over all rows in the index, in the order of value and key. A row that
 // has several values comes once, at the first of them. A range behaves as one over
 // [Selection.All]. To follow all rows, follow the table.
@@ -425,11 +449,11 @@ func (p *indexPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 	switch {
 	case p.values.extent == unbounded:
 	case !backward:
-		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.before}
+		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: p.index.before}
 	case p.values.extent == between:
-		w.from = &indexEntry[S, K, V]{value: p.values.to, cell: &p.index.before}
+		w.from = &indexEntry[S, K, V]{value: p.values.to, cell: p.index.before}
 	case p.values.extent == point:
-		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: &p.index.after}
+		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: p.index.after}
 	}
 	return p.index.table.scan(v, w)
 }
@@ -479,9 +503,9 @@ func (p *valuesPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 	var walks cellSources[K, V]
 	for _, value := range p.points {
 		w := &walk[indexEntry[S, K, V], K, V]{tree: tree, backward: backward}
-		w.from = &indexEntry[S, K, V]{value: value, cell: &p.index.before}
+		w.from = &indexEntry[S, K, V]{value: value, cell: p.index.before}
 		if backward {
-			w.from.cell = &p.index.after
+			w.from.cell = p.index.after
 		}
 		w.cellOf = func(e indexEntry[S, K, V]) (c *cell[K, V], inPart bool) {
 			if p.index.order(e.value, value) != 0 {

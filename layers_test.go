@@ -70,7 +70,7 @@ var mayUse = map[string]string{
 	"query.go":      "",
 	"ringbuffer.go": "",
 	"row.go":        "",
-	"debug_off.go":  "changefeed.go index.go query.go table.go",
+	"debug_off.go":  "changefeed.go commits.go index.go query.go table.go",
 
 	// What users see of a change, and what they ask for.
 	"changefeed.go": "errors.go row.go",
@@ -78,28 +78,33 @@ var mayUse = map[string]string{
 
 	// Where rows and changes are kept. They know no table.
 	"cell.go":     "debug_off.go scope.go transaction.go",
-	"hash.go":     "cell.go debug_off.go tree.go",
+	"hash.go":     "cell.go debug_off.go transaction.go tree.go",
 	"tree.go":     "cell.go",
 	"snapshot.go": "cell.go debug_off.go",
 	"scan.go":     "cell.go snapshot.go transaction.go",
 	"backlog.go":  "changefeed.go ringbuffer.go",
 	"squash.go":   "changefeed.go option.go ringbuffer.go tree.go",
-	"scope.go":    "changefeed.go ringbuffer.go squash.go",
+	"scope.go":    "changefeed.go commits.go ringbuffer.go squash.go",
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
 	"position.go":    "table.go",
-	"table.go":       "changefeed.go debug_off.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
-	"write.go":       "cell.go changefeed.go debug_off.go errors.go hash.go index.go interval.go scope.go snapshot.go table.go transaction.go tree.go",
-	"transaction.go": "cell.go changefeed.go debug_off.go errors.go index.go read.go scan.go scope.go selection.go snapshot.go table.go write.go",
-	"read.go":        "cell.go index.go snapshot.go table.go transaction.go tree.go",
-	"selection.go":   "batch.go cell.go changefeed.go debug_off.go feed.go interval.go option.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
+	"table.go":       "changefeed.go commits.go debug_off.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
+	"write.go":       "cell.go changefeed.go commits.go debug_off.go errors.go hash.go index.go interval.go position.go scope.go snapshot.go table.go transaction.go tree.go",
+	"transaction.go": "cell.go changefeed.go commits.go debug_off.go errors.go hash.go index.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
+	"read.go":        "cell.go index.go position.go snapshot.go table.go transaction.go tree.go",
+	"selection.go":   "batch.go cell.go changefeed.go debug_off.go feed.go interval.go option.go position.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
 	"index.go":       "cell.go debug_off.go errors.go interval.go read.go scan.go scope.go selection.go table.go transaction.go tree.go",
 
+	"apply.go": "cell.go changefeed.go debug_off.go errors.go position.go table.go transaction.go write.go",
+
+	"restore.go": "cell.go changefeed.go commits.go debug_off.go errors.go feed.go hash.go index.go position.go ringbuffer.go scope.go selection.go squash.go table.go transaction.go tree.go",
+
 	// The loop's side.
-	"track.go": "backlog.go changefeed.go errors.go feed.go option.go position.go squash.go table.go",
-	"feed.go":  "backlog.go changefeed.go errors.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go",
-	"batch.go": "changefeed.go feed.go query.go scope.go track.go",
+	"commits.go": "changefeed.go debug_off.go errors.go feed.go option.go position.go query.go ringbuffer.go scan.go scope.go selection.go snapshot.go table.go track.go transaction.go",
+	"track.go":   "backlog.go changefeed.go errors.go feed.go option.go position.go squash.go table.go",
+	"feed.go":    "backlog.go changefeed.go commits.go errors.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go tree.go",
+	"batch.go":   "changefeed.go feed.go query.go scope.go track.go",
 }
 
 // Each file uses the names of exactly those files that the table allows.

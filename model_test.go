@@ -220,7 +220,7 @@ func (f *modelFeed) next() (c Change[modelRow], err error) {
 		f.final = f.cause
 	case unread > buffer:
 		skipped := unread - buffer
-		notice := &SkippedError{skipped, f.info.Seq + 1, f.info.Seq + skipped, "model", f.info.Name}
+		notice := &SkippedError{skipped, f.info.Seq + 1, f.info.Seq + skipped, "model", f.info.Name, false}
 		f.info.Skipped += skipped
 		f.info.Seq = notice.To
 		return c, notice

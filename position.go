@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 // A HistoryID is the random name of a table's history. Each table has its own, and gets a
@@ -98,13 +99,38 @@ func (l lineage) has(p Position, seq uint64) bool {
 	return false
 }
 
+// A history is the history of a table, from the beginning or a Reset to the next Reset.
+type history struct {
+	names     atomic.Pointer[lineage] // changes under the table's lock
+	begin     uint64                  // the table's Seq when the history began
+	published atomic.Uint64           // the table's Seq, once the changes up to it are in all rings and squashes
+}
+
+// newHistory returns the history of a table that has come to the end of the names.
+func newHistory(names lineage) *history {
+	h := &history{begin: names[len(names)-1].Seq}
+	h.names.Store(&names)
+	h.published.Store(h.begin)
+	return h
+}
+
+func (h *history) position(seq uint64) Position {
+	return Position{History: h.names.Load().present(), Seq: seq}
+}
+
+// lineageNow returns the present lineage, which must not be modified.
+func (t *Table[K, V]) lineageNow() lineage { return *t.history.Load().names.Load() }
+
+// momentLocked returns the number of a snapshot that is taken now.
+func (t *Table[K, V]) momentLocked() uint64 { return t.seq + t.ahead }
+
 // Position returns the table's present position: after its last change.
 func (t *Table[K, V]) Position() Position { return t.At(t.Seq()) }
 
 // At returns the position after the change numbered seq, for example the Seq of a [Change]. It
 // does not check whether the table has such a change, and does not wait.
 func (t *Table[K, V]) At(seq uint64) Position {
-	return Position{History: t.lineage.Load().present(), Seq: seq}
+	return t.history.Load().position(seq)
 }
 
 // Fork gives the table's history a new name from here on, and returns the present position
@@ -125,7 +151,7 @@ func (t *Table[K, V]) Fork() Position {
 func (t *Table[K, V]) forkLocked(name HistoryID) Position {
 	p := Position{History: name, Seq: t.seq}
 	next := slices.Concat(t.lineageLocked(), lineage{p})
-	t.lineage.Store(&next)
+	t.history.Load().names.Store(&next)
 	return p
 }
 
@@ -140,7 +166,7 @@ func (t *Table[K, V]) Lineage() []Position {
 
 // lineageLocked returns a copy.
 func (t *Table[K, V]) lineageLocked() lineage {
-	names := append(lineage(nil), *t.lineage.Load()...)
+	names := append(lineage(nil), t.lineageNow()...)
 	names[len(names)-1].Seq = t.seq
 	return names
 }

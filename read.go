@@ -61,7 +61,7 @@ type view[K, V any] struct {
 }
 
 func (t *Table[K, V]) viewLocked() anyView {
-	v := &view[K, V]{snapshot: t.snapshots.take(t.seq), rows: t.rows.freeze(), len: t.len}
+	v := &view[K, V]{snapshot: t.snapshots.take(t.momentLocked()), rows: t.rows.freeze(), len: t.len}
 	for _, x := range t.indexes {
 		v.indexes = append(v.indexes, x.freeze())
 	}
@@ -81,5 +81,5 @@ func (v *view[K, V]) row(c *cell[K, V]) *V {
 	if c == nil {
 		return nil
 	}
-	return c.at(v.snapshot.seq)
+	return c.at(v.snapshot.moment)
 }

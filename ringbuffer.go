@@ -80,8 +80,21 @@ type ring[T any] struct {
 	behind       *tally     // the dropped pages that windows pin, by the largest limit on each (nil: none)
 	retained     uint64     // the number of newest elements to keep for later windows
 	retainedFrom uint64     // the first position that may be kept for them
+	reset        *ringReset // the last reset, or nil
 	queue        queue[T]   // windows that wait
 }
+
+// A ringReset is a place that no window reads over.
+type ringReset struct {
+	pos uint64 // windows that have not come here skip the elements before it
+	seq uint64 // the sequence number that they have passed here
+	to  any    // what the reader gets in a step
+}
+
+// resetGap is the number of positions without elements that a reset leaves out. It is greater
+// than any limit of a window, so that the unread elements of each window are dropped. It is
+// also greater than the number of elements between two reads of a window.
+const resetGap = 1 << 44
 
 // A page holds the elements at the positions from first up to, not including, end.
 type page[T any] struct {
@@ -175,14 +188,22 @@ func (r *ring[T]) publishTableLocked() {
 func (r *ring[T]) publishTransaction(end uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range slices.Backward(r.pages) {
-		if p.end() <= end {
-			break
-		}
-		p.setContinuesLocked(max(end, p.first)-p.first, min(r.next-1, p.end())-p.first, p.first > end)
-	}
+	r.joinLocked(end)
 	r.end.Store(r.next) // R1
 	r.trimLocked()
+}
+
+// joinLocked marks the elements that were put from first on as published together.
+func (r *ring[T]) joinLocked(first uint64) {
+	if r.next-first < 2 {
+		return
+	}
+	for _, p := range slices.Backward(r.pages) {
+		if p.end() <= first {
+			break
+		}
+		p.setContinuesLocked(max(first, p.first)-p.first, min(r.next-1, p.end())-p.first, p.first > first)
+	}
 }
 
 // unpublished reports whether there are elements that were put and not published.
@@ -256,6 +277,39 @@ func (r *ring[T]) retainTableLocked(n uint64) {
 	r.trimLocked()
 }
 
+// resetTableLocked makes each window skip what it has not read. seq is the sequence number that
+// the window has passed then, and to is for its reader. The elements of commits are retained for later windows, as if
+// they had been published before. Everything that was put must be published. The caller calls
+// wake afterwards, when it holds no lock.
+func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.tail.Load()
+	if p == nil {
+		return
+	}
+	r.next += resetGap
+	for _, commit := range commits {
+		r.next -= uint64(len(commit)) // so that windows do not count them as skipped
+	}
+	r.retainedFrom = r.next
+	p = r.addPageLocked(r.next)
+	for _, commit := range commits {
+		first := r.next
+		for _, v := range commit {
+			if r.next == p.end() {
+				p = r.addPageLocked(r.next)
+			}
+			p.slots[r.next-p.first] = v
+			r.next++
+		}
+		r.joinLocked(first)
+	}
+	r.reset = &ringReset{r.next, seq, to}
+	r.end.Store(r.next) // R1
+	r.trimLocked()
+}
+
 // retainedLocked returns the position of the first element that is retained.
 func (r *ring[T]) retainedLocked() uint64 {
 	end := r.end.Load()
@@ -273,7 +327,7 @@ func (r *ring[T]) openTableLocked(w *window[T], limit uint64) {
 	if p == nil || p.end() == end {
 		p = r.addPageLocked(end)
 	}
-	w.ring, w.limit, w.start = r, limit, end
+	w.ring, w.limit, w.start = r, min(limit, resetGap/2), end
 	w.resetPos = end
 	w.pos.Store(end)
 	w.pinLocked(p)
@@ -541,38 +595,75 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 
 // advance is the slow path of deliver and take. It moves w to the page of its next
 // element. If elements before that one were dropped, it moves w past them and returns
-// their number. If there is nothing to read, it returns 0 and false.
-func (w *window[T]) advance() (skipped uint64, advanced bool) {
+// their number, and whether the ring was reset meanwhile.
+func (w *window[T]) advance() (s step) {
 	r, pos := w.ring, w.pos.Load()
 	if r.end.Load() == pos {
-		return 0, false
+		return s
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w.page.Load() == nil {
-		return 0, false
+		return s
 	}
-	if oldest := w.oldestLocked(pos, r.end.Load()); pos < oldest {
-		skipped = oldest - pos
-		w.skipped.Add(skipped) // R2: with pos, under mu
-		w.pos.Store(oldest)
-		w.resetPos = oldest
-		pos = oldest
-	} else {
+	oldest := w.oldestLocked(pos, r.end.Load())
+	if oldest == pos {
 		w.baseSeq, w.resetPos = w.passedAt(pos), pos
+		w.moveLocked(r.findLocked(pos))
+		return step{advanced: true}
 	}
-	p := r.findLocked(pos)
+	s = w.skipLocked(pos, oldest)
+	p := r.findLocked(oldest)
 	w.moveLocked(p)
-	if skipped > 0 && r.seqOf != nil {
-		w.baseSeq = r.seqOf(p.slots[pos-p.first]) - 1
+	switch {
+	case r.reset != nil && r.reset.pos == oldest:
+		w.baseSeq = r.reset.seq
+	case r.seqOf != nil && oldest < r.end.Load():
+		w.baseSeq = r.seqOf(p.slots[oldest-p.first]) - 1
 	}
-	return skipped, true
+	return s
+}
+
+// A step is what the slow path of a reader has done.
+type step struct {
+	advanced bool   // false: there was nothing to do, or the reader's subscription has ended
+	skipped  uint64 // the number of elements that were dropped
+	reset    any    // what the last reset has passed, if there was one since the last step, or nil
+}
+
+// skipLocked moves w from one position to another, past the elements between them.
+func (w *window[T]) skipLocked(from, to uint64) step {
+	s := step{advanced: true, skipped: w.betweenLocked(from, to)}
+	if w.beforeResetLocked(from) {
+		s.reset = w.ring.reset.to
+	}
+	w.skipped.Add(s.skipped) // R2: with pos, under mu
+	w.start += to - from - s.skipped
+	w.pos.Store(to)
+	w.resetPos = to
+	return s
+}
+
+// betweenLocked returns the number of elements from the position of w up to another.
+func (w *window[T]) betweenLocked(from, to uint64) uint64 {
+	if w.beforeResetLocked(from) {
+		return (to - from) % resetGap
+	}
+	return to - from
+}
+
+// beforeResetLocked reports whether the ring was reset after pos.
+func (w *window[T]) beforeResetLocked(pos uint64) bool {
+	return w.ring.reset != nil && pos < w.ring.reset.pos
 }
 
 // oldestLocked returns the position of the oldest element that w may still read, if pos is
 // its position and end is the ring's.
 func (w *window[T]) oldestLocked(pos, end uint64) uint64 {
 	oldest := max(pos, end-min(end, w.limit))
+	if w.beforeResetLocked(oldest) {
+		oldest = w.ring.reset.pos
+	}
 	if w.ring.whole && oldest > pos && w.page.Load() != nil {
 		oldest = w.ring.transactionStartLocked(oldest)
 	}
@@ -617,22 +708,19 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 	}
 }
 
-// skipAllTableLocked skips all unread elements and returns their number. base becomes the
-// sequence number that w has passed. If w is closed, it does nothing and returns false.
-func (w *window[T]) skipAllTableLocked(base uint64) (skipped uint64, open bool) {
+// skipAllTableLocked skips all unread elements. seq becomes the sequence number that w has
+// passed. If w is closed, it does nothing.
+func (w *window[T]) skipAllTableLocked(seq uint64) (s step) {
 	r := w.ring
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w.page.Load() == nil {
-		return 0, false
+		return s
 	}
-	end := r.end.Load()
-	skipped = end - w.pos.Load()
-	w.skipped.Add(skipped) // R2: with pos, under mu
-	w.pos.Store(end)
-	w.resetPos, w.baseSeq = end, base
+	s = w.skipLocked(w.pos.Load(), r.end.Load())
+	w.baseSeq = seq
 	w.moveLocked(r.pages[len(r.pages)-1])
-	return skipped, true
+	return s
 }
 
 // moveLocked moves w to p, which must be in the directory.
@@ -773,8 +861,9 @@ func (w *window[T]) usage() usage {
 	}
 	u := usage{passed: w.passedAt(pos), limit: w.limit, skipped: w.skipped.Load()}
 	u.delivered = pos - w.start - u.skipped
-	u.buffered = end - w.oldestLocked(pos, end)
-	u.skipped += end - pos - u.buffered
+	oldest := w.oldestLocked(pos, end)
+	u.buffered = end - oldest
+	u.skipped += w.betweenLocked(pos, oldest)
 	return u
 }
 

@@ -31,9 +31,8 @@ func (w *window[T]) readNext() (v T, skipped uint64, ok bool) {
 		if ok {
 			return v, 0, true
 		}
-		skipped, advanced := w.advance()
-		if skipped > 0 || !advanced {
-			return v, skipped, false
+		if s := w.advance(); s.skipped > 0 || !s.advanced {
+			return v, s.skipped, false
 		}
 	}
 }
@@ -218,8 +217,7 @@ func (m *ringModel) read(w *modelWindow, n int) {
 			m.delivered(w, 1)
 			if w.model.pos == w.page.Load().end() && w.model.pos < m.end && m.held(w) == w.model.pos {
 				m.reached["page's end"]++
-				skipped, advanced := w.advance()
-				require.Equal(m, []any{uint64(0), true}, []any{skipped, advanced})
+				require.Equal(m, step{advanced: true}, w.advance())
 				require.Equal(m, w.model.passed, w.passed(), "on the next page")
 			}
 		default:
@@ -299,8 +297,7 @@ func (m *ringModel) close(i int) {
 	if w.model.waits {
 		require.True(m, m.goOn(w))
 	}
-	skipped, open := w.skipAllTableLocked(1)
-	require.Equal(m, []any{uint64(0), false}, []any{skipped, open})
+	require.Zero(m, w.skipAllTableLocked(1))
 	_, skipped, ok := w.readNext()
 	require.Equal(m, []any{uint64(0), false}, []any{skipped, ok})
 	require.False(m, w.arm(), "nothing to wait for")
@@ -505,8 +502,7 @@ func (m *ringModel) step() {
 	case op < 55:
 		did = "skip"
 		unread := m.end - w.model.pos
-		skipped, open := w.skipAllTableLocked(12_345)
-		require.Equal(m, []any{unread, true}, []any{skipped, open})
+		require.Equal(m, step{advanced: true, skipped: unread}, w.skipAllTableLocked(12_345))
 		w.model.pos, w.model.skipped, w.model.passed = m.end, w.model.skipped+unread, 12_345
 		if m.seqOf == nil {
 			w.model.passed = m.end

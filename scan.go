@@ -104,7 +104,7 @@ func (s *scan[K, V]) readRows() {
 // rowIn returns the scan's row in a cell, whose published row was loaded before.
 func (s *scan[K, V]) rowIn(c *cell[K, V], published *V) *V {
 	if s.snapshot != nil {
-		return c.rowAt(published, s.snapshot.seq)
+		return c.rowAt(published, s.snapshot.moment)
 	}
 	if row, ok := s.recorded[c]; ok {
 		return row

@@ -181,7 +181,7 @@ func (t *Table[K, V]) scan(v *view[K, V], source cellSource[K, V]) *scan[K, V] {
 		s.recorded = make(map[*cell[K, V]]*V)
 		t.tx.add(s)
 	default:
-		s.snapshot = t.snapshots.take(t.seq)
+		s.snapshot = t.snapshots.take(t.momentLocked())
 	}
 	return s
 }
@@ -254,11 +254,7 @@ func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 	case unbounded:
 		return &t.allScope
 	case point:
-		c := t.cellLocked(p.keys.from)
-		if c == nil {
-			c = &cell[K, V]{key: p.keys.from}
-			t.addCellLocked(c)
-		}
+		c := p.cellLocked()
 		if c.scope == nil {
 			c.scope = newScope[K](t.seqOf)
 		}
@@ -268,6 +264,23 @@ func (p *keyPart[K, V]) scopeLocked() *scope[K, V] {
 	}
 }
 
+// keepScopeLocked gives the scope of a single row to the row's cell, after a Reset.
+func (p *keyPart[K, V]) keepScopeLocked(s *scope[K, V]) {
+	if p.keys.extent == point {
+		p.cellLocked().scope = s
+	}
+}
+
+// cellLocked returns the cell of a single row, which it adds if there is none.
+func (p *keyPart[K, V]) cellLocked() *cell[K, V] {
+	c := p.table.cellLocked(p.keys.from)
+	if c == nil {
+		c = &cell[K, V]{key: p.keys.from}
+		p.table.addCellLocked(c)
+	}
+	return c
+}
+
 func (p *keyPart[K, V]) forgetScopeLocked() {
 	t := p.table
 	if p.keys.extent != point {
@@ -275,8 +288,8 @@ func (p *keyPart[K, V]) forgetScopeLocked() {
 		return
 	}
 	c := t.cellLocked(p.keys.from)
-	if c == nil {
-		return // the table is dropped
+	if c == nil || c.scope == nil || c.scope.feeds > 0 {
+		return // the table is dropped, or was reset after the feed had ended
 	}
 	c.scope = nil
 	t.removeUnusedLocked(c)

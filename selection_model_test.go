@@ -1196,7 +1196,7 @@ func (f *partFeed) beginAfter(after Position) {
 		f.start = f.initialRows()
 	}
 	if anew || first > after.Seq {
-		f.lost = &SkippedError{first - after.Seq, after.Seq + 1, first, t.Name(), f.name}
+		f.lost = &SkippedError{first - after.Seq, after.Seq + 1, first, t.Name(), f.name, false}
 		f.reported = f.lost.Count
 	}
 	f.passed = after.Seq
@@ -2438,7 +2438,7 @@ func TestAfterExactlyRetained(t *testing.T) {
 				held := max(after, uint64(20-n))
 				var want, got []pair[uint64]
 				if held > after {
-					want = append(want, pair[uint64]{0, &SkippedError{held - after, after + 1, held, "games", ""}})
+					want = append(want, pair[uint64]{0, &SkippedError{held - after, after + 1, held, "games", "", false}})
 				}
 				for seq := held + 1; seq <= 20; seq++ {
 					want = append(want, pair[uint64]{seq, nil})

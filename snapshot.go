@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// A snapshot is the table as of a sequence number. While it is open, a write that replaces
-// a row keeps the earlier one in the row's cell. Readers of one number share a snapshot.
+// A snapshot is the table as of a moment, which is a number that grows with each change. While
+// it is open, a write that replaces a row keeps the earlier one in the row's cell. Readers of
+// one moment share a snapshot.
 //
 // An earlier row is kept for the newest snapshot that is open when the row is replaced. When
 // that snapshot closes, the row is handed down to the next older one, unless the cell has a
@@ -15,7 +16,7 @@ import (
 // earlier row for each snapshot that is open or closing.
 type snapshot[K, V any] struct {
 	set     *snapshots[K, V]
-	seq     uint64
+	moment  uint64
 	readers int             // guarded by set.mu
 	kept    [][]*cell[K, V] // the cells with a row for this snapshot, each once, up to roundSize together
 }
@@ -33,14 +34,14 @@ type snapshots[K, V any] struct {
 	closing []*snapshot[K, V] // not open any more, with rows that are still kept
 }
 
-// take returns the snapshot of the table as it is, whose last sequence number is seq. The
-// table's lock must be held, and no transaction running. Each take is followed by a release.
-func (l *snapshots[K, V]) take(seq uint64) *snapshot[K, V] {
+// take returns the snapshot of the table as it is at the moment. The table's lock must be held,
+// and no transaction running. Each take is followed by a release.
+func (l *snapshots[K, V]) take(moment uint64) *snapshot[K, V] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.newest()
-	if s == nil || s.seq != seq {
-		s = &snapshot[K, V]{set: l, seq: seq}
+	if s == nil || s.moment != moment {
+		s = &snapshot[K, V]{set: l, moment: moment}
 		l.open = append(l.open, s)
 	}
 	s.readers++
@@ -125,7 +126,7 @@ func (l *snapshots[K, V]) closeRound() (more bool) {
 
 // nextOlder returns the newest of the open snapshots that are older than s, or nil.
 func (l *snapshots[K, V]) nextOlder(s *snapshot[K, V]) *snapshot[K, V] {
-	i, _ := slices.BinarySearchFunc(l.open, s.seq, func(o *snapshot[K, V], seq uint64) int { return cmp.Compare(o.seq, seq) })
+	i, _ := slices.BinarySearchFunc(l.open, s.moment, func(o *snapshot[K, V], moment uint64) int { return cmp.Compare(o.moment, moment) })
 	if i == 0 {
 		return nil
 	}
@@ -144,7 +145,7 @@ func (l *snapshots[K, V]) replace(c *cell[K, V], row *V) {
 // cell's earlier rows.
 func (l *snapshots[K, V]) needRow(earlier *version[V]) bool {
 	s := l.newest()
-	return s != nil && (earlier == nil || earlier.keptFor.Load() < s.seq)
+	return s != nil && (earlier == nil || earlier.keptFor.Load() < s.moment)
 }
 
 // keep returns a version of the cell's published row for the newest snapshot, before the
@@ -152,7 +153,7 @@ func (l *snapshots[K, V]) needRow(earlier *version[V]) bool {
 func (l *snapshots[K, V]) keep(c *cell[K, V], earlier *version[V]) *version[V] {
 	s := l.newest()
 	v := &version[V]{row: c.row.Load()}
-	v.keptFor.Store(s.seq)
+	v.keptFor.Store(s.moment)
 	v.next.Store(earlier)
 	s.addKept(c)
 	return v
@@ -173,13 +174,13 @@ func (s *snapshot[K, V]) addKept(c *cell[K, V]) {
 // the earlier ones.
 func (c *cell[K, V]) handDown(s, older *snapshot[K, V]) {
 	link := &c.versions
-	for v := link.Load(); v.keptFor.Load() != s.seq; v = link.Load() {
+	for v := link.Load(); v.keptFor.Load() != s.moment; v = link.Load() {
 		link = &v.next
 	}
 	v := link.Load()
 	next := v.next.Load()
-	if older != nil && (next == nil || next.keptFor.Load() < older.seq) {
-		v.keptFor.Store(older.seq)
+	if older != nil && (next == nil || next.keptFor.Load() < older.moment) {
+		v.keptFor.Store(older.moment)
 		older.addKept(c)
 	} else {
 		link.Store(next)

@@ -39,7 +39,7 @@ func versionsOf[K, V any](tb testing.TB, t *Table[K, V]) (found map[*cell[K, V]]
 			require.LessOrEqual(tb, len(round), roundSize)
 			for _, c := range round {
 				note(c)
-				known[c] = append(known[c], s.seq)
+				known[c] = append(known[c], s.moment)
 			}
 		}
 	}

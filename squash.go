@@ -32,10 +32,13 @@ type squash[K, V any] struct {
 	index      int  // position in scope.squashes
 	publishing bool // a publication has locked mu
 
-	mu     sync.Mutex // guards the fields up to timer
-	rows   squashedRows[K, V]
-	due    time.Time   // if there are rows, the time from which they can be taken
-	newest uint64      // sequence number of the last change added
+	mu      sync.Mutex // guards the fields up to timer
+	rows    squashedRows[K, V]
+	due     time.Time // if there are rows, the time from which they can be taken
+	newest  uint64    // sequence number of the last change added
+	skipped uint64    // number of changes dropped by resets
+	restart squashReset
+
 	closed bool        // no more changes will be added
 	ended  bool        // the subscription has ended
 	armed  bool        // wake is to be notified
@@ -215,16 +218,16 @@ func (q *squash[K, V]) endLocked() {
 	q.rows = q.newRows()
 }
 
-// readyLocked reports whether a set is due.
+// readyLocked reports whether a set is due, or a reset is to be reported.
 func (q *squash[K, V]) readyLocked() bool {
-	return q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
+	return q.restart.to != nil || q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
 }
 
 // drained reports whether everything has been read and no more changes will come.
 func (q *squash[K, V]) drained() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.closed && q.rows.Len() == 0 && len(q.set) == 0
+	return q.closed && q.rows.Len() == 0 && len(q.set) == 0 && q.restart.to == nil
 }
 
 // arm arranges for wake to be notified when there is something to read, or nothing will
@@ -250,12 +253,11 @@ func (q *squash[K, V]) wait() {
 	}
 }
 
-// advance takes the next set if it is due, and reports whether it was. A squash skips
-// nothing.
-func (q *squash[K, V]) advance() (skipped uint64, advanced bool) {
-	rows, ok := q.exchange()
-	if !ok {
-		return 0, false
+// advance takes the next set if it is due. A squash skips changes only when it is reset.
+func (q *squash[K, V]) advance() step {
+	rows, s := q.exchange()
+	if !s.advanced || s.reset != nil {
+		return s
 	}
 	set := make([]*squashedRow[K, V], 0, rows.Len())
 	rows.Ascend(func(row *squashedRow[K, V]) bool {
@@ -264,19 +266,71 @@ func (q *squash[K, V]) advance() (skipped uint64, advanced bool) {
 	})
 	slices.SortFunc(set, func(a, b *squashedRow[K, V]) int { return cmp.Compare(a.change.Seq, b.change.Seq) })
 	q.set = set
-	return 0, true
+	return s
 }
 
-// exchange takes the rows if they are due, and leaves an empty tree.
-func (q *squash[K, V]) exchange() (rows squashedRows[K, V], ok bool) {
+// exchange takes the rows if they are due, and leaves an empty tree. If the squash was reset, it
+// reports that first.
+func (q *squash[K, V]) exchange() (rows squashedRows[K, V], s step) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.readyLocked() {
-		return rows, false
+	switch r := q.restart; {
+	case r.to != nil:
+		q.restart = squashReset{}
+		q.beginLocked(r.seq)
+		return rows, step{true, r.skipped, r.to}
+	case !q.readyLocked():
+		return rows, s
 	}
 	rows, q.rows = q.rows, q.newRows()
 	q.setBegin, q.setNewest, q.setContinues = q.setNewest, q.newest, rows.continues
-	return rows, true
+	return rows, step{advanced: true}
+}
+
+// beginLocked makes seq the last change of the sets that were read.
+func (q *squash[K, V]) beginLocked(seq uint64) {
+	q.setBegin, q.setNewest = seq, seq
+	q.read.Store(seq)
+}
+
+// A squashReset is a reset that was not reported yet.
+type squashReset struct {
+	to      any // as in [ringReset]; nil: there was no reset
+	seq     uint64
+	skipped uint64 // changes that were dropped
+}
+
+// reset drops the changes that are not taken: see [ring.resetTableLocked].
+func (q *squash[K, V]) reset(seq uint64, to any) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.ended {
+		q.restart = squashReset{to, seq, q.restart.skipped + q.dropLocked(seq)}
+		q.signalLocked()
+	}
+}
+
+// dropLocked drops the changes that are not taken, and returns their number.
+func (q *squash[K, V]) dropLocked(seq uint64) (dropped uint64) {
+	dropped = uint64(q.rows.Len())
+	q.rows = q.newRows()
+	q.newest = seq
+	q.skipped += dropped
+	return dropped
+}
+
+// skipAllTableLocked is like [window.skipAllTableLocked]. It is called when the last set was
+// read.
+func (q *squash[K, V]) skipAllTableLocked(seq uint64) (s step) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ended {
+		return s
+	}
+	s = step{true, q.restart.skipped + q.dropLocked(seq), q.restart.to}
+	q.restart = squashReset{}
+	q.beginLocked(seq)
+	return s
 }
 
 // deliver calls yield with each change that is left in the set: see [source].
@@ -346,7 +400,7 @@ func (q *squash[K, V]) complete() uint64 {
 func (q *squash[K, V]) caughtUp() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.ended && q.rows.Len() == 0
+	return !q.ended && q.rows.Len() == 0 && q.restart.to == nil
 }
 
 // usage counts the rows, and the changes that are left in the set, as buffered.
@@ -356,6 +410,7 @@ func (q *squash[K, V]) usage() usage {
 	u := usage{
 		passed:    q.passed(),
 		delivered: q.delivered.Load(),
+		skipped:   q.skipped,
 		buffered:  q.left.Load() + uint64(q.rows.Len()),
 	}
 	if u.buffered == 0 {

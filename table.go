@@ -99,8 +99,7 @@ type Table[K, V any] struct {
 
 	keysDiffer bool // keys that order finds equal may be different values
 
-	lineage   atomic.Pointer[lineage] // changes under the table's lock
-	published atomic.Uint64           // seq, once the changes up to it are in all rings and squashes
+	history atomic.Pointer[history] // changes under the table's lock
 
 	lockID  uint64 // transactions lock tables in this order
 	handle  *tableHandle
@@ -111,6 +110,7 @@ type Table[K, V any] struct {
 	keys    keyIndex[K, V]    // of the cells in rows
 	len     int               // number of rows
 	seq     uint64            // of the last change
+	ahead   uint64            // the moment of a snapshot, less seq; it may wrap around
 	dropped bool
 	indexes []tableIndex[K, V]
 
@@ -178,10 +178,10 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		order:  order,
 		lockID: tables.Add(1),
 	}
-	t.lineage.Store(&lineage{{History: newHistoryID()}})
+	t.history.Store(newHistory(lineage{{History: newHistoryID()}}))
 	t.handle = &tableHandle{t}
 	t.allPart = &keyPart[K, V]{table: t}
-	t.rows.tree = btree.NewG(degree, less)
+	t.rows.init(less)
 	t.keys = treeIndex[K, V]{&t.mu, &t.rows}
 	t.snapshots.table = &t.mu
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }

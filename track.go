@@ -68,52 +68,67 @@ func (f *Feed) Info() FeedInfo {
 // has been handed to the loop. Then position moves handed, too, to the last change of the table
 // if nothing is unread. holding keeps it from doing so at other times.
 type progress struct {
-	handed  atomic.Uint64 // everything up to this change was handed to the loop, or noPosition
-	holding atomic.Bool   // the loop runs, or something was read that the loop does not have
+	epoch   atomic.Pointer[epoch]
+	holding atomic.Bool // the loop runs, or something was read that the loop does not have
 
 	// When the feed ended: its figures, and if nothing was unread, the table's last change.
 	last  atomic.Pointer[FeedInfo]
 	atEnd atomic.Uint64
 }
 
-// noPosition is the value of progress.handed before Ready.
+// An epoch is the part of a progress from the beginning of the feed, or the notice of a Reset, to
+// the next such notice. Each has a history of its own.
+type epoch struct {
+	history *history
+	handed  atomic.Uint64 // everything up to this change was handed to the loop, or noPosition
+}
+
+// noPosition is the value of epoch.handed before Ready.
 const noPosition = math.MaxUint64
 
 // raise moves handed to seq, unless it is there already or there is no position.
-func (p *progress) raise(seq uint64) {
+func (e *epoch) raise(seq uint64) {
 	for {
-		was := p.handed.Load()
-		if was >= seq || p.handed.CompareAndSwap(was, seq) {
+		was := e.handed.Load()
+		if was >= seq || e.handed.CompareAndSwap(was, seq) {
 			return
 		}
 	}
+}
+
+// begin begins an epoch.
+func (p *progress) begin(h *history, handed uint64) {
+	e := &epoch{history: h}
+	e.handed.Store(handed)
+	p.epoch.Store(e)
 }
 
 // position is [Feed.Position]. The order of the loads makes it sound. A change is in the source
 // before it is in published. The loop holds a change before the change leaves the source.
 func (s *subscription[K, V]) position() Position {
 	p := s.progress
-	seq := s.table.published.Load()
+	e := p.epoch.Load()
+	seq := e.history.published.Load()
 	if !s.caughtUp() {
 		seq = p.atEnd.Load()
 	}
 	if !p.holding.Load() {
-		p.raise(seq)
+		e.raise(seq)
 	}
-	if seq = p.handed.Load(); seq == noPosition {
+	if seq = e.handed.Load(); seq == noPosition {
 		return Position{}
 	}
-	return s.table.At(seq)
+	return e.history.position(seq)
 }
 
 // newProgress returns the progress of a feed that begins after the change numbered begin.
 func (f *feed[K, V]) newProgress(begin uint64) *progress {
 	p := new(progress)
 	p.holding.Store(f.notice != nil)
-	p.handed.Store(begin)
 	if f.sub.initial.Load() != nil && (!f.resyncs || begin == 0) {
-		p.handed.Store(noPosition) // the position of After is none, if there is one
+		begin = noPosition // the position of After is none, if there is one
 	}
+	p.begin(f.sub.table.history.Load(), begin)
 	return p
 }
 
@@ -131,7 +146,7 @@ func (f *feed[K, V]) hold() {
 // settle is called when the loop waits or exits.
 func (f *feed[K, V]) settle(c consumer[K, V]) {
 	if p := f.sub.progress; p != nil && f.final == nil && !f.holds(c) {
-		p.raise(f.readUpTo())
+		p.epoch.Load().raise(f.readUpTo())
 		p.holding.Store(false)
 	}
 }
@@ -149,7 +164,7 @@ func (f *feed[K, V]) handOut(c *Change[V]) {
 	case c.Kind == Ready || f.sub.squash != nil:
 		f.handOutAll(c.Seq)
 	default:
-		p.handed.Store(c.Seq)
+		p.epoch.Load().handed.Store(c.Seq)
 	}
 }
 
@@ -166,22 +181,26 @@ func (f *feed[K, V]) handOutAll(last uint64) {
 	}
 	if f.atReady {
 		f.atReady = false
-		p.handed.Store(seq)
+		p.epoch.Load().handed.Store(seq)
 		return
 	}
-	p.raise(seq)
+	p.epoch.Load().raise(seq)
 }
 
 // handOutNotice is called before the loop gets a notice, after which it continues.
 func (f *feed[K, V]) handOutNotice(notice *SkippedError) {
 	switch p := f.sub.progress; {
 	case p == nil:
+	case f.resyncs && f.resetTo != nil:
+		p.begin(f.resetTo, noPosition)
 	case f.resyncs:
-		p.handed.Store(noPosition)
+		p.epoch.Load().handed.Store(noPosition)
+	case f.resetTo != nil:
+		p.begin(f.resetTo, notice.To)
 	default:
-		p.raise(notice.To)
+		p.epoch.Load().raise(notice.To)
 	}
-	f.resyncs = false
+	f.resyncs, f.resetTo = false, nil
 }
 
 // readUpTo returns the last sequence number up to which everything was read.

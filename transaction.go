@@ -35,11 +35,12 @@ type txTable interface {
 	tryLock() bool
 	isDroppedLocked() bool
 
-	// Each beginLocked is followed by endScansLocked, storeVersionsLocked and
+	// Each beginLocked is followed by endScansLocked, stageLocked, storeVersionsLocked and
 	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
 	// function that publishTxLocked returns when it holds no lock.
 	beginLocked(tx *Tx)
 	endScansLocked()
+	stageLocked()
 	storeVersionsLocked()
 	publishTxLocked() (wake func())
 	rollbackLocked()
@@ -91,8 +92,13 @@ func Transact(fn func(tx *Tx) error, tables ...AnyTable) error {
 	if fn == nil {
 		panic("changefeed: Transact: nil function; pass one that writes to the tables")
 	}
+	return transact("transaction on", fn, tables...)
+}
+
+// transact is Transact for an operation, which the error of a dropped table names.
+func transact(op string, fn func(tx *Tx) error, tables ...AnyTable) error {
 	tx := newTx("Transact", tables)
-	wake, err := tx.run(fn)
+	wake, err := tx.run(op, fn)
 	for _, f := range wake {
 		f()
 	}
@@ -116,14 +122,14 @@ func newTx(function string, tables []AnyTable) *Tx {
 // run locks the tables, calls fn, and publishes its writes or rolls them back. The
 // functions that it returns wake loops, and are to be called without the locks. A
 // transaction costs about what its writes cost (BenchmarkTransact).
-func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
+func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	for _, t := range tx.tables {
 		t.lock()
 		defer t.unlock()
 	}
 	for _, t := range tx.tables {
 		if t.isDroppedLocked() {
-			return nil, fmt.Errorf("changefeed: transaction on %q: %w", t.Name(), ErrTableDropped)
+			return nil, fmt.Errorf("changefeed: %s %q: %w", op, t.Name(), ErrTableDropped)
 		}
 	}
 	for _, t := range tx.tables {
@@ -144,6 +150,7 @@ func (tx *Tx) run(fn func(tx *Tx) error) (wake []func(), err error) {
 	}
 	for _, t := range tx.tables {
 		t.endScansLocked()
+		t.stageLocked()
 	}
 	tx.committed.Store(true)
 	for _, t := range tx.tables {
@@ -181,6 +188,7 @@ type txState[K, V any] struct {
 	spare   []version[V]  // for more cells
 	scans   []*scan[K, V] // that are not closed
 	writing bool          // one of its writes is running
+	refill  *refill[K, V] // of a Reset, or nil
 }
 
 // maxSpare is the largest number of versions that are allocated at a time.
@@ -225,9 +233,22 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 	t.tx.tx, t.tx.len, t.tx.seq = tx, t.len, t.seq
 }
 
+// stageLocked makes readers without the lock use the contents that a Reset has staged, from
+// the moment at which the transaction commits.
+func (t *Table[K, V]) stageLocked() {
+	if r := t.tx.refill; r != nil {
+		t.keys.stage(r.keys, t.tx.tx)
+	}
+}
+
 // storeVersionsLocked publishes the transaction's rows in their cells. Since the transaction
-// has committed, this makes no difference to a reader of a cell, at any step.
+// has committed, this makes no difference to a reader of a cell, at any step. If the
+// transaction has reset the table, the table takes over the new contents.
 func (t *Table[K, V]) storeVersionsLocked() {
+	if t.tx.refill != nil {
+		t.takeOverLocked(t.tx.refill)
+		return // there are no other writes
+	}
 	for _, c := range t.tx.cells {
 		v := c.versions.Load()
 		earlier := v.next.Load()
@@ -242,6 +263,10 @@ func (t *Table[K, V]) storeVersionsLocked() {
 }
 
 func (t *Table[K, V]) publishTxLocked() (wake func()) {
+	if t.tx.refill != nil {
+		w := t.publishRefillLocked(t.tx.refill)
+		return w.wake
+	}
 	w := t.publishLocked()
 	return w.wake
 }
@@ -322,6 +347,9 @@ func (t *Table[K, V]) In(tx *Tx) TxTable[K, V] {
 func (x TxTable[K, V]) check() {
 	if x.tx.ended.Load() {
 		panic(x.table.endedError())
+	}
+	if x.view == nil && x.table.tx.refill != nil {
+		panic(fmt.Sprintf("changefeed: the table %q is used after a Reset in the same transaction", x.table.name))
 	}
 }
 

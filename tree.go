@@ -21,9 +21,15 @@ type entry[K, V any] struct {
 // the table's lock held for writing, the other methods with the lock held for reading at
 // least. mu keeps these apart, because Clone writes to the tree that it reads.
 type tree[E any] struct {
+	less   btree.LessFunc[E]
 	tree   *btree.BTreeG[E]
 	mu     sync.RWMutex     // a leaf
 	frozen *btree.BTreeG[E] // a clone of tree as it is now, or nil
+}
+
+// init makes the tree empty, in the order of less.
+func (s *tree[E]) init(less btree.LessFunc[E]) {
+	s.less, s.tree = less, btree.NewG(degree, less)
 }
 
 // put adds an element. It returns the element that it replaced, if there was one.
@@ -42,6 +48,10 @@ func (s *tree[E]) clear() {
 	s.frozen = nil
 	s.tree.Clear(false)
 }
+
+// take takes over the elements of another tree in the same order, which is not used any more.
+// A clone for readers remains as it is.
+func (s *tree[E]) take(from *tree[E]) { s.tree, s.frozen = from.tree, nil }
 
 func (s *tree[E]) get(e E) (E, bool) {
 	s.mu.RLock()

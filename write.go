@@ -105,7 +105,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 // publishLocked publishes the changes since the last call.
 func (t *Table[K, V]) publishLocked() wakeList[V] {
 	w := t.outbox.publish()
-	t.published.Store(t.seq)
+	t.history.Load().published.Store(t.seq)
 	return w
 }
 

@@ -1,0 +1,265 @@
+package changefeed
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// A Past is what a table is made from again: its rows at some position, and the history that
+// led there. See [Table.Restore].
+type Past[V any] struct {
+	// Lineage is the names of the table's history, as [Table.Lineage] returned them when the
+	// table had the rows. The last one is the position of the rows, where the history goes on.
+	Lineage []Position
+
+	// Rows are the rows, in any order. nil is no rows. They belong to the table, with everything
+	// that they refer to.
+	Rows iter.Seq[V]
+
+	// Newest are the last commits before the position, the oldest first: the changes of one
+	// write or transaction each. [Retain] must have been called for the table to retain them.
+	// nil is no commits.
+	Newest iter.Seq[[]Change[V]]
+}
+
+// Restore gives a table its past: rows, lineage and sequence number, as they were saved by an
+// earlier process, or by another one. The history goes on from there, so positions that were
+// saved for [After] remain valid. There are no events.
+//
+// The table must be new: nobody has written to it, and nobody follows it. Otherwise Restore
+// returns [ErrNotEmpty]; see [Table.Reset]. Its indexes can be made before, or after. If Restore
+// returns an error, or if an iterator of the Past panics, the table is as it was.
+//
+// Rows are read without a lock, so readers of the table do not wait for them. They see the
+// table empty and then with all rows. Rows are inserted fastest in the order of their keys. A
+// million rows take about as long as a million writes (BenchmarkRestore).
+//
+// If the copy may lack the last changes of a table that others followed, call [Table.Fork]
+// afterwards.
+//
+// Possible errors: [ErrNotEmpty], [ErrDuplicateKey] of the primary key or of a unique index,
+// [ErrGap] if a change of Newest is missing, [ErrTableDropped], and an error if Lineage is
+// none, or if its last number is below the number of rows.
+func (t *Table[K, V]) Restore(p Past[V]) error { return t.refill("restore", &p, true) }
+
+// Reset replaces all rows of a table, and its history, by those of a Past. It is like
+// [Table.Restore] for a table that is in use, such as a replica that has missed changes of its
+// source: see [Table.Apply].
+//
+// Readers see the rows before or after Reset. Each follower gets a [*SkippedError] whose Reset
+// is true, in place of the changes that it has not read yet. With [OnOverflow] and [Resync], the
+// present rows follow, and with [Fail] the feed ends. Otherwise the feed continues with the
+// changes after the Reset. The positions that feeds had before are those of the history before.
+//
+// If Reset returns an error, the table is as it was. Possible errors are those of Restore, without
+// ErrNotEmpty.
+//
+// Besides building the rows, Reset takes a few steps for each subscription to a part of the
+// table, during which readers and writers wait.
+func (t *Table[K, V]) Reset(p Past[V]) error { return t.refill("reset", &p, false) }
+
+// Restore is like [Table.Restore]. Reset describes what differs.
+func (x TxTable[K, V]) Restore(p Past[V]) error { return x.refill("restore", &p, true) }
+
+// Reset is like [Table.Reset], for several tables at one moment. It must be the only write to
+// its table in the transaction, and the last use of it: a later one panics. Rows are read with
+// the locks held.
+func (x TxTable[K, V]) Reset(p Past[V]) error { return x.refill("reset", &p, false) }
+
+func (t *Table[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
+	r, err := t.newRefill(p, onlyNew)
+	if err != nil {
+		return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
+	}
+	if err = r.fill(p); err != nil {
+		return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
+	}
+	return transact(op, func(tx *Tx) error { return t.In(tx).stage(op, r, onlyNew) }, t)
+}
+
+func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.newRefillLocked(p, onlyNew)
+}
+
+func (x TxTable[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
+	x.beginWrite()
+	defer x.endWrite()
+	r, err := x.table.newRefillLocked(p, onlyNew)
+	if err == nil {
+		err = r.fill(p)
+	}
+	if err != nil {
+		return fmt.Errorf("changefeed: %s %q: %w", op, x.table.name, err)
+	}
+	return x.stage(op, r, onlyNew)
+}
+
+// A refill is the new contents of a table, before the table takes them over. They are the
+// contents of a table that nobody else has.
+type refill[K, V any] struct {
+	*Table[K, V]
+	names  lineage
+	newest [][]Change[V]
+}
+
+// newRefillLocked returns a refill without rows.
+func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], error) {
+	if t.dropped {
+		return nil, ErrTableDropped
+	}
+	if onlyNew && !t.isNewLocked() {
+		return nil, ErrNotEmpty
+	}
+	if err := lineage(p.Lineage).check(); err != nil {
+		return nil, err
+	}
+	r := &refill[K, V]{
+		Table: &Table[K, V]{guard: t.guard, key: t.key, order: t.order},
+		names: slices.Clone(lineage(p.Lineage)),
+	}
+	r.seq = r.names[len(r.names)-1].Seq
+	r.rows.init(t.rows.less)
+	r.keys = t.keys.another(&r.rows)
+	for _, x := range t.indexes {
+		r.indexes = append(r.indexes, x.another(r.Table))
+	}
+	return r, nil
+}
+
+// isNewLocked reports whether nobody has written to the table, and nobody follows it.
+func (t *Table[K, V]) isNewLocked() bool {
+	return t.seq == 0 && t.len == 0 && t.feeds.isEmpty() && t.commitSets() == nil
+}
+
+// check returns an error if l cannot be the names of a history.
+func (l lineage) check() error {
+	if len(l) == 0 {
+		return errors.New("Past without a Lineage; pass that of the table that had the rows")
+	}
+	for i, name := range l {
+		switch {
+		case name.History == HistoryID{}:
+			return errors.New("a Lineage with a zero HistoryID")
+		case l[:i].names(name.History):
+			return fmt.Errorf("a Lineage that has %v twice", name.History)
+		case i > 0 && name.Seq < l[i-1].Seq:
+			return fmt.Errorf("a Lineage that goes back from %d to %d", l[i-1].Seq, name.Seq)
+		}
+	}
+	return nil
+}
+
+// fill adds the rows and the newest commits.
+func (r *refill[K, V]) fill(p *Past[V]) error {
+	if err := r.fillRows(p.Rows); err != nil {
+		return err
+	}
+	if uint64(r.len) > r.seq {
+		return fmt.Errorf("%d rows after %d changes; each row takes a change", r.len, r.seq)
+	}
+	if p.Newest == nil {
+		return nil
+	}
+	var last uint64
+	for commit := range p.Newest {
+		for _, c := range commit {
+			if last > 0 && c.Seq != last+1 {
+				return fmt.Errorf("%w: in Newest, %d comes after %d", ErrGap, c.Seq, last)
+			}
+			last = c.Seq
+		}
+		r.newest = append(r.newest, slices.Clone(commit))
+	}
+	if last > 0 && last != r.seq {
+		return fmt.Errorf("%w: Newest ends with %d, and the Lineage with %d", ErrGap, last, r.seq)
+	}
+	return nil
+}
+
+// fillRows adds the rows to the tree, to keys and to the indexes. It fills one after the other,
+// because each stays in the processor's caches then (BenchmarkRestore).
+func (r *refill[K, V]) fillRows(rows iter.Seq[V]) error {
+	if rows == nil {
+		return nil
+	}
+	for row := range rows {
+		c := &cell[K, V]{key: r.key(&row)}
+		c.row.Store(&row)
+		if _, ok := r.rows.put(entry[K, V]{c.key, c}); ok {
+			return fmt.Errorf("%w %s", ErrDuplicateKey, quoted(c.key))
+		}
+		r.guard.keep(&row)
+		r.len++
+	}
+	cells := make([]*cell[K, V], 0, r.len)
+	r.rows.tree.Ascend(func(e entry[K, V]) bool {
+		cells = append(cells, e.cell)
+		return true
+	})
+	r.keys.fill(cells)
+	for _, x := range r.indexes {
+		if err := x.addAll(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stage makes r the contents of the table when the transaction commits.
+func (x TxTable[K, V]) stage(op string, r *refill[K, V], onlyNew bool) error {
+	t := x.table
+	if len(t.tx.cells) > 0 {
+		panic(fmt.Sprintf("changefeed: %s of the table %q after a write to it in the same transaction", op, t.name))
+	}
+	if onlyNew && !t.isNewLocked() {
+		return fmt.Errorf("changefeed: %s %q: %w", op, t.name, ErrNotEmpty)
+	}
+	for _, index := range t.indexes[len(r.indexes):] { // made since
+		other := index.another(r.Table)
+		if err := other.addAll(); err != nil {
+			return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
+		}
+		r.indexes = append(r.indexes, other)
+	}
+	t.tx.refill = r
+	return nil
+}
+
+// takeOverLocked makes the staged contents those of the table. Scans that are open keep the
+// cells that they have, to which nobody writes any more.
+func (t *Table[K, V]) takeOverLocked(r *refill[K, V]) {
+	now := t.momentLocked()
+	t.rows.take(&r.rows)
+	t.keys.take(r.keys)
+	for i, x := range t.indexes {
+		x.take(r.indexes[i])
+	}
+	t.len, t.seq = r.len, r.seq
+	t.ahead = now + 1 - t.seq
+}
+
+// publishRefillLocked makes all feeds of the table begin anew.
+func (t *Table[K, V]) publishRefillLocked(r *refill[K, V]) (w wakeList[V]) {
+	to := newHistory(r.names)
+	t.history.Store(to)
+	rings := map[*ring[Change[V]]]bool{&t.allScope.ring: true}
+	t.allScope.ring.resetTableLocked(t.seq, to, r.newest)
+	w.add(&t.allScope.ring)
+	for s := range t.feeds.oldestFirst() {
+		if p, ok := s.part.(*keyPart[K, V]); ok {
+			p.keepScopeLocked(s.scope)
+		}
+		if s.squash != nil {
+			s.squash.reset(t.seq, to)
+		} else if ring := &s.scope.ring; !rings[ring] {
+			rings[ring] = true
+			ring.resetTableLocked(t.seq, to, nil)
+			w.add(ring)
+		}
+	}
+	return w
+}
