@@ -574,12 +574,12 @@ func (f *commitFeed) begin() {
 	if f.wake != nil {
 		f.sub.window.disarm()
 	}
-	f.commit = recycle(f.commit) // a panic in the loop's body may have left it
 }
 
 // end ends a range: see [feed.end].
 func (f *commitFeed) end() {
 	defer f.ranging.Store(false) // also keeps f reachable until here
+	f.commit = recycle(f.commit) // a panic in the loop's body may have left it
 	if f.wake == nil || f.final != nil {
 		return
 	}

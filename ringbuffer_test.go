@@ -86,6 +86,16 @@ func (m *ringModel) retained() uint64 { return max(m.oldest, m.end-min(m.end, m.
 
 // held returns the first position that w may still read.
 func (m *ringModel) held(w *modelWindow) uint64 {
+	held := m.inBuffer(w)
+	for m.whole && held > w.model.pos && m.continues[held-1] {
+		m.reached["the rest of a transaction is skipped"]++
+		held++
+	}
+	return held
+}
+
+// inBuffer is held of a ring that is not whole.
+func (m *ringModel) inBuffer(w *modelWindow) uint64 {
 	return max(w.model.pos, m.end-min(m.end, w.limit))
 }
 
@@ -197,6 +207,9 @@ func (m *ringModel) read(w *modelWindow, n int) {
 		case held > w.model.pos:
 			require.Equal(m, []any{held - w.model.pos, false}, []any{skipped, ok}, "a gap")
 			w.model.pos, w.model.skipped = held, w.model.skipped+skipped
+			if held == m.end {
+				m.reached["everything is skipped"]++
+			}
 			if m.seqOf == nil {
 				w.model.passed = held
 			} else {
@@ -337,7 +350,7 @@ func (m *ringModel) check() {
 	}
 	standing := make(map[*page[uint64]]map[uint64]int)
 	for _, w := range m.open {
-		needed = min(needed, m.held(w))
+		needed = min(needed, m.inBuffer(w))
 		p := w.page.Load()
 		if standing[p] == nil {
 			standing[p] = make(map[uint64]int)
@@ -399,11 +412,13 @@ func (t *tally) counts() map[uint64]int {
 // "With N unread changes and a buffer of n, the next read yields nothing special if N <= n,
 // and else one SkippedError{Count: N-n} before the n newest, in order; then the stream
 // goes on. This holds at any point, also in the middle of a backlog." After each step, R2
-// holds for each window, and R3 for the ring.
+// holds for each window, and R3 for the ring. In a ring that is whole, the rest of a transaction
+// whose first elements are skipped is skipped, too.
 func TestRingIsOneBufferForEachWindow(t *testing.T) {
 	rng, reached := newRand(t), make(map[string]int)
 	for run := range 12 {
 		m := newRingModel(t, run%2 == 0, rng.IntN, reached)
+		m.whole = run%4 == 1
 		for range 4000 {
 			m.step()
 		}
@@ -413,7 +428,8 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 		"all is held", "some is held", "nothing is held", "append unheard", "no pages", "retain more", "retain less",
 		"retain nothing", "trim on append", "trim on read", "trim on close", "trim on skip", "closed while unpublished",
 		"publication over the page's end", "more than n taken", "taken over a page between", "waits", "woken",
-		"many limits on a page", "several dropped pages", "largest page")
+		"many limits on a page", "several dropped pages", "largest page",
+		"the rest of a transaction is skipped", "everything is skipped")
 }
 
 // finish closes the ring. A reader that has something to read is awake when all readers
