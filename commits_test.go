@@ -31,6 +31,9 @@ func newCommitTables() (tables commitTables) {
 	return tables
 }
 
+// anyChange is the inverse of Typed.
+func anyChange[K, V any](t *Table[K, V], c Change[V]) AnyChange { return t.logged(new(t.logEntry(&c))) }
+
 func (c commitTables) named(name byte) *Table[int, game] { return c[name-'a'] }
 
 // set returns the tables with the names, in their order.
@@ -413,7 +416,7 @@ func TestAnyChange(t *testing.T) {
 		i++
 	}
 	require.Equal(t, "none", AnyChange{}.String())
-	require.Equal(t, "users: 2 update {Bob } -> {Bob x}", users.anyChange(&changed).String())
+	require.Equal(t, "users: 2 update {Bob } -> {Bob x}", anyChange(users, changed).String())
 	_, ok := users.Typed(AnyChange{})
 	require.False(t, ok)
 }
@@ -537,7 +540,7 @@ func (m *commitModel) write() {
 		})
 		require.NoError(m, err)
 		if i < 2 && c.Kind != None {
-			commit = append(commit, m.commitTables[i].anyChange(&c))
+			commit = append(commit, anyChange(m.commitTables[i], c))
 		}
 	}
 	if m.random.IntN(3) == 0 {
@@ -1106,7 +1109,7 @@ func TestDropBesideWritersEndsCommits(t *testing.T) {
 type commitsHeld struct {
 	sub  weak.Pointer[commitSubscription]
 	set  weak.Pointer[commitSet]
-	page weak.Pointer[page[AnyChange]]
+	page weak.Pointer[page[logEntry]]
 	row  weak.Pointer[game]
 }
 

@@ -38,7 +38,8 @@ type feedConfig struct {
 }
 
 // Buffer sets how many changes are buffered for the subscriber. The default is
-// [DefaultBuffer]. If n is below 1, the stream yields [ErrInvalidOption] and ends.
+// [DefaultBuffer]. If n is below 1, the stream yields [ErrInvalidOption] and ends. An n above
+// 1<<43 counts as 1<<43.
 //
 // A buffer uses memory only for the changes in it. Changes that several subscribers to
 // one part of a table have not read yet are stored once for all of them. With [Squash],
