@@ -221,9 +221,14 @@ type feed[K, V any] struct {
 	// not in the backlog, because the table refers to that: see AddCleanup in newFeed.
 	keepBacklog func(row *V) bool
 
-	notice  *SkippedError // to be delivered next, or nil
-	resetTo *history      // with which the feed continues after the notice of a Reset
-	final   error         // nil until the feed has ended
+	notice *notice // to be delivered next, or nil
+	final  error   // nil until the feed has ended
+}
+
+// A notice is a SkippedError that is to be delivered.
+type notice struct {
+	SkippedError
+	resetTo *history // with which the feed continues after a Reset, or nil
 }
 
 // A consumer passes a feed's changes to a loop, one by one or in batches. Its methods
@@ -479,12 +484,12 @@ func (f *feed[K, V]) deliverNotice(c consumer[K, V]) (more bool) {
 	notice := f.notice
 	f.sub.backlog.reportSkipped()
 	if f.overflow == Fail {
-		f.finish(c, notice)
+		f.finish(c, &notice.SkippedError)
 		return true
 	}
 	f.notice = nil
 	f.handOutNotice(notice)
-	return c.fail(notice)
+	return c.fail(&notice.SkippedError)
 }
 
 // deliver passes on the remaining initial rows, the backlog, and the changes that are ready.
@@ -550,14 +555,14 @@ func (f *feed[K, V]) advance() bool {
 func (f *feed[K, V]) note(s step) {
 	f.notice.Count += s.skipped
 	if to, ok := s.reset.(*history); ok {
-		f.notice.Reset, f.resetTo = true, to
+		f.notice.Reset, f.notice.resetTo = true, to
 	}
 }
 
 // skipped returns the notice of count skipped changes. The gap lies after the change
 // numbered before, and reaches to the change numbered to.
-func (f *feed[K, V]) skipped(count, before, to uint64) *SkippedError {
-	return &SkippedError{Count: count, From: before + 1, To: to, Table: f.sub.table.name, Feed: f.sub.name}
+func (f *feed[K, V]) skipped(count, before, to uint64) *notice {
+	return &notice{SkippedError: SkippedError{Count: count, From: before + 1, To: to, Table: f.sub.table.name, Feed: f.sub.name}}
 }
 
 // resync makes the feed continue with the present rows. The unread changes are in them,

@@ -73,16 +73,19 @@ type ring[T any] struct {
 	parked atomic.Int64            // length of queue, changes under mu
 	closed atomic.Uint64           // one more than the final end (0: elements may still come)
 
-	mu           sync.Mutex // guards what follows, and pins of each page
-	windows      int32      // open ones
-	whole        bool       // windows that skip an element of a transaction skip all of it
-	pages        []*page[T] // the directory, oldest first, up to tail
-	behind       *tally     // the dropped pages that windows pin, by the largest limit on each (nil: none)
-	retained     uint64     // the number of newest elements to keep for later windows
-	retainedFrom uint64     // the first position that may be kept for them
-	reset        *ringReset // the last reset, or nil
-	queue        queue[T]   // windows that wait
+	mu        sync.Mutex // guards what follows, and pins of each page
+	windows   int32      // open ones
+	whole     bool       // windows that skip an element of a transaction skip all of it
+	pages     []*page[T] // the directory, oldest first, up to tail
+	behind    *tally     // the dropped pages that windows pin, by the largest limit on each (nil: none)
+	retention *retention // the elements to keep for later windows (nil: none)
+	reset     *ringReset // the last reset (nil: there was none)
+	queue     queue[T]   // windows that wait
 }
+
+// A retention says which elements a ring keeps for later windows: the newest n of those from a
+// position on.
+type retention struct{ n, from uint64 }
 
 // A ringReset is a place that no window reads over.
 type ringReset struct {
@@ -268,8 +271,9 @@ func (r *ring[T]) hasWaiting() bool { return r.parked.Load() > 0 }
 func (r *ring[T]) retainTableLocked(n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.retainedFrom = r.retainedLocked()
-	r.retained = n
+	if r.retention = (&retention{n, r.retainedLocked()}); n == 0 {
+		r.retention = nil
+	}
 	if n > 0 && r.tail.Load() == nil {
 		r.addPageLocked(r.end.Load())
 		return
@@ -292,7 +296,9 @@ func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
 	for _, commit := range commits {
 		r.next -= uint64(len(commit)) // so that windows do not count them as skipped
 	}
-	r.retainedFrom = r.next
+	if r.retention != nil {
+		r.retention.from = r.next
+	}
 	p = r.addPageLocked(r.next)
 	for _, commit := range commits {
 		first := r.next
@@ -313,7 +319,10 @@ func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
 // retainedLocked returns the position of the first element that is retained.
 func (r *ring[T]) retainedLocked() uint64 {
 	end := r.end.Load()
-	return max(end-min(end, r.retained), min(end, r.retainedFrom))
+	if r.retention == nil {
+		return end
+	}
+	return max(end-min(end, r.retention.n), r.retention.from)
 }
 
 // openTableLocked opens w on the elements that are published from now on. It buffers at
@@ -371,7 +380,7 @@ func (r *ring[T]) indexLocked(pos uint64) int {
 
 // trimLocked drops the oldest pages that no window may still read and retain does not keep.
 func (r *ring[T]) trimLocked() { // R3
-	if r.windows == 0 && r.retained == 0 {
+	if r.windows == 0 && r.retention == nil {
 		r.pages, r.behind = nil, nil
 		r.tail.Store(nil)
 		return

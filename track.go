@@ -188,19 +188,19 @@ func (f *feed[K, V]) handOutAll(last uint64) {
 }
 
 // handOutNotice is called before the loop gets a notice, after which it continues.
-func (f *feed[K, V]) handOutNotice(notice *SkippedError) {
+func (f *feed[K, V]) handOutNotice(n *notice) {
 	switch p := f.sub.progress; {
 	case p == nil:
-	case f.resyncs && f.resetTo != nil:
-		p.begin(f.resetTo, noPosition)
+	case f.resyncs && n.resetTo != nil:
+		p.begin(n.resetTo, noPosition)
 	case f.resyncs:
 		p.epoch.Load().handed.Store(noPosition)
-	case f.resetTo != nil:
-		p.begin(f.resetTo, notice.To)
+	case n.resetTo != nil:
+		p.begin(n.resetTo, n.To)
 	default:
-		p.epoch.Load().raise(notice.To)
+		p.epoch.Load().raise(n.To)
 	}
-	f.resyncs, f.resetTo = false, nil
+	f.resyncs = false
 }
 
 // readUpTo returns the last sequence number up to which everything was read.
