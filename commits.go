@@ -271,9 +271,19 @@ func commitsError(table string, err error) error {
 	return fmt.Errorf("changefeed: commits of %q: %w", table, err)
 }
 
+// lockTables locks all tables, or none if a lock panics: see tableMutex in debug.go.
 func (s *commitSet) lockTables() {
+	locked := 0
+	defer func() {
+		if locked < len(s.tables) {
+			for _, t := range s.tables[:locked] {
+				t.unlock()
+			}
+		}
+	}()
 	for _, t := range s.tables {
 		t.lock()
+		locked++
 	}
 }
 

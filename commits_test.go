@@ -429,7 +429,7 @@ func TestTheFiguresOfCommits(t *testing.T) {
 	insertRows(t, a, 1)
 	var tracked Feed
 	require.Zero(t, tracked.Info())
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
 	first := a.Changes(t.Context(), Named("first"))
 	second := tables.follow(t.Context(), "ab", Named("second"))
 	third := b.Changes(t.Context(), Named("third"))
@@ -467,16 +467,17 @@ func TestTheFiguresOfCommits(t *testing.T) {
 		break
 	}
 	require.Zero(t, tracked.Position())
-	cancel()
-	for len(tables[2].Feeds()) > 0 {
+	other := tables.follow(t.Context(), "ca", Named("other"))
+	cancel(errFeedCause)
+	for len(tables[2].Feeds()) > 1 {
 		runtime.Gosched()
 	}
 	insertRows(t, a, 5, 6, 7)
 	require.Equal(t, want, tracked.Info(), "after the end")
-	require.Equal(t, "context canceled", commitsOf(fourth, -1))
+	require.Equal(t, "the cause", commitsOf(fourth, -1))
 	require.Equal(t, want, tracked.Info())
-	require.Equal(t, []string{"first", "second", "fifth", "sixth"}, names(a))
-	for _, feed := range []any{first, second, third, fifth, sixth} {
+	require.Equal(t, []string{"first", "second", "fifth", "sixth", "other"}, names(a))
+	for _, feed := range []any{first, second, third, fifth, sixth, other} {
 		runtime.KeepAlive(feed)
 	}
 }
@@ -1105,6 +1106,105 @@ func TestDropBesideWritersEndsCommits(t *testing.T) {
 	}
 }
 
+// A publication locks all sets, in one order, before it puts anything into any of them.
+func TestAPublicationLocksAllSets(t *testing.T) {
+	for name, write := range map[string]func(c commitTables){
+		"write": func(c commitTables) { feedWrites(t, c[0], 1) },
+		"transaction": func(c commitTables) {
+			_ = Transact(func(tx *Tx) error { must[game](t)(c[0].In(tx).Insert(game{ID: 1})); return nil }, c.set("cba")...)
+		},
+	} {
+		for held := range 2 {
+			t.Run(fmt.Sprintf("%s/%d", name, held), func(t *testing.T) {
+				tables := newCommitTables()
+				feeds := []Stream[Commit]{tables.follow(t.Context(), "ab", Poll(nil)), tables.follow(t.Context(), "ac", Poll(nil))}
+				sets := tables[0].commitSets()
+				sets[held].mu.Lock()
+				done := make(chan struct{})
+				go func() { defer close(done); write(tables) }()
+				for seen := 0; seen < 1000; runtime.Gosched() { // until it waits for the set
+					free := sets[1-held].mu.TryLock()
+					if free {
+						sets[1-held].mu.Unlock()
+					}
+					require.Zero(t, sets[0].ring.end.Load()+sets[1].ring.end.Load(), "one of the sets has the change")
+					require.True(t, free || held == 1, "another order")
+					if seen++; tables[0].published.Load() == 0 || free != (held == 0) {
+						seen = 0
+					}
+				}
+				sets[held].mu.Unlock()
+				<-done
+				for _, feed := range feeds {
+					require.Equal(t, "[a+1]", commitsOf(feed, -1))
+				}
+			})
+		}
+	}
+}
+
+// The context may end, and a table be dropped, as soon as the loop has looked at the context.
+// The final error is the context's cause, and no rows are held. F4
+func TestAContextThatEndsBehindALoopOverCommits(t *testing.T) {
+	for name, opts := range map[string][]FeedOption{
+		"plain": nil, "rows": {IncludeInitial()}, "Resync": {Buffer(2), OnOverflow(Resync)},
+	} {
+		for _, drops := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/drops=%t", name, drops), func(t *testing.T) {
+				words := func(n int) (got string, happened bool) { // if it happens after the loop has looked n times
+					tables := newCommitTables()
+					insertRows(t, tables[0], 0)
+					for id := range 20 {
+						insertRows(t, tables[1], id)
+					}
+					inner, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					looks := n
+					ctx := &watchedContext{inner, func() {
+						if looks++; looks != n {
+							return
+						}
+						if happened = true; drops && tables[1].mu.TryLock() { // resync looks under the locks, too
+							tables[1].mu.Unlock()
+							insertRows(t, tables[1], 50)
+							tables[1].Drop()
+						}
+						cancel(errFeedCause)
+						for len(tables[0].Feeds()) > 0 { // until the subscription has ended
+							runtime.Gosched()
+						}
+					}}
+					feed := tables.follow(ctx, "ab", append(opts, Poll(nil))...)
+					insertRows(t, tables[0], 1, 2)
+					insertRows(t, tables[1], 30)
+					looks = 0
+					got = commitsOf(feed, -1)
+					if happened {
+						got = strings.TrimSuffix(got, "the cause")
+						require.Equal(t, "the cause", commitsOf(feed, -1))
+					}
+					collected(t, "a snapshot is open", func() bool {
+						tables[1].snapshots.mu.Lock()
+						defer tables[1].snapshots.mu.Unlock()
+						return len(tables[1].snapshots.open) == 0
+					})
+					return strings.TrimSpace(got), happened
+				}
+				whole, _ := words(0)
+				n := 1
+				for ; ; n++ {
+					got, happened := words(n)
+					if !happened {
+						break
+					}
+					require.True(t, strings.HasPrefix(whole, got), "%q is not the beginning of %q, after it has looked %d times", got, whole, n)
+				}
+				require.Greater(t, n, 2, "it looks more often")
+			})
+		}
+	}
+}
+
 // A commitsHeld tells whether what a feed of commits holds is still in memory.
 type commitsHeld struct {
 	sub  weak.Pointer[commitSubscription]
@@ -1147,6 +1247,9 @@ func TestCommitsThatEndedHoldNothing(t *testing.T) {
 				}
 				return nil
 			}, c[0])
+		}},
+		{name: "failed under a lock", opts: []FeedOption{Buffer(1), OnOverflow(Fail)}, end: func(c commitTables, s feed, _ func()) {
+			_ = Transact(func(*Tx) error { commitsOf(s, -1); return nil }, c[0])
 		}},
 		{name: "dropped and drained", end: func(c commitTables, s feed, _ func()) { c[1].Drop(); commitsOf(s, -1) }},
 		{name: "failed", opts: []FeedOption{Buffer(1), OnOverflow(Fail)}, end: func(_ commitTables, s feed, _ func()) { commitsOf(s, -1) }},
