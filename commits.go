@@ -138,9 +138,9 @@ func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[
 // A commitSet is a set of tables that are followed together. It has one ring for all feeds of
 // the same tables. Each of its tables refers to it while there is such a feed.
 //
-// A publication holds the locks of the tables that it wrote to. It locks mu of all sets that
-// these tables are in, and puts its changes, before it unlocks any. Two publications with two
-// sets in common therefore come in the same order in both.
+// A commit holds the locks of the tables that it wrote to. It locks mu of all sets that these
+// tables are in before it publishes anything, and puts its changes into all of them before it
+// unlocks any. Two commits with two sets in common therefore come in the same order in both.
 type commitSet struct {
 	id     uint64         // sets are locked in this order
 	tables []*tableHandle // in the order of their lockIDs
@@ -179,18 +179,43 @@ func (t *Table[K, V]) commitSets() []*commitSet {
 	return nil
 }
 
-// publishCommit publishes the changes of a write or a transaction in each of the sets, which
-// are in the order of their ids.
-func publishCommit(sets []*commitSet, changes ...logEntry) {
+// lockSets begins a commit to the sets, which are in the order of their ids. It is called before
+// the rows of the commit are published. So whoever has seen one of the rows, and writes then,
+// comes later in every set.
+func lockSets(sets []*commitSet) {
 	for _, s := range sets {
 		s.mu.Lock()
 	}
-	for _, s := range sets {
-		s.putLocked(changes)
-	}
+}
+
+func unlockSets(sets []*commitSet) {
 	for _, s := range sets {
 		s.mu.Unlock()
 	}
+}
+
+// beginCommitLocked locks the table's sets for a single write. In a transaction, it adds the
+// change to the log, because the changes of all tables are published in the order in which
+// they were made.
+func (t *Table[K, V]) beginCommitLocked(sets []*commitSet, c *Change[V]) {
+	if tx := t.tx.tx; tx != nil {
+		tx.log = append(tx.log, t.logEntry(c))
+		return
+	}
+	lockSets(sets)
+	t.locked = sets
+}
+
+// publishCommitLocked publishes the change of a single write in the sets that it has locked, and
+// unlocks them.
+func (t *Table[K, V]) publishCommitLocked(c *Change[V]) (sets []*commitSet) {
+	sets, t.locked = t.locked, nil
+	entry := [...]logEntry{t.logEntry(c)}
+	for _, s := range sets {
+		s.putLocked(entry[:])
+	}
+	unlockSets(sets)
+	return sets
 }
 
 // putLocked publishes those of the changes that are of the set's tables.
@@ -208,34 +233,27 @@ func (s *commitSet) putLocked(changes []logEntry) {
 	}
 }
 
-// publishLog publishes the transaction's changes, and returns the function that wakes loops.
-func (tx *Tx) publishLog() (wake func()) {
-	var sets []*commitSet
+// setsLocked returns the sets that the transaction concerns, in the order of their ids.
+func (tx *Tx) setsLocked() (sets []*commitSet) {
 	for _, t := range tx.tables {
-		if of := t.setsTableLocked().Load(); of != nil {
+		if of := t.setsTableLocked().Load(); of != nil && (len(tx.log) > 0 || t.wasResetLocked()) {
 			sets = append(sets, *of...)
-			if t.wasResetLocked() {
-				for _, s := range *of {
-					s.reset()
-				}
-			}
 		}
 	}
-	if len(tx.log) > 0 {
-		slices.SortFunc(sets, func(a, b *commitSet) int { return cmp.Compare(a.id, b.id) })
-		sets = slices.Compact(sets)
-		publishCommit(sets, tx.log...)
-	}
-	return func() { wakeSets(sets) }
+	slices.SortFunc(sets, func(a, b *commitSet) int { return cmp.Compare(a.id, b.id) })
+	return slices.Compact(sets)
 }
 
-// reset makes all feeds begin anew, because one of the tables has got other rows.
-func (s *commitSet) reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ring.isClosed() {
-		s.ring.resetTableLocked(0, s, nil)
+// publishLocked publishes the transaction's changes in the set. If the transaction has reset one
+// of the tables, all feeds begin anew before that.
+func (s *commitSet) publishLocked(tx *Tx) {
+	for _, t := range s.tables {
+		if t.wasResetLocked() && !s.ring.isClosed() {
+			s.ring.resetTableLocked(0, s, nil)
+			break
+		}
 	}
+	s.putLocked(tx.log)
 }
 
 // wakeSets wakes a loop of each set, after a publication.
@@ -306,7 +324,7 @@ func (s *commitSet) tryLockTables() bool {
 	return true
 }
 
-// joinLocked returns the set of the same tables that is followed already, or s.
+// joinLocked returns the set of the same tables that is followed already, or s, which is new.
 func (s *commitSet) joinLocked() *commitSet {
 	for _, t := range s.tables {
 		sets := t.setsTableLocked()
@@ -455,6 +473,7 @@ func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*
 	if ctx == nil {
 		panic("changefeed: Commits: nil context; pass context.Background() if nothing cancels the feed")
 	}
+	tx := newTx("Commits", tables) // locks tables in the same order
 	c, err := newFeedConfig(opts)
 	if c.track != nil {
 		c.track.tracked.Store(nil)
@@ -477,7 +496,11 @@ func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*
 			f.tables = append(f.tables, table)
 		}
 	}
-	if err := f.subscribe(&c); err != nil {
+	set := new(commitSet)
+	for _, t := range tx.tables {
+		set.tables = append(set.tables, t.tableHandle())
+	}
+	if err := f.subscribe(set, &c); err != nil {
 		return nil, err
 	}
 	sub, subscribed := f.sub, false
@@ -492,9 +515,9 @@ func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*
 	return f, nil
 }
 
-// subscribe adds the subscription to the set of the tables. F2
-func (f *commitFeed) subscribe(c *feedConfig) error {
-	set := &commitSet{tables: slices.SortedFunc(slices.Values(f.tables), func(a, b *tableHandle) int { return cmp.Compare(a.lockOrder(), b.lockOrder()) })}
+// subscribe adds the subscription to the set, or to the one of the same tables that is followed
+// already. F2
+func (f *commitFeed) subscribe(set *commitSet, c *feedConfig) error {
 	set.ring.whole = true
 	set.feeds.subs = newFeedTree[*commitSubscription]()
 	set.lockTables()

@@ -1129,7 +1129,13 @@ func TestAPublicationLocksAllSets(t *testing.T) {
 					}
 					require.Zero(t, sets[0].ring.end.Load()+sets[1].ring.end.Load(), "one of the sets has the change")
 					require.True(t, free || held == 1, "another order")
-					if seen++; tables[0].published.Load() == 0 || free != (held == 0) {
+					idle := tables[0].mu.TryLock()
+					if idle {
+						tables[0].mu.Unlock()
+					}
+					_, ok := tables[0].Get(1)
+					require.False(t, ok, "a reader sees the row, and could write before the sets have it")
+					if seen++; idle || free != (held == 0) {
 						seen = 0
 					}
 				}

@@ -120,7 +120,8 @@ type Table[K, V any] struct {
 	ranges   intervals[K, K, V] // the scopes of ranges of keys
 	outbox   outbox[K, V]       // changes that are not published yet
 
-	tx txState[K, V] // of the running transaction
+	tx     txState[K, V] // of the running transaction
+	locked []*commitSet  // that a single write has locked
 
 	feeds feedSet[*subscription[K, V]]
 	sets  atomic.Pointer[[]*commitSet] // with this table that are followed; changes under the table's lock

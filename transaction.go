@@ -152,15 +152,26 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 		t.endScansLocked()
 		t.stageLocked()
 	}
+	sets := tx.setsLocked()
+	lockSets(sets)
 	tx.committed.Store(true)
 	for _, t := range tx.tables {
-		t.storeVersionsLocked()
 		defer t.endTxLocked()
+	}
+	defer unlockSets(sets)
+	for _, t := range tx.tables {
+		t.storeVersionsLocked()
 	}
 	for _, t := range tx.tables {
 		wake = append(wake, t.publishTxLocked())
 	}
-	return append(wake, tx.publishLog()), nil
+	for _, s := range sets {
+		s.publishLocked(tx)
+	}
+	if sets != nil {
+		wake = append(wake, func() { wakeSets(sets) })
+	}
+	return wake, nil
 }
 
 func (t *Table[K, V]) anyTable() txTable {

@@ -94,9 +94,8 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	}
 	if c, err = t.writeLocked(key, next); c.Kind != None {
 		w = t.publishLocked()
-		if sets := t.commitSets(); sets != nil {
-			publishCommit(sets, t.logEntry(&c))
-			w.sets = sets
+		if t.locked != nil {
+			w.sets = t.publishCommitLocked(&c)
 		}
 	}
 	return c, w, err
@@ -152,6 +151,10 @@ func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 // with a second one takes 1.07x as long (BenchmarkWrite).
 func (t *Table[K, V]) endWrite() {
 	t.forgetPlansLocked()
+	if t.locked != nil { // a compare function has panicked
+		unlockSets(t.locked)
+		t.locked = nil
+	}
 	t.mu.Unlock()
 }
 
@@ -169,12 +172,12 @@ func (t *Table[K, V]) cellLocked(key K) *cell[K, V] { return t.keys.get(key) }
 // outbox for each scope to which it belongs. The cell of the key is at, or nil if there
 // is none. T1, T2
 func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
-	t.storeLocked(key, at, c)
-	t.seq++
-	c.Seq = t.seq
-	if t.tx.running() && t.sets.Load() != nil {
-		t.tx.tx.log = append(t.tx.tx.log, t.logEntry(c))
+	c.Seq = t.seq + 1
+	if sets := t.commitSets(); sets != nil {
+		t.beginCommitLocked(sets, c)
 	}
+	t.storeLocked(key, at, c)
+	t.seq = c.Seq
 
 	o := &t.outbox
 	o.add(&t.allScope, key, *c)
