@@ -29,11 +29,8 @@
 // [*SkippedError] in their place, with their exact number, before the first change after
 // them. If N changes are unread and the buffer holds n, the next read yields the oldest
 // change when N <= n. Otherwise it yields a SkippedError with Count N-n, and then the n
-// newest changes. This holds in the middle of a backlog, too. The changes delivered,
-// skipped and still buffered add up to those made since the subscription.
-//
-// A subscription ends at once when its context is done. When the table is dropped, it
-// ends after everything that is buffered.
+// newest changes. The changes delivered, skipped and still buffered add up to those made
+// since the subscription.
 //
 // A feed without a SkippedError, applied to the rows that were there when it began,
 // yields the rows of the table.
@@ -94,11 +91,11 @@
 //
 // # Options
 //
-// Options can be combined with each other and with every selection. Two pairs are
-// refused, and some pairs interact:
+// Options can be combined with each other and with every selection. One pair is refused,
+// and some pairs interact:
 //
 //	After, IncludeInitial    refused with ErrInvalidOption
-//	OnOverflow, Squash       refused with ErrInvalidOption, unless with After
+//	OnOverflow, Squash       OnOverflow is for After and Reset alone
 //	Buffer, Squash           Buffer has no effect
 //	IncludeInitial, Squash   the first set is of the changes after Ready
 //	After, Squash            the retained changes come one by one
@@ -112,6 +109,12 @@
 // [Track] gives access to the [Position] of a feed, and [After] resumes there, with the
 // changes that [Table.Retain] retains. With [Resync], it takes every position, also the zero
 // one of a first start, and may begin with a SkippedError and the present rows.
+//
+// # Several tables, and replicas
+//
+// [Commits] follows several tables in one order, and yields each write or transaction as
+// one element. [Table.Restore] gives a new table rows and history of another one, also of
+// another process. [Table.Apply] keeps it a replica, and [Table.Reset] begins it again.
 //
 // # Concurrency
 //
@@ -137,9 +140,10 @@
 //
 // Unread changes are stored once for all subscribers to a part of the table. A stalled
 // subscriber holds at most as many as its buffer, with their old rows, and those with which
-// After resumes. With Squash it holds one change for each row. A range, Read, and a feed before Ready hold a snapshot: at
-// most one earlier row for each row. [Table.Retain] retains changes for later feeds. The
-// garbage collector ends a subscription whose stream is unreachable.
+// After resumes. With Squash it holds one change for each row. A range, Read, and a feed
+// before Ready hold a snapshot: at most one earlier row for each row. [Table.Retain] retains
+// changes for later feeds. The garbage collector ends a subscription whose stream is
+// unreachable.
 //
 // # Differences from RethinkDB
 //
@@ -152,10 +156,8 @@
 //   - Initial rows come before all changes, followed by one Ready.
 //   - The feed of a missing row begins with Ready alone, without a null.
 //   - Squash never overflows, and its wait is never cut short.
-//   - A squashed set is in the order of last changes.
 //   - A missing row is an error to Update, Replace and Delete.
 //   - A row with several values in an index comes once.
-//   - An error comes with the zero Change.
 //   - A panic in a user's function reaches the caller.
 //   - There are no feeds of order_by.limit, joins or aggregates.
 //   - Everything is typed, in process and in memory, without a server, query language or

@@ -55,8 +55,9 @@ var (
 // was too slow: its buffer was full, and the oldest changes in it were dropped for new
 // ones. With [After], a SkippedError also reports the changes after the position that the
 // table no longer retains. With After and [Resync], it also says that a feed begins anew with
-// the present rows. Count may then be 0. The stream yields it where the skipped changes would
-// have come, and continues after it, except with [OnOverflow] and [Fail].
+// the present rows, and with [Table.Reset], that the table has other rows. Count may then be 0.
+// The stream yields it where the skipped changes would have come, and continues after it, except
+// with [OnOverflow] and [Fail].
 //
 // Its text and its JSON are those of RethinkDB's overflow notice, which names neither
 // table nor feed.
@@ -65,7 +66,10 @@ type SkippedError struct {
 	From, To uint64 // first and last sequence number of the gap in which they lie
 	Table    string // name of the table
 	Feed     string // name of the feed, empty without [Named]
-	Reset    bool   // the table was given other rows: see [Table.Reset]
+
+	// Reset says that all rows of the table were replaced: see [Table.Reset]. From is a number
+	// of the history before that, and To one of the history after it.
+	Reset bool
 }
 
 // Error returns the notice with the number of skipped changes.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -702,6 +703,129 @@ func ExampleTransact_tables() {
 	// {Alice 30}
 	// {Bob 70}
 	// 1
+}
+
+// Commits delivers each transaction as one element, with its changes to all of the tables.
+func ExampleCommits() {
+	type Team struct {
+		Name  string
+		Score int
+	}
+	players := newPlayers(Player{"Bob", "red", 10})
+	teams := changefeed.NewTable("teams", func(t *Team) string { return t.Name })
+	teams.Insert(Team{"red", 10})
+	feed := changefeed.Commits(ctx, []changefeed.AnyTable{players, teams}, changefeed.Poll(nil))
+
+	changefeed.Transact(func(tx *changefeed.Tx) error {
+		players.In(tx).Update("Bob", func(p *Player) { p.Score += 5 })
+		teams.In(tx).Update("red", func(t *Team) { t.Score += 5 })
+		return nil
+	}, players, teams)
+	players.Delete("Bob")
+
+	for commit, err := range feed {
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Println("commit")
+		for _, c := range commit {
+			fmt.Println(" ", c)
+			if c, ok := players.Typed(c); ok && c.Kind == changefeed.Delete {
+				fmt.Println("  the score was", c.Old.Score)
+			}
+		}
+	}
+	// Output:
+	// commit
+	//   players: 2 update {Bob red 10} -> {Bob red 15}
+	//   teams: 2 update {red 10} -> {red 15}
+	// commit
+	//   players: 3 delete {Bob red 15}
+	//   the score was 15
+}
+
+// A program saves the rows with their position, and goes on with them when it is started again.
+func ExampleTable_Restore() {
+	players := newPlayers(Player{"Alice", "red", 20}, Player{"Bob", "red", 10})
+	var rows []Player
+	var lineage []changefeed.Position
+	changefeed.Read(func(tx *changefeed.Tx) error { // both are of one moment
+		players := players.In(tx)
+		lineage = players.Lineage()
+		for _, row := range players.All() {
+			rows = append(rows, row)
+		}
+		return nil
+	}, players)
+
+	restarted := newPlayers()
+	err := restarted.Restore(changefeed.Past[Player]{Lineage: lineage, Rows: slices.Values(rows)})
+	fmt.Println(err, restarted)
+	restarted.Retain(100)
+	restarted.Delete("Bob")
+	show(restarted.Changes(ctx, changefeed.After(players.Position()), changefeed.Poll(nil)))
+	// Output:
+	// <nil> table "players": rows 2, seq 2
+	// delete &{Bob red 10} -> <nil>
+}
+
+// A replica begins with the rows of its source, and applies the source's changes. It can be in
+// another process: the changes can be sent to it as JSON.
+func ExampleTable_Apply() {
+	source, replica := newPlayers(Player{"Bob", "red", 10}), newPlayers()
+	feed := source.Batches(ctx, 1, changefeed.IncludeInitial(), changefeed.Poll(nil)) // each transaction by itself
+	var rows []Player
+	follow := func() {
+		for batch, err := range feed {
+			switch {
+			case err != nil:
+			case batch[0].Kind == changefeed.Initial:
+				rows = append(rows, *batch[0].New)
+			case batch[0].Kind == changefeed.Ready:
+				at := source.At(batch[0].Seq)
+				err = replica.Restore(changefeed.Past[Player]{Lineage: []changefeed.Position{at}, Rows: slices.Values(rows)})
+			default:
+				err = replica.Apply(source.Position().History, batch...)
+			}
+			if err != nil {
+				fmt.Println(err)
+			}
+		}
+	}
+	follow()
+	followers := replica.Changes(ctx, changefeed.Poll(nil))
+	source.Update("Bob", func(p *Player) { p.Score = 20 })
+	follow()
+	show(followers)
+	fmt.Println(replica.Position() == source.Position())
+	// Output:
+	// update &{Bob red 10} -> &{Bob red 20}
+	// true
+}
+
+// Reset gives a table other rows while it is followed. OnOverflow says how a feed goes on.
+func ExampleTable_Reset() {
+	players, others := newPlayers(Player{"Bob", "red", 10}), newPlayers(Player{"Carol", "red", 30})
+	feed := players.Changes(ctx, changefeed.OnOverflow(changefeed.Resync), changefeed.Poll(nil))
+	err := players.Reset(changefeed.Past[Player]{
+		Lineage: others.Lineage(),
+		Rows:    slices.Values([]Player{{"Carol", "red", 30}}),
+	})
+	fmt.Println(err)
+	for c, err := range feed {
+		var skipped *changefeed.SkippedError
+		if errors.As(err, &skipped) {
+			fmt.Println("reset:", skipped.Reset)
+			continue
+		}
+		fmt.Println(c)
+	}
+	// Output:
+	// <nil>
+	// reset: true
+	// initial {Carol red 30}
+	// 1 ready
 }
 
 // The rows with any of several values, for example to follow a user's groups.

@@ -12,10 +12,9 @@ const DefaultBuffer = 100_000
 // one counts. A stream with an invalid value or a refused combination yields
 // [ErrInvalidOption] as its only pair.
 //
-// Options can be combined with each other and with every selection. The exceptions are
-// refused: [After] with [IncludeInitial], and [OnOverflow] with [Squash] but without After.
-// Each option says how others change it. Options in the package documentation lists these
-// cases.
+// Options can be combined with each other and with every selection, except [After] with
+// [IncludeInitial], which is refused. Each option says how others change it. Options in the
+// package documentation lists these cases. [Commits] takes some of them.
 //
 // A feed of a row, range or index value reads the changes of its rows, and a feed of the
 // table reads all changes. A predicate does not alter that. [Buffer], [FeedInfo] and
@@ -23,18 +22,17 @@ const DefaultBuffer = 100_000
 type FeedOption func(*feedConfig)
 
 type feedConfig struct {
-	name        string
-	buffer      int
-	batch       int // maximum length of a batch, 1 for Changes
-	initial     bool
-	after       *Position
-	track       *Feed
-	squashes    bool
-	wait        time.Duration
-	overflow    Overflow
-	hasOverflow bool
-	polls       bool
-	wake        chan<- struct{}
+	name     string
+	buffer   int
+	batch    int // maximum length of a batch, 1 for Changes
+	initial  bool
+	after    *Position
+	track    *Feed
+	squashes bool
+	wait     time.Duration
+	overflow Overflow
+	polls    bool
+	wake     chan<- struct{}
 }
 
 // Buffer sets how many changes are buffered for the subscriber. The default is
@@ -117,8 +115,7 @@ func After(p Position) FeedOption { return func(c *feedConfig) { c.after = &p } 
 // rows an operation on a B-tree of the feed's own. If Equal of the rows panics, the panic
 // reaches the loop's caller, and the change that it was about counts as delivered.
 //
-// If wait is negative, the stream yields [ErrInvalidOption]. Squash can be combined with
-// [OnOverflow] only if there is an [After].
+// If wait is negative, the stream yields [ErrInvalidOption].
 func Squash(wait time.Duration) FeedOption {
 	return func(c *feedConfig) { c.squashes, c.wait = true, wait }
 }
@@ -158,10 +155,10 @@ func (p Overflow) String() string {
 // no position: the next one begins again. A dropped table has no rows to continue with, so
 // Resync is then like Skip.
 //
-// A feed with [Squash] never overflows. OnOverflow can be combined with it only if there is
-// an [After], whose position may be too old.
+// A feed with [Squash] never overflows. OnOverflow then decides what follows if the position of
+// [After] is too old, and what follows a [Table.Reset], as it does in all feeds.
 func OnOverflow(p Overflow) FeedOption {
-	return func(c *feedConfig) { c.overflow, c.hasOverflow = p, true }
+	return func(c *feedConfig) { c.overflow = p }
 }
 
 // Poll makes a stream that never waits. A range ends without an error when there is
@@ -214,8 +211,6 @@ func (c *feedConfig) check() error {
 		return fmt.Errorf("%w: OnOverflow(%v): must be Skip, Fail or Resync", ErrInvalidOption, c.overflow)
 	case c.after != nil && c.initial:
 		return fmt.Errorf("%w: After with IncludeInitial: a stream begins either after a position or with the present rows", ErrInvalidOption)
-	case c.hasOverflow && c.squashes && c.after == nil:
-		return fmt.Errorf("%w: OnOverflow with Squash and without After: a squashed feed never overflows", ErrInvalidOption)
 	}
 	return nil
 }

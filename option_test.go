@@ -466,7 +466,6 @@ func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
 // Of an option given twice the last counts.
 func TestOptionsThatAreRefused(t *testing.T) {
 	const both = "After with IncludeInitial: a stream begins either after a position or with the present rows"
-	const never = "OnOverflow with Squash and without After: a squashed feed never overflows"
 	for _, test := range []struct {
 		want string // "": they are not refused
 		max  int    // of Batches
@@ -474,9 +473,6 @@ func TestOptionsThatAreRefused(t *testing.T) {
 	}{
 		{both, 3, []FeedOption{After(Position{}), IncludeInitial()}},
 		{both, 3, []FeedOption{IncludeInitial(), After(Position{})}},
-		{never, 3, []FeedOption{OnOverflow(Fail), Squash(0)}},
-		{never, 3, []FeedOption{Squash(time.Second), OnOverflow(Resync)}},
-		{never, 3, []FeedOption{Squash(0), OnOverflow(Skip)}},
 		{"Squash(-1s): must not be negative", 3, []FeedOption{Squash(-time.Second)}},
 		{"Squash(-1ns): must not be negative", 3, []FeedOption{Squash(0), Squash(-1)}},
 		{"", 3, []FeedOption{Squash(-1), Squash(0)}},
@@ -484,7 +480,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		{"OnOverflow(Overflow(9)): must be Skip, Fail or Resync", 3, []FeedOption{OnOverflow(Fail), OnOverflow(9)}},
 		{"", 3, []FeedOption{OnOverflow(9), OnOverflow(Fail)}},
 		{"", 3, []FeedOption{After(Position{Seq: 99}), After(Position{})}},
-		{"", 3, []FeedOption{OnOverflow(Resync), Squash(0), After(Position{})}},
+		{"", 3, []FeedOption{OnOverflow(Resync), Squash(0)}},
 		{"Buffer(0): must be at least 1", 3, []FeedOption{Buffer(0), Squash(0)}},
 		{"Batches with max 0: must be at least 1", 0, nil},
 		{"Batches with max -1: must be at least 1", -1, []FeedOption{Poll(nil)}},

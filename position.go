@@ -150,7 +150,7 @@ func (t *Table[K, V]) Fork() Position {
 
 func (t *Table[K, V]) forkLocked(name HistoryID) Position {
 	p := Position{History: name, Seq: t.seq}
-	next := slices.Concat(t.lineageLocked(), lineage{p})
+	next := append(t.lineageNow().upTo(t.seq), p)
 	t.history.Load().names.Store(&next)
 	return p
 }
@@ -161,12 +161,12 @@ func (t *Table[K, V]) forkLocked(name HistoryID) Position {
 func (t *Table[K, V]) Lineage() []Position {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.lineageLocked()
+	return t.lineageNow().upTo(t.seq)
 }
 
-// lineageLocked returns a copy.
-func (t *Table[K, V]) lineageLocked() lineage {
-	names := append(lineage(nil), t.lineageNow()...)
-	names[len(names)-1].Seq = t.seq
-	return names
+// upTo returns a copy of the names of a table whose last change is numbered seq.
+func (l lineage) upTo(seq uint64) lineage {
+	l = slices.Clone(l)
+	l[len(l)-1].Seq = seq
+	return l
 }

@@ -58,10 +58,14 @@ type view[K, V any] struct {
 	rows     *btree.BTreeG[entry[K, V]]
 	indexes  []any // for each index, its tree: a *btree.BTreeG[indexEntry[S, K, V]]
 	len      int
+	names    lineage // not to be modified; its last Seq has no meaning
+	seq      uint64
 }
 
 func (t *Table[K, V]) viewLocked() anyView {
-	v := &view[K, V]{snapshot: t.snapshots.take(t.momentLocked()), rows: t.rows.freeze(), len: t.len}
+	v := &view[K, V]{
+		snapshot: t.snapshots.take(t.momentLocked()), rows: t.rows.freeze(), len: t.len, names: t.lineageNow(), seq: t.seq,
+	}
 	for _, x := range t.indexes {
 		v.indexes = append(v.indexes, x.freeze())
 	}

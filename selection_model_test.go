@@ -142,8 +142,6 @@ func (o *partOptions) refused() []string {
 		return []string{"Buffer"}
 	case o.after != nil && o.initial:
 		return []string{"After", "IncludeInitial"}
-	case o.hasOverflow && o.squash && o.after == nil:
-		return []string{"OnOverflow", "Squash"}
 	}
 	return nil
 }
@@ -1005,7 +1003,7 @@ func (r *selectionRun) randomOptions(t *partTable) (o partOptions) {
 	if r.roll(3) == 0 {
 		o.squash, o.wait = true, []time.Duration{0, 0, time.Second, 3 * time.Second}[r.roll(4)]
 	}
-	if (!o.squash || o.after != nil) && r.roll(2) == 0 {
+	if r.roll(2) == 0 {
 		o.hasOverflow, o.overflow = true, Overflow(r.roll(3))
 	}
 	if r.roll(3) == 0 {
@@ -1020,8 +1018,6 @@ func (r *selectionRun) randomOptions(t *partTable) (o partOptions) {
 		o.batch = -1
 	case 2:
 		o.initial, o.after = true, new(Position)
-	case 3:
-		o.squash, o.hasOverflow, o.after = true, true, nil
 	}
 	return o
 }

@@ -453,6 +453,16 @@ func (x TxTable[K, V]) Len() int {
 	return x.table.len
 }
 
+// Lineage is like [Table.Lineage]. With All, it is what a copy of the table needs: see
+// [Table.Restore].
+func (x TxTable[K, V]) Lineage() []Position {
+	x.check()
+	if x.view != nil {
+		return x.view.names.upTo(x.view.seq)
+	}
+	return x.table.lineageNow().upTo(x.table.seq)
+}
+
 // All is like [Table.All]. A range sees the table with the writes of the transaction up to
 // the beginning of the range. The loop's body may write to the table.
 func (x TxTable[K, V]) All() iter.Seq2[K, V] { return x.all().All() }
