@@ -437,7 +437,7 @@ func TestFeedsThatMakeNoScope(t *testing.T) {
 	for _, part := range scopeParts {
 		b := newScopeBoard(t)
 		s := part.of(b)
-		for _, opts := range [][]FeedOption{{Buffer(0)}, {After(Position{}), IncludeInitial()}, {Squash(-1)}, {Squash(0), OnOverflow(Fail)}} {
+		for _, opts := range [][]FeedOption{{Buffer(0)}, {After(Position{}), IncludeInitial()}, {Squash(-1)}} {
 			pairs := take(s.Changes(t.Context(), opts...), 2)
 			require.Len(t, pairs, 1)
 			require.ErrorIs(t, pairs[0].err, ErrInvalidOption)

@@ -1570,7 +1570,7 @@ func partOutcomes() []string {
 		"end: " + errModelCancelled.Error(), "end: " + ErrTableDropped.Error(), "end: " + ErrInvalidOption.Error(),
 		"born ended: " + ErrTableDropped.Error(), "born ended: " + ErrInvalidOption.Error(),
 		"born ended: " + ErrOtherHistory.Error(), "a position",
-		"refused: [Batches]", "refused: [Buffer]", "refused: [After IncludeInitial]", "refused: [OnOverflow Squash]",
+		"refused: [Batches]", "refused: [Buffer]", "refused: [After IncludeInitial]",
 	}
 	for _, err := range []error{nil, errPartFate, errOops} {
 		for _, n := range []string{"1 of 1", "1 of 2", "2 of 2"} {
