@@ -792,6 +792,49 @@ func BenchmarkRowFeeds(b *testing.B) {
 	}
 }
 
+// Restore of a million rows, in key order and in random order, compared with inserting them in
+// the same order.
+func BenchmarkRestore(b *testing.B) {
+	const n = 1_000_000
+	inKeyOrder := slices.Collect(func(yield func(int) bool) {
+		for i := range n {
+			if !yield(i) {
+				return
+			}
+		}
+	})
+	for name, keys := range map[string][]int{"key order": inKeyOrder, "random order": rand.New(rand.NewPCG(1, 2)).Perm(n)} {
+		b.Run(name, func(b *testing.B) {
+			rows := func(yield func(game) bool) {
+				for _, k := range keys {
+					if !yield(game{ID: k}) {
+						return
+					}
+				}
+			}
+			var rates, ratios []float64
+			for b.Loop() {
+				restored, inserted := newGames(), newGames()
+				runtime.GC() // of the rounds before
+				start := time.Now()
+				if err := restored.Restore(Past[game]{Lineage: []Position{restored.At(n)}, Rows: rows}); err != nil {
+					b.Fatal(err)
+				}
+				ours := time.Since(start)
+				runtime.GC()
+				start = time.Now()
+				for row := range rows {
+					inserted.Insert(row)
+				}
+				ratios = append(ratios, float64(ours)/float64(time.Since(start)))
+				rates = append(rates, n/ours.Seconds())
+			}
+			b.ReportMetric(median(rates), "rows/s")
+			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}
+
 // A write to a table that [Commits] follows, without and with feeds that do not read, compared
 // with one to a table that nobody follows. The set has another table, too. With "two sets", a
 // second feed follows the table alone.
