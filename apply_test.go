@@ -18,10 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A bank is the tables a and b, in which a score is an amount of money.
-type bank [2]board
+// A ledger is the tables a and b, in which a score is an amount of money.
+type ledger [2]board
 
-func newBank() (b bank) {
+func newLedger() (b ledger) {
 	for i := range b {
 		games := NewTable("ab"[i:i+1], func(g *game) int { return g.ID })
 		games.Retain(1_000_000)
@@ -35,31 +35,31 @@ func newBank() (b bank) {
 	return b
 }
 
-func (b bank) tables() []AnyTable { return []AnyTable{b[0].Table, b[1].Table} }
+func (b ledger) tables() []AnyTable { return []AnyTable{b[0].Table, b[1].Table} }
 
-func (b bank) seqs() [2]uint64 { return [2]uint64{b[0].Seq(), b[1].Seq()} }
+func (b ledger) seqs() [2]uint64 { return [2]uint64{b[0].Seq(), b[1].Seq()} }
 
-// A bankModel is a bank and all states that it has had. The sum of the scores is the same in
+// A ledgerModel is a ledger and all states that it has had. The sum of the scores is the same in
 // each of them.
-type bankModel struct {
-	bank
+type ledgerModel struct {
+	ledger
 	mu     sync.Mutex
 	states map[[2]uint64][2][]game
 	final  [2]uint64 // of the last state, once there will be no other
 }
 
-func newBankModel(t *testing.T) *bankModel {
-	m := &bankModel{bank: newBank(), states: make(map[[2]uint64][2][]game)}
-	for _, table := range m.bank {
+func newLedgerModel(t *testing.T) *ledgerModel {
+	m := &ledgerModel{ledger: newLedger(), states: make(map[[2]uint64][2][]game)}
+	for _, table := range m.ledger {
 		must[game](t)(table.Insert(game{ID: 1, Score: bankSum / 2}))
 	}
 	m.record()
 	return m
 }
 
-func (m *bankModel) record() {
+func (m *ledgerModel) record() {
 	var s [2][]game
-	for i, table := range m.bank {
+	for i, table := range m.ledger {
 		for _, g := range table.All() {
 			s[i] = append(s[i], g)
 		}
@@ -68,11 +68,11 @@ func (m *bankModel) record() {
 }
 
 // write makes a write or a transaction.
-func (m *bankModel) write(random *rand.Rand) {
+func (m *ledgerModel) write(random *rand.Rand) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.record()
-	table, id := m.bank[random.IntN(2)], random.IntN(8)
+	table, id := m.ledger[random.IntN(2)], random.IntN(8)
 	name := []string{"Ann", "Bob", ""}[random.IntN(3)]
 	switch random.IntN(4) {
 	case 0:
@@ -92,7 +92,7 @@ func (m *bankModel) write(random *rand.Rand) {
 	}
 	_ = Transact(func(tx *Tx) error {
 		for range random.IntN(4) {
-			from, to := m.bank[random.IntN(2)].In(tx), m.bank[random.IntN(2)].In(tx)
+			from, to := m.ledger[random.IntN(2)].In(tx), m.ledger[random.IntN(2)].In(tx)
 			g, _ := from.Get(id)
 			amount := random.IntN(g.Score + 1)
 			switch {
@@ -119,18 +119,18 @@ func (m *bankModel) write(random *rand.Rand) {
 	}, m.tables()...)
 }
 
-// compare compares a replica, which nobody else writes to, with the state that the bank had
+// compare compares a replica, which nobody else writes to, with the state that the ledger had
 // after the same changes.
-func (m *bankModel) compare(replica bank) error {
+func (m *ledgerModel) compare(replica ledger) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := replica.seqs()
 	want, ok := m.states[at]
 	if !ok {
-		return fmt.Errorf("the bank was never at %v", at)
+		return fmt.Errorf("the ledger was never at %v", at)
 	}
 	for i, table := range replica {
-		if p := table.Position(); p != m.bank[i].At(at[i]) {
+		if p := table.Position(); p != m.ledger[i].At(at[i]) {
 			return fmt.Errorf("the position is %v", p)
 		}
 		if err := compareBoard(want[i], table); err != nil {
@@ -171,8 +171,8 @@ type wireChange struct {
 	New   *game    `json:"new"`
 }
 
-// wire returns a commit of the bank's tables for the wire.
-func (b bank) wire(commit Commit) (line wireCommit) {
+// wire returns a commit of the ledger's tables for the wire.
+func (b ledger) wire(commit Commit) (line wireCommit) {
 	for _, c := range commit {
 		table := c.Table.(*Table[int, game])
 		typed, _ := table.Typed(c)
@@ -186,10 +186,10 @@ func (b bank) wire(commit Commit) (line wireCommit) {
 	return line
 }
 
-// A bankReplica follows a source through a pipe.
-type bankReplica struct {
-	bank
-	model    *bankModel
+// A ledgerReplica follows a source through a pipe.
+type ledgerReplica struct {
+	ledger
+	model    *ledgerModel
 	overflow Overflow
 	buffer   int
 	ready    chan struct{} // closed when it has the rows for the first time
@@ -201,15 +201,15 @@ type bankReplica struct {
 	reached map[string]int
 }
 
-func newBankReplica(m *bankModel, overflow Overflow, buffer int) *bankReplica {
-	return &bankReplica{
-		bank: newBank(), model: m, overflow: overflow, buffer: buffer, reached: make(map[string]int),
+func newLedgerReplica(m *ledgerModel, overflow Overflow, buffer int) *ledgerReplica {
+	return &ledgerReplica{
+		ledger: newLedger(), model: m, overflow: overflow, buffer: buffer, reached: make(map[string]int),
 		ready: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 }
 
 // follow makes the replica follow a source until the context is done.
-func (r *bankReplica) follow(t *testing.T, ctx context.Context, source bank) {
+func (r *ledgerReplica) follow(t *testing.T, ctx context.Context, source ledger) {
 	from, to := io.Pipe()
 	go func() {
 		for ctx.Err() == nil && r.send(ctx, json.NewEncoder(to), source) == nil {
@@ -238,7 +238,7 @@ func (r *bankReplica) follow(t *testing.T, ctx context.Context, source bank) {
 
 // send writes the lines of one feed. When commits were skipped, it returns, unless the feed goes
 // on with the present rows.
-func (r *bankReplica) send(ctx context.Context, to *json.Encoder, source bank) error {
+func (r *ledgerReplica) send(ctx context.Context, to *json.Encoder, source ledger) error {
 	if err := to.Encode(wireCommit{Begins: true}); err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (r *bankReplica) send(ctx context.Context, to *json.Encoder, source bank) e
 }
 
 // receive does what a line says.
-func (r *bankReplica) receive(line wireCommit) (err error) {
+func (r *ledgerReplica) receive(line wireCommit) (err error) {
 	switch {
 	case line.Begins:
 		r.rows = [2][]game{}
@@ -274,7 +274,7 @@ func (r *bankReplica) receive(line wireCommit) (err error) {
 		err = r.apply(line)
 	}
 	if err == nil {
-		err = r.model.compare(r.bank)
+		err = r.model.compare(r.ledger)
 	}
 	r.commits.Add(1)
 	r.model.mu.Lock()
@@ -290,10 +290,10 @@ func (r *bankReplica) receive(line wireCommit) (err error) {
 }
 
 // refill gives both tables the rows that were received.
-func (r *bankReplica) refill(line wireCommit) error {
+func (r *ledgerReplica) refill(line wireCommit) error {
 	isFirst := r.seqs() == [2]uint64{}
 	err := Transact(func(tx *Tx) error {
-		for i, table := range r.bank {
+		for i, table := range r.ledger {
 			p := Past[game]{Lineage: line.Lineages[i], Rows: slices.Values(r.rows[i])}
 			refill := table.In(tx).Reset
 			if isFirst {
@@ -314,11 +314,11 @@ func (r *bankReplica) refill(line wireCommit) error {
 }
 
 // apply makes the changes of a commit.
-func (r *bankReplica) apply(line wireCommit) error {
+func (r *ledgerReplica) apply(line wireCommit) error {
 	r.reached["applied"]++
 	return Transact(func(tx *Tx) error {
 		for _, c := range line.Changes {
-			x := r.bank[strings.Index("ab", c.Table)].In(tx)
+			x := r.ledger[strings.Index("ab", c.Table)].In(tx)
 			if err := x.Apply(c.At.History, Change[game]{c.At.Seq, c.Kind, c.Old, c.New}); err != nil {
 				return err
 			}
@@ -327,9 +327,9 @@ func (r *bankReplica) apply(line wireCommit) error {
 	}, r.tables()...)
 }
 
-// bankFeeds returns, for each kind of feed, a function that describes what it delivers from now
+// ledgerFeeds returns, for each kind of feed, a function that describes what it delivers from now
 // on.
-func bankFeeds(t *testing.T, b bank) (feeds []func() string) {
+func ledgerFeeds(t *testing.T, b ledger) (feeds []func() string) {
 	opts := []FeedOption{Poll(nil), Buffer(1_000_000)}
 	add := func(opts ...FeedOption) {
 		for _, table := range b {
@@ -364,20 +364,20 @@ func textOf[T any](s Stream[T]) string {
 // each commit, and all feeds deliver the same.
 func TestReplicas(t *testing.T) {
 	random := newRand(t)
-	m := newBankModel(t)
+	m := newLedgerModel(t)
 	for range 20 {
 		m.write(random)
 	}
-	m.bank[1].Fork()
+	m.ledger[1].Fork()
 	ctx, cancel := context.WithCancel(t.Context())
-	first, second := newBankReplica(m, Fail, DefaultBuffer), newBankReplica(m, Fail, DefaultBuffer)
-	first.follow(t, ctx, m.bank)
+	first, second := newLedgerReplica(m, Fail, DefaultBuffer), newLedgerReplica(m, Fail, DefaultBuffer)
+	first.follow(t, ctx, m.ledger)
 	<-first.ready
-	second.follow(t, ctx, first.bank)
+	second.follow(t, ctx, first.ledger)
 	<-second.ready
 	var feeds [3][]func() string
-	for i, b := range []bank{m.bank, first.bank, second.bank} {
-		feeds[i] = bankFeeds(t, b)
+	for i, b := range []ledger{m.ledger, first.ledger, second.ledger} {
+		feeds[i] = ledgerFeeds(t, b)
 	}
 	for range 300 {
 		m.write(random)
@@ -390,17 +390,17 @@ func TestReplicas(t *testing.T) {
 		require.Equal(t, text, feeds[1][i](), "the replica")
 		require.Equal(t, text, feeds[2][i](), "the replica of the replica")
 	}
-	for i := range m.bank {
-		require.Equal(t, m.bank[i].Lineage(), second.bank[i].Lineage())
+	for i := range m.ledger {
+		require.Equal(t, m.ledger[i].Lineage(), second.ledger[i].Lineage())
 	}
 	require.Greater(t, first.reached["applied"], 100)
 	require.Equal(t, first.reached, second.reached)
 }
 
 // finish makes the last write, and waits for the replicas.
-func (m *bankModel) finish(t *testing.T, replicas ...*bankReplica) {
+func (m *ledgerModel) finish(t *testing.T, replicas ...*ledgerReplica) {
 	m.mu.Lock()
-	must[game](t)(m.bank[0].Insert(game{ID: 100}))
+	must[game](t)(m.ledger[0].Insert(game{ID: 100}))
 	m.record()
 	m.final = m.seqs()
 	m.mu.Unlock()
@@ -419,15 +419,15 @@ func TestReplicasThatAreTooSlow(t *testing.T) {
 		for _, buffer := range []int{1, 3, 10} {
 			t.Run(fmt.Sprintf("%v, %d", overflow, buffer), func(t *testing.T) {
 				random := newRand(t)
-				m := newBankModel(t)
+				m := newLedgerModel(t)
 				ctx, cancel := context.WithCancel(t.Context())
-				first, second := newBankReplica(m, overflow, buffer), newBankReplica(m, overflow, buffer)
-				first.follow(t, ctx, m.bank)
+				first, second := newLedgerReplica(m, overflow, buffer), newLedgerReplica(m, overflow, buffer)
+				first.follow(t, ctx, m.ledger)
 				<-first.ready
-				second.follow(t, ctx, first.bank)
+				second.follow(t, ctx, first.ledger)
 				<-second.ready
 				var readers sync.WaitGroup
-				for _, r := range []*bankReplica{first, second} {
+				for _, r := range []*ledgerReplica{first, second} {
 					readers.Go(func() {
 						for ctx.Err() == nil {
 							if sum := r.sum(); sum != bankSum {
@@ -454,7 +454,7 @@ func TestReplicasThatAreTooSlow(t *testing.T) {
 }
 
 // sum returns the sum of the scores at one moment.
-func (b bank) sum() (sum int) {
+func (b ledger) sum() (sum int) {
 	_ = Read(func(tx *Tx) error {
 		for _, g := range b[0].scores.From(0).In(tx).All() {
 			sum += g.Score
