@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -489,4 +491,216 @@ func TestRestoreBesideANewIndex(t *testing.T) {
 	}}))
 	require.Equal(t, []game{{2, "B", 3}, {1, "A", 5}}, rowsOf(t, scores.All()))
 	require.Equal(t, []game{{1, "A", 5}}, rowsOf(t, players.Equal("A").All()))
+}
+
+// A resetScript is a [feedScript] with the command
+//
+//	reset SEQ KEYS     resets the table to rows with the keys, in another history
+//	again SEQ KEYS     does so in the history that it has
+//	old                gives the number of the feed's position if it is of the first history
+//	resumes            tells whether a feed can resume from the feed's position
+//	cells              gives the number of cells of the table
+//
+// The word reset3(4-6) stands for the notice of a Reset.
+type resetScript struct {
+	*feedScript
+	first HistoryID
+}
+
+func resetWordOf(c Change[game], err error) string {
+	word := wordOf(c, err)
+	if isReset(err) {
+		word = strings.Replace(word, "skip", "reset", 1)
+	}
+	return word
+}
+
+func (s *resetScript) run(script string) {
+	for step := range strings.SplitSeq(script, ";") {
+		command, want, _ := strings.Cut(step, ":")
+		switch verb, rest, _ := strings.Cut(strings.TrimSpace(command), " "); verb {
+		case "open":
+			s.open()
+		case "reset", "again":
+			s.reset(verb == "again", rest)
+		case "old":
+			word := "none"
+			if p := s.feed.Position(); p.History == s.first {
+				word = fmt.Sprint(p.Seq)
+			} else if !p.IsZero() {
+				word = "new"
+				require.Equal(s.t, s.At(0).History, p.History)
+			}
+			s.got = append(s.got, word)
+		case "resumes":
+			_, err, _ := take1(s.Changes(s.ctx, After(s.feed.Position()), Poll(nil)))
+			s.got = append(s.got, strconv.FormatBool(!errors.Is(err, ErrOtherHistory)))
+		case "cells":
+			s.mu.Lock()
+			s.got = append(s.got, fmt.Sprint(s.rows.tree.Len()))
+			s.mu.Unlock()
+		default:
+			s.perform(strings.TrimSpace(command))
+		}
+		synctest.Wait()
+		s.mu.Lock()
+		got := s.got
+		s.got = nil
+		s.mu.Unlock()
+		for range notifications(s.wake) {
+			got = append(got, "wake")
+		}
+		require.Equal(s.t, strings.Join(strings.Fields(want), " "), strings.Join(got, " "), "%s, in %s", step, script)
+	}
+	s.cancel()
+	synctest.Wait()
+	require.Equal(s.t, s.Len(), s.rows.tree.Len(), "the cells of missing rows are gone")
+	require.Nil(s.t, s.ranges.root)
+	requireClosed(s.t, s.Table)
+}
+
+func (s *resetScript) open() {
+	of := s.Selection()
+	if s.of != nil {
+		of = s.of(s.board)
+	}
+	opts := s.opts
+	if s.after != nil {
+		opts = append(slices.Clip(opts), After(s.At(uint64(*s.after))))
+	}
+	if s.max == 0 {
+		s.words = describe(of.Changes(s.ctx, opts...), resetWordOf)
+	} else {
+		s.words = describe(of.Batches(s.ctx, s.max, opts...), func(batch []Change[game], err error) string {
+			if err != nil {
+				return resetWordOf(Change[game]{}, err)
+			}
+			return batchOf(batch, nil)
+		})
+	}
+}
+
+// reset gives each row its key as score.
+func (s *resetScript) reset(again bool, args string) {
+	var numbers []int
+	for arg := range strings.FieldsSeq(args) {
+		numbers = append(numbers, s.number(arg))
+	}
+	past := otherPast(uint64(numbers[0]))
+	if again {
+		past.Lineage[0].History = s.At(0).History
+	}
+	past.Rows = func(yield func(game) bool) {
+		for _, key := range numbers[1:] {
+			if !yield(game{ID: key, Score: key}) {
+				return
+			}
+		}
+	}
+	require.NoError(s.t, s.Reset(past))
+}
+
+// What the followers of a table get that is reset: a notice in place of the changes that they have
+// not read, if asked for the rows, and all changes after the Reset.
+func TestReset(t *testing.T) {
+	row := func(key int) func(b board) Selection[int, game] {
+		return func(b board) Selection[int, game] { return b.Row(key) }
+	}
+	rows := func(b board) Selection[int, game] { return b.Rows(2, 9, 4) }
+	low := func(b board) Selection[int, game] { return b.Range(1, 4) }
+	odd := func(b board) Selection[int, game] { return b.Where(isOddGame) }
+	five := func(b board) Selection[int, game] { return b.scores.Equal(5) }
+	fives := func(b board) Selection[int, game] { return b.digits.Any(5, 6) }
+	scores := func(b board) Selection[int, game] { return b.scores.Range(3, 6) }
+	resync, fail := OnOverflow(Resync), OnOverflow(Fail)
+	initial := IncludeInitial()
+	tests := []feedTest{
+		{name: "everything is unread", do: `put 1 2; open; put 3 4; reset 20 5 6; info: [feed: buffered 0/100000, delivered 0, skipped 2, seq 2]
+			; old: 2; put 7; info: [feed: buffered 1/100000, delivered 0, skipped 2, seq 2]; read 1: reset2(3-20); old: new; position: 20
+			; info: [feed: buffered 1/100000, delivered 0, skipped 2, seq 20]; read: +21; delete 5; read: -22; position: 22; resumes: true`},
+		{name: "nothing is unread", do: `open; put 1 2; read: +1 +2; position: 2; reset 20 5; position: 2; old: 2; resumes: false; read: reset0(3-20); position: 20; resumes: true; write 1; read: +21`},
+		{name: "before anything", do: `open; reset 0; read: reset0(1-0); position: 0; old: new; put 1; read: +1; position: 1`},
+		{name: "to a lower number", do: `put 1 2 3; open; write 2; read 1: 4; write 1; reset 3 9; read: reset2(5-3); old: new; position: 3; put 1; read: +4; position: 4; reset 1; read: reset0(5-1); position: 1`},
+		{name: "to the same number", do: `put 1 2 3; open; put 4; reset 4 9; read: reset1(4-4); put 1; read: +5; reset 5; put 1; read: reset0(6-5) +6; position: 6`},
+		{name: "in the same history", do: `put 1 2; open; write 1; again 9 1 2; position: 2; resumes: true; read: reset1(3-9); old: 9; write 1; read: 10`},
+		{name: "twice", do: `put 1; open; put 2 3; reset 20 1; put 2; reset 30 1; put 5; read: reset3(2-30) +31; reset 3; reset 2; reset 1; read: reset0(32-1); put 1; read: +2`},
+		{name: "beyond the buffer", opts: []FeedOption{Buffer(2)}, do: `open; put 1 2 3; reset 20; put 1 2 3 4; info: [feed: buffered 2/2, delivered 0, skipped 5, seq 0]
+			; read: reset5(1-22) +23 +24; info: [feed: buffered 0/2, delivered 2, skipped 5, seq 24]; put 5 6 7; read: skip1(25-25) +26 +27`},
+		{name: "the rest of a page", do: `open; put 1 2 3; read 1: +1; reset 20 8; put 1 2 3 4 5 6; read: reset2(2-20) +21 +22 +23 +24 +25 +26`},
+		{name: "batches", max: 2, do: `open; put 1 2 3; read 1: [+1 +2]; reset 20 5; tx put 6 7, write 1; put 8; read: reset1(3-20) [+21 +22 +23] [+24]`},
+		{name: "batches, resync", max: 2, opts: []FeedOption{resync}, do: `open; put 1 2 3; reset 20 5 6; put 7; read: reset4(1-21) [row5 row6] [row7 ready21]; put 8; read: [+22]`},
+		{name: "fail", opts: []FeedOption{fail}, do: `open; put 1; read: +1; reset 20 5; put 6; read: reset0(2-20); read: reset0(2-20); position: 1; old: 1; resumes: false`},
+		{name: "fail with unread changes", opts: []FeedOption{fail}, of: row(1), do: `open; write 2; reset 20 1; write 1; read: reset2(1-20); position: 0`},
+		{name: "resync", opts: []FeedOption{resync}, do: `put 1; open; put 2; old: 1; reset 20 5 6; old: 1; at 1 position; at 2 position; at 3 position; read: reset1(2-20) none row5 none row6 none ready20; old: new; position: 20; delete 5; read: -21`},
+		{name: "resync with changes after the reset", opts: []FeedOption{resync}, do: `open; put 1 2; reset 20 5; put 6; info: [feed: buffered 1/100000, delivered 0, skipped 2, seq 0]; read 1: reset3(1-21); put 7; position: none; read 1: row5; reset 9 3; read: row6 ready21 reset1(22-9) row3 ready9; position: 9`},
+		{name: "resync of nothing", opts: []FeedOption{resync}, of: low, do: `put 1; open; reset 20 9; read: reset0(2-20) ready20; put 1; read: +21`},
+		{name: "present rows that were not read", opts: []FeedOption{initial}, do: `put 1 2 3; open; read 1: row1; write 1; reset 20 1 9; delete 1; position: none; read: row2 row3 ready3 reset1(4-20) -21; position: 21`},
+		{name: "no present row was read", opts: []FeedOption{initial, resync}, do: `put 1 2; open; reset 9 9; old: none; read 3: row1 row2 ready2; old: 2; read 1: reset0(3-9); old: none; read: row9 ready9; old: new`},
+		{name: "a backlog that was not read", after: new(1), do: `retain 9; put 1 2 3 4; open; put 5; old: 1; reset 20 9; put 1; old: 1; read 1: +2; old: 2; read: +3 +4 reset1(5-20) +21; position: 21`},
+		{name: "a backlog to a lower number", of: low, after: new(1), do: `retain 9; put 1 2 3 4; open; put 5; reset 1 1; write 3; set 9 9; delete 1; read: +2 +3 reset0(5-1) 2 3 4 -6; position: 6`},
+		{name: "a backlog with a gap", after: new(1), do: `retain 2; put 1 2 3 4; open; reset 9 2; put 1; read: skip1(2-2) +3 +4 reset0(5-9) +10; position: 10`},
+		{name: "a backlog that is resynchronized", after: new(1), opts: []FeedOption{resync}, do: `retain 2; put 1 2 3 4; open; reset 9 2; put 1; old: 1; read: skip3(2-4) row1 row2 row3 row4 ready4 reset1(5-10) row1 row2 ready10; position: 10`},
+		{name: "a backlog in batches", max: 2, after: new(1), do: `retain 9; put 1; tx put 2 3 4; put 5; open; reset 20 9; put 1; read: [+2 +3 +4] [+5] reset0(6-20) [+21]`},
+		{name: "a row that is there", of: row(1), do: `put 1 2; open; write 2; put 3; reset 20 1 2; write 1; set 2 2; set 2 3; read: reset2(3-20) 21; delete 1; put 1; read: -23 +24`},
+		{name: "a row that is there again", of: row(1), do: `open; put 1; delete 1; put 2; write 1; read: +1 -2 +4; reset 20 1; write 1; read: reset0(5-20) 21`},
+		{name: "a row that comes", of: row(5), do: `put 1; cells: 1; open; cells: 2; reset 20 5; cells: 1; write 1; set 5 1; read: reset0(2-20) 22`},
+		{name: "a row that goes", of: row(5), do: `put 5; cells: 1; open; write 1; reset 20 1 2; cells: 3; write 1; put 5; delete 5; cells: 3; read: reset0(2-20) +22 -23; position: 23`},
+		{name: "a row that is missing", of: row(5), do: `put 1; open; cells: 2; reset 20 1 2; cells: 3; reset 10; cells: 1; reset 20 1; cells: 2; write 1; put 5; cells: 2; read: reset0(2-20) +22; cancel; read: context canceled; cells: 2`},
+		{name: "a row, the end before the reset", of: row(5), do: `put 1; open; cells: 2; cancel; reset 20 1; cells: 1; read: context canceled`},
+		{name: "a row, the end after the reset", of: row(5), do: `put 1; open; reset 20 1; cells: 2; cancel; cells: 1; read: context canceled`},
+		{name: "a row, resync", of: row(5), opts: []FeedOption{resync}, do: `put 5; open; set 5 6; reset 20 5; read: reset1(2-20) row5 ready20; reset 30 4; read: reset0(21-30) ready30; put 5; read: +31`},
+		{name: "a row, squash", of: row(5), opts: []FeedOption{Squash(0)}, do: `put 5; open; set 5 6; set 5 7; reset 20 4; cells: 2; write 1; read: reset1(2-20); put 5; set 5 1; read: +23`},
+		{name: "a range", of: low, do: `open; put 1 9 2 8; read 1: +1; reset 20 1 9; put 7 3; delete 1; read: reset1(2-20) +22 -23; position: 23`},
+		{name: "rows", of: rows, do: `open; put 2 3 4; read 1: +1; reset 20 2 3; put 9 1 4; delete 2 3; read: reset1(2-20) +21 +23 -24; position: 25`},
+		{name: "rows, resync", of: rows, opts: []FeedOption{resync}, do: `open; put 2 3 4; reset 20 2 3 4; put 9; read: reset3(1-21) row2 row4 row9 ready21; delete 4; read: -22`},
+		{name: "a predicate", of: odd, do: `open; put 1 2 3 4; reset 20 1 2; put 3 4; delete 1 2; read: reset4(1-20) +21 -23; position: 24`},
+		{name: "a value", of: five, do: `set 1 5; open; set 2 5; set 1 1; reset 20 5 6; set 6 5; set 5 1; set 1 5; read: reset2(2-20) +21 -22 +23`},
+		{name: "a value, resync", of: five, opts: []FeedOption{resync}, do: `open; set 2 5; reset 20 5 6; set 6 5; read: reset2(1-21) row5 row6 ready21; delete 6; read: -22`},
+		{name: "a range of values", of: scores, do: `set 1 5; open; set 2 4; set 1 1; reset 20 5 6; set 6 3; set 5 4; set 5 9; set 9 9; read: reset2(2-20) +21 22 -23; position: 24`},
+		{name: "several values", of: fives, do: `set 1 56; open; set 1 5; set 1 1; reset 20 5 7; set 7 55; set 5 1; read: reset2(2-20) +21 -22`},
+		{name: "squash", opts: []FeedOption{Squash(0)}, do: `open; put 1 2; write 3; reset 20 1 5; put 6; write 2; info: [feed: buffered 2, delivered 0, skipped 2, seq 0]; old: 0; read 1: reset2(1-20)
+			; position: 20; read: +21 23; position: 23; write 1; reset 3; reset 2 1; write 1; read: reset1(24-2) 3`},
+		{name: "squash, the rest of a set", opts: []FeedOption{Squash(0)}, do: `open; put 1 2 3; read 1: +1; put 4; old: 0; reset 20 1; old: 0; delete 1; read 2: +2 +3; old: 3; read: reset1(4-20) -21; old: new; position: 21`},
+		{name: "squash, a reset before and after a set", opts: []FeedOption{Squash(0)}, do: `open; reset 20 1; put 2 3; read 2: reset0(1-20) +21; reset 9; read: +22 reset0(23-9); position: 9; put 1; read: +10; position: 10`},
+		{name: "squash in batches", max: 2, opts: []FeedOption{Squash(0)}, do: `open; tx put 1 2 3; reset 20 1; tx put 2, write 1; read: reset3(1-20) [+21 22]`},
+		{name: "squash with a delay", opts: []FeedOption{Squash(time.Second)}, do: `open; put 1; sleep 500ms; reset 20 1; put 2; read: reset1(1-20); sleep 999ms; read; sleep 1ms; read: +21; reset 3; read: reset0(22-3)`},
+		{name: "squash, resync", after: new(1), opts: []FeedOption{Squash(0), resync}, do: `retain 9; put 1 2; open; write 1; reset 20 4; put 5; read: +2 reset2(3-21) row4 row5 ready21; position: 21; put 6; read: +22`},
+		{name: "squash, fail", after: new(1), opts: []FeedOption{Squash(0), fail}, do: `put 1; open; write 1; reset 20 4; put 5; read: reset1(2-20); position: 1`},
+		{name: "a drop after it", do: `open; put 1; reset 20 1 2; put 3; drop; read: reset1(1-20) +21 dropped`},
+		{name: "a drop after it, resync", opts: []FeedOption{resync}, do: `open; put 1; reset 20 1 2; put 3; drop; read: reset1(1-20) +21 dropped; position: 21`},
+		{name: "a drop after it, squash", opts: []FeedOption{Squash(0)}, do: `open; put 1; reset 20 1 2; drop; read: reset1(1-20) dropped; position: 20`},
+		{name: "a drop after it, squash with a delay", opts: []FeedOption{Squash(time.Hour)}, do: `open; put 1; reset 20 1 2; drop; read: reset1(1-20) dropped`},
+		{name: "the end after it", do: `open; put 1; reset 20 1 2; old: 0; cancel; read: context canceled; old: 0`},
+		{name: "the end after it, resync", opts: []FeedOption{resync}, do: `open; put 1; reset 20 1 2; read 2: reset1(1-20) row1; cancel; read: context canceled; position: none`},
+		{name: "a loop breaks at the notice", do: `open; put 1; reset 20 1 2; put 3; read 1: reset1(1-20); reset 9 1; read: reset1(21-9)`},
+	}
+	for _, s := range []struct {
+		name, sign string // of the change after which the row is not in the selection any more
+		of         func(b board) Selection[int, game]
+	}{
+		{"all", "", nil},
+		{"a row", "", row(5)},
+		{"a range", "", func(b board) Selection[int, game] { return b.Range(5, 6) }},
+		{"a value", "-", five},
+	} {
+		tests = append(tests,
+			feedTest{name: "a loop waits, " + s.name, of: s.of, do: `open; loop; reset 20 5: reset0(1-20); position: 20; set 5 6: ` + s.sign + `21; reset 3: reset0(22-3); drop: dropped`},
+			feedTest{name: "polls, " + s.name, of: s.of, polls: true, do: `open; read; reset 20 5: wake; reset 21 5; read 1: reset0(1-21); read; set 5 6: wake; read: ` + s.sign + `22; reset 3: wake; read: reset0(23-3)`},
+			feedTest{name: "squash polls, " + s.name, of: s.of, polls: true, opts: []FeedOption{Squash(time.Second)}, do: `open; read; reset 20 5: wake; read: reset0(1-20); set 5 6; reset 30 5: wake; sleep 2s
+				; read 1: reset1(21-30); set 5 6; sleep 1s: wake; read: ` + s.sign + `31; reset 30: wake; drop; read: reset0(32-30) dropped`})
+	}
+	for i := range tests {
+		if test := &tests[i]; !test.polls && !strings.Contains(test.do, "loop") {
+			test.opts = append(test.opts, Poll(nil))
+		}
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			inBubbles(t, func(t *testing.T) {
+				s := &resetScript{feedScript: newFeedScript(t, test)}
+				s.first = s.At(0).History
+				s.run(test.do)
+			})
+		})
+	}
 }
