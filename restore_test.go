@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"iter"
 
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"testing"
 	"testing/synctest"
@@ -277,7 +279,8 @@ func requireUntouched[K, V any](t *testing.T, table *Table[K, V], f func() error
 	requireState(t, was, table)
 	require.Equal(t, lineage, table.Lineage())
 	require.Same(t, history, table.history.Load())
-	require.Zero(t, table.tx)
+	require.False(t, table.tx.running())
+	require.Nil(t, table.tx.refill)
 	return err
 }
 
@@ -703,4 +706,403 @@ func TestReset(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A Reset in the body of a loop: the rest of what the loop has not got is skipped.
+func TestResetInALoop(t *testing.T) {
+	for name, opts := range map[string][]FeedOption{"skip": nil, "resync": {OnOverflow(Resync)}, "squash": {Squash(0)}, "initial": {IncludeInitial()}} {
+		games := newGames()
+		insertRows(t, games, 8)
+		feed := games.Changes(t.Context(), append(opts, Poll(nil))...)
+		insertRows(t, games, 1, 2, 3)
+		var words []string
+		for c, err := range feed {
+			words = append(words, resetWordOf(c, err))
+			if len(words) <= 2 { // in the body, and in that of the notice or behind it
+				require.NoError(t, games.Reset(otherPast(uint64(20*len(words)), game{ID: 5})))
+				insertRows(t, games, 6)
+			}
+		}
+		require.Equal(t, map[string]string{
+			"skip":    "+2 reset2(3-20) reset1(21-40) +41",
+			"resync":  "+2 reset3(3-21) row5 row6 ready21 reset1(22-41) row5 row6 ready41",
+			"squash":  "+2 +3 +4 reset1(5-40) +41",
+			"initial": "row8 ready1 reset4(2-40) +41",
+		}[name], strings.Join(words, " "), name)
+	}
+}
+
+// All followers of several tables begin anew when one of them is reset. What the same transaction
+// writes to the others comes after it.
+func TestResetBesideCommits(t *testing.T) {
+	tables := newCommitTables()
+	a, b, c := tables[0], tables[1], tables[2]
+	wake := make(chan struct{}, 1)
+	ab := tables.follow(t.Context(), "ab", Poll(wake))
+	bc := tables.follow(t.Context(), "bc", Poll(nil))
+	both := tables.follow(t.Context(), "ba", OnOverflow(Resync), Poll(nil))
+	fails := tables.follow(t.Context(), "ab", OnOverflow(Fail), Poll(nil))
+	begins := tables.follow(t.Context(), "ab", IncludeInitial(), Poll(nil))
+	require.Empty(t, commitsOf(ab, -1))
+	insertRows(t, a, 1)
+	insertRows(t, b, 1)
+	notifications(wake)
+	require.Equal(t, "[a+1] [b+1]", commitsOf(ab, -1))
+	insertRows(t, b, 2)
+	notifications(wake)
+	require.NoError(t, Transact(func(tx *Tx) error {
+		written := must[game](t)
+		written(b.In(tx).Insert(game{ID: 3}))
+		require.NoError(t, a.In(tx).Reset(otherPast(20, game{ID: 5})))
+		written(c.In(tx).Insert(game{ID: 4}))
+		return nil
+	}, a, b, c))
+	notice := func(s Stream[Commit], count uint64) {
+		t.Helper()
+		got := take(s, 1)
+		skipped, ok := errors.AsType[*SkippedError](got[0].err)
+		require.True(t, ok, "%v", got)
+		require.Equal(t, SkippedError{Count: count, Reset: true}, *skipped)
+	}
+	notice(ab, 1)
+	require.Equal(t, "[b+3]", commitsOf(ab, -1))
+	require.Equal(t, "[b+1] [b+2] [b+3 c+1]", commitsOf(bc, -1))
+	notice(both, 4)
+	require.Equal(t, "[brow1 brow2 brow3] [arow5] [bready3 aready20]", commitsOf(both, -1))
+	notice(fails, 3)
+	notice(fails, 3)
+	require.Equal(t, "[aready0 bready0]", commitsOf(begins, 1))
+	notice(begins, 3)
+	require.Equal(t, "[b+3]", commitsOf(begins, -1))
+	notifications(wake)
+	require.NoError(t, a.Reset(otherPast(3)))
+	require.Equal(t, 1, notifications(wake))
+	insertRows(t, a, 1)
+	notice(ab, 0)
+	require.Equal(t, "[a+4]", commitsOf(ab, -1))
+}
+
+// A Reset in a transaction that fails has no effect, and after one that does not the table cannot
+// be used in the transaction.
+func TestResetInATransaction(t *testing.T) {
+	a, b := newBoard(), newBoard()
+	insertRows(t, a.Table, 1, 2)
+	ctx := t.Context()
+	feeds := []Stream[Change[game]]{a.Changes(ctx, Poll(nil)), a.Row(7).Changes(ctx, Poll(nil)), a.scores.Equal(7).Changes(ctx, Squash(0), Poll(nil))}
+	past := otherPast(20, game{ID: 7, Score: 7})
+	transact := func(fn func(x, y TxTable[int, game]) error) error {
+		return Transact(func(tx *Tx) error { return fn(a.In(tx), b.In(tx)) }, a.Table, b.Table)
+	}
+	reset := func(then func(x TxTable[int, game])) func(x, y TxTable[int, game]) error {
+		return func(x, y TxTable[int, game]) error {
+			require.NoError(t, y.Restore(past))
+			require.NoError(t, x.Reset(past))
+			_, ok := a.Get(7)
+			require.False(t, ok, "nobody sees it yet")
+			then(x)
+			return nil
+		}
+	}
+	const used = `panic: changefeed: the table "games" is used after a Reset in the same transaction`
+	insert := func(x TxTable[int, game]) { must[game](t)(x.Insert(game{ID: 9, Score: 7})) }
+	reading := past
+	for text, fn := range map[string]func(x, y TxTable[int, game]) error{
+		"oops":        func(x, y TxTable[int, game]) error { _ = reset(func(TxTable[int, game]) {})(x, y); return errOops },
+		"panic: oops": reset(func(TxTable[int, game]) { panic(errOops) }),
+		"goexit":      reset(func(TxTable[int, game]) { runtime.Goexit() }),
+		used:          reset(insert),
+		used[:59]:     reset(func(x TxTable[int, game]) { x.Get(1) }),
+		used[:60]:     reset(func(x TxTable[int, game]) { x.Len() }),
+		used[:61]:     reset(func(x TxTable[int, game]) { rowsOf(t, x.All()) }),
+		used[:62]:     reset(func(x TxTable[int, game]) { _ = x.Reset(past) }),
+		used[:63]:     reset(func(x TxTable[int, game]) { _ = x.Restore(past) }),
+		used[:64]:     reset(func(x TxTable[int, game]) { a.scores.Equal(1).In(x.tx).Len() }),
+		"panic: changefeed: reset of the table \"games\" after a write": func(x, _ TxTable[int, game]) error { insert(x); return x.Reset(past) },
+		"writes to the same table": func(x, _ TxTable[int, game]) error {
+			reading.Rows = func(func(game) bool) { insert(x) }
+			return x.Reset(reading)
+		},
+	} {
+		for _, table := range []*Table[int, game]{a.Table, b.Table} {
+			err := requireUntouched(t, table, func() error { return transact(fn) })
+			require.ErrorContains(t, err, text)
+		}
+	}
+	for _, feed := range feeds {
+		require.Empty(t, allOf(feed))
+	}
+	// A range of the transaction outlives the Reset, and an error of Reset is not the end of the
+	// transaction.
+	var next func() (int, game, bool)
+	var stop func()
+	require.NoError(t, transact(func(x, y TxTable[int, game]) error {
+		require.ErrorIs(t, x.Reset(otherPast(9, game{ID: 1}, game{ID: 1})), ErrDuplicateKey)
+		next, stop = iter.Pull2(x.All())
+		key, _, _ := next()
+		require.Equal(t, 1, key)
+		twice := past
+		twice.Rows = func(yield func(game) bool) { // from the table itself
+			for _, g := range x.All() {
+				if !yield(game{ID: g.ID + 6, Score: 7}) {
+					return
+				}
+			}
+		}
+		must[game](t)(y.Insert(game{ID: 3}))
+		return x.Reset(twice)
+	}))
+	defer stop()
+	key, _, ok := next()
+	require.True(t, ok)
+	require.Equal(t, 2, key)
+	require.Equal(t, []game{{ID: 7, Score: 7}, {ID: 8, Score: 7}}, rowsOf(t, a.All()))
+	require.Equal(t, []game{{ID: 3}}, rowsOf(t, b.All()))
+	must[game](t)(a.Upsert(game{ID: 7, Score: 8}))
+	require.Equal(t, "reset0(3-20) 21", allOfResets(feeds[0]))
+	require.Equal(t, "reset0(3-20) 21", allOfResets(feeds[1]))
+	require.Equal(t, "reset0(3-20) -21", allOfResets(feeds[2]))
+}
+
+func allOfResets(s Stream[Change[game]]) string { return firstWords(describe(s, resetWordOf), -1) }
+
+// A view is the rows of a selection, as a feed's loop has folded them.
+type foldedView struct {
+	stream Stream[[]Change[game]]
+	of     Selection[int, game]
+	rows   map[int]game
+	resets int
+}
+
+// read folds what the feed has. It returns the final error.
+func (v *foldedView) read(t *testing.T) (final error) {
+	for batch, err := range v.stream {
+		switch _, isNotice := errors.AsType[*SkippedError](err); {
+		case isReset(err):
+			v.resets++
+			clear(v.rows)
+		case isNotice:
+			clear(v.rows)
+		case err != nil:
+			final = err
+		}
+		for _, c := range batch {
+			switch old, ok := v.rows[firstID(c)]; {
+			case c.Kind == Ready:
+			case c.New == nil:
+				require.Equal(t, *c.Old, old)
+				delete(v.rows, c.Old.ID)
+			default:
+				require.Equal(t, c.Kind == Update, ok, "%v", c)
+				v.rows[c.New.ID] = *c.New
+			}
+		}
+	}
+	return final
+}
+
+func firstID(c Change[game]) int {
+	for _, row := range []*game{c.Old, c.New} {
+		if row != nil {
+			return row.ID
+		}
+	}
+	return 0
+}
+
+// require requires that the view is the selection's rows.
+func (v *foldedView) require(t *testing.T, name string) {
+	t.Helper()
+	require.Equal(t, slices.SortedFunc(maps.Values(v.rows), byID), slices.SortedFunc(slices.Values(rowsOf(t, v.of.All())), byID), name)
+}
+
+func newFoldedView(ctx context.Context, r *rand.Rand, b board, s boardSelection) *foldedView {
+	v := &foldedView{of: s.of(b), rows: make(map[int]game)}
+	opts := []FeedOption{OnOverflow(Resync), Buffer(1 + r.IntN(30)), Poll(nil)}
+	if r.IntN(2) == 0 {
+		opts = append(opts, IncludeInitial())
+	} else {
+		opts = append(opts, After(Position{}))
+		if r.IntN(2) == 0 {
+			opts = append(opts, Squash(0))
+		}
+	}
+	v.stream = v.of.Batches(ctx, 1+r.IntN(4), opts...)
+	return v
+}
+
+// randomPast returns a Past of a few rows, at a lower or a higher number.
+func randomPast(r *rand.Rand) Past[game] {
+	var rows []game
+	for id := range 12 {
+		if r.IntN(2) == 0 {
+			rows = append(rows, game{ID: id - 1, Player: []string{"", "Ann", "Bob"}[r.IntN(3)], Score: r.IntN(30)})
+		}
+	}
+	return otherPast(uint64(len(rows)+r.IntN(50)), rows...)
+}
+
+// Feeds of each selection that resynchronize fold to the rows of the selection, also if the table
+// is reset at any time.
+func TestFeedsFoldToTheRowsAfterResets(t *testing.T) {
+	r := newRand(t)
+	for range 10 {
+		b := newBoard()
+		b.Retain(r.IntN(20))
+		writeTwice(t, r, 10, b)
+		ctx, cancel := context.WithCancel(t.Context())
+		views := make([]*foldedView, len(boardSelections))
+		for i, s := range boardSelections {
+			views[i] = newFoldedView(ctx, r, b, s)
+		}
+		for range 60 {
+			if r.IntN(4) == 0 {
+				require.NoError(t, b.Reset(randomPast(r)))
+			} else {
+				writeTwice(t, r, r.IntN(8), b)
+			}
+			for i, v := range views {
+				if r.IntN(2) == 0 {
+					require.NoError(t, v.read(t))
+					v.require(t, boardSelections[i].name)
+				}
+			}
+		}
+		cancel()
+		for _, v := range views {
+			require.ErrorIs(t, v.read(t), context.Canceled)
+			require.Positive(t, v.resets)
+		}
+		collected(t, "the cells of missing rows are gone", func() bool {
+			b.mu.RLock()
+			defer b.mu.RUnlock()
+			return b.rows.tree.Len() == b.len
+		})
+		requireClosed(t, b.Table)
+	}
+}
+
+// A Read goes on while a transaction has reset the table and has not ended.
+func TestReadBesideATransactionThatResets(t *testing.T) {
+	games := newGames()
+	insertRows(t, games, 1)
+	require.NoError(t, Read(func(read *Tx) error {
+		return Transact(func(tx *Tx) error {
+			require.NoError(t, games.In(tx).Reset(otherPast(5, game{ID: 2})))
+			require.NotPanics(t, func() { require.Equal(t, 1, games.In(read).Len()) })
+			return nil
+		}, games)
+	}, games))
+}
+
+// Readers of every kind beside writers and Resets of two tables at one moment. The rows of a
+// table have one player at any time, which is the name of its past, and both tables have the same.
+func TestReadersBesideResets(t *testing.T) {
+	a, b := newBoard(), newBoard()
+	past := func(n int) Past[game] {
+		rows := make([]game, 50)
+		for i := range rows {
+			rows[i] = game{ID: i, Player: strconv.Itoa(n), Score: n}
+		}
+		return otherPast(uint64(50+n%3*100), rows...)
+	}
+	require.NoError(t, a.Restore(past(0)))
+	require.NoError(t, b.Restore(past(0)))
+	var group, writers sync.WaitGroup
+	done := make(chan struct{})
+	beside := func(f func()) {
+		group.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					f()
+				}
+			}
+		})
+	}
+	version := func(g game) int { n, _ := strconv.Atoi(g.Player); return n }
+	same := func(games []game) int {
+		for _, g := range games {
+			if g.Player != games[0].Player {
+				panic(fmt.Sprint("rows of two pasts: ", games[0], g))
+			}
+		}
+		if len(games) < 50 {
+			panic("a row is missing")
+		}
+		return version(games[0])
+	}
+	values := func(seq iter.Seq2[int, game]) []game { return slices.Collect(maps.Values(maps.Collect(seq))) }
+	for i, tables := range [][2]board{{a, b}, {b, a}} {
+		last := 0
+		beside(func() { // whoever has seen a past in one table sees no older one in the other
+			for _, games := range tables {
+				g, ok := games.Get(7 * i)
+				if !ok || version(g) < last {
+					panic(fmt.Sprint(g, " after ", last))
+				}
+				last = version(g)
+			}
+		})
+	}
+	beside(func() { same(values(a.All())) })
+	beside(func() { same(values(a.scores.All())) })
+	beside(func() {
+		_ = Read(func(tx *Tx) error {
+			n := same(values(a.In(tx).All()))
+			runtime.Gosched()
+			if m := same(values(b.In(tx).All())); n != m || n != same(values(a.scores.Range(-1, math.MaxInt).In(tx).All())) {
+				panic(fmt.Sprint("tables of two pasts: ", n, m))
+			}
+			g, _ := a.In(tx).Get(3)
+			if version(g) != n {
+				panic("Get")
+			}
+			return nil
+		}, a.Table, b.Table)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r := newRand(t)
+	views := make([]*foldedView, len(boardSelections))
+	for i, s := range boardSelections {
+		views[i] = newFoldedView(ctx, r, a, s)
+		if i%4 == 0 {
+			beside(func() { require.NoError(t, views[i].read(t)); runtime.Gosched() })
+		}
+	}
+	beside(func() { a.Row(7).Changes(ctx, Poll(nil)); a.Feeds() })
+	for w := range 2 {
+		writers.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 1))
+			for range 1500 {
+				_, _ = a.Update(r.IntN(50), func(g *game) { g.Score = r.IntN(1000) })
+				_ = Transact(func(tx *Tx) error {
+					_, err := b.In(tx).Update(r.IntN(50), func(g *game) { g.Score++ })
+					return err
+				}, a.Table, b.Table)
+			}
+		})
+	}
+	writers.Go(func() {
+		for n := range 150 {
+			require.NoError(t, Transact(func(tx *Tx) error {
+				require.NoError(t, a.In(tx).Reset(past(n+1)))
+				return b.In(tx).Reset(past(n + 1))
+			}, b.Table, a.Table))
+			runtime.Gosched()
+		}
+	})
+	writers.Wait()
+	close(done)
+	group.Wait()
+	for i, v := range views {
+		require.NoError(t, v.read(t))
+		v.require(t, boardSelections[i].name)
+	}
+	cancel()
+	runtime.GC()
+	requireClosed(t, a.Table)
+	requireClosed(t, b.Table)
 }
