@@ -1076,7 +1076,7 @@ func TestReadersBesideResets(t *testing.T) {
 	for w := range 2 {
 		writers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(w), 1))
-			for range 1500 {
+			for range 300 {
 				_, _ = a.Update(r.IntN(50), func(g *game) { g.Score = r.IntN(1000) })
 				_ = Transact(func(tx *Tx) error {
 					_, err := b.In(tx).Update(r.IntN(50), func(g *game) { g.Score++ })
@@ -1086,7 +1086,7 @@ func TestReadersBesideResets(t *testing.T) {
 		})
 	}
 	writers.Go(func() {
-		for n := range 150 {
+		for n := range 30 {
 			require.NoError(t, Transact(func(tx *Tx) error {
 				require.NoError(t, a.In(tx).Reset(past(n+1)))
 				return b.In(tx).Reset(past(n + 1))
