@@ -7,35 +7,45 @@ import (
 
 // Apply makes changes that were made to another table, its source, in this table. It keeps the
 // table a replica of its source: the rows, the sequence numbers and the feeds are those of the
-// source. of is the history of the changes, for example that of the source's [Table.Position].
+// source. of is the history of the changes: that of the source's [Table.Position].
 //
-// The changes become one transaction. If one of them cannot be applied, none is. So a program
-// passes the changes of one transaction of the source: a [Commit], or a batch of Batches with
-// a maximum of 1. A transaction over several tables is applied with [TxTable.Apply] in one
-// [Transact].
+// The changes are those of a feed of the whole source, in order. They become one transaction. If
+// one of them cannot be applied, none is. So a program passes the changes of one transaction of
+// the source: a batch of Batches with a maximum of 1. The changes of a [Commit] are applied with
+// [TxTable.Apply] in one [Transact]. After a [*SkippedError], the program resets all of the
+// tables together.
 //
 // A table becomes a replica with [Table.Restore] or [Table.Reset], which give it a history of
-// the source. From then on it must be written to with Apply alone. To write to it in another way,
-// call [Table.Fork] first.
+// the source. From then on it must be written to with Apply alone. After another write, a
+// change of the source with the same number is left out. To write in another way, call
+// [Table.Fork] first.
 //
-// Apply can be repeated. Changes that the table has already are left out, so a program that does
-// not know how far it came begins too early. The first change after them must have the next
+// Apply can be repeated. Changes whose numbers the table has are left out, so a program that does
+// not know how far it came can begin with an earlier change. The next change must have the next
 // sequence number, and its Old must be equal to the stored row. An update is made and published
 // even if the row does not change, because a program may have dropped some fields on the way.
 //
-// The rows of the changes belong to the table afterwards.
+// The rows of the changes belong to the table afterwards. The functions of the table and of its
+// indexes run under the lock.
 //
-// Possible errors: [ErrOtherHistory], [ErrGap], [ErrDiverged], [ErrKeyChanged],
-// [ErrDuplicateKey] of a unique index, [ErrTableDropped], and an error for a change that is no
-// write, such as one of Kind Initial, or whose rows do not fit its Kind. After ErrGap or
-// ErrOtherHistory, the program gets the source's rows anew and calls Reset. After ErrDiverged,
-// it finds out who else wrote to the table.
+// Possible errors:
+//
+//   - [ErrOtherHistory], if the change is of a history that the table does not have
+//   - [ErrGap], if changes are missing before it
+//   - [ErrDiverged], if somebody else has written to the table, or if the rows are not equal to
+//     copies of themselves
+//   - [ErrKeyChanged], and [ErrDuplicateKey] of a unique index
+//   - [ErrTableDropped]
+//   - an error for a change that is not an insert, update or delete with the rows of its Kind.
+//
+// After the first three, the program gets the source's rows anew and calls Reset.
 func (t *Table[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
 	return transact("apply to", func(tx *Tx) error { return t.In(tx).Apply(of, changes...) }, t)
 }
 
-// Apply is like [Table.Apply]. If it fails, the whole transaction is rolled back, and Transact
-// returns the error even if its function does not.
+// Apply is like [Table.Apply]. If it fails, the whole transaction is rolled back, whatever else
+// its function does. Transact returns the error even if the function does not, and so does every
+// later Apply in the transaction.
 func (x TxTable[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
 	x.beginWrite()
 	defer x.endWrite()

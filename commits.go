@@ -83,12 +83,6 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 	return typed.String()
 }
 
-func (t *Table[K, V]) checkRows(c AnyChange) {
-	typed, _ := t.Typed(c)
-	t.guard.check(typed.Old)
-	t.guard.check(typed.New)
-}
-
 // Commits follows several tables together. It returns the stream of all writes and transactions
 // made from now on that change at least one of the tables, each as one [Commit]. [Table.Changes]
 // describes how a range behaves, how it ends, and what happens when the loop is too slow. This
@@ -164,7 +158,6 @@ type commitTable interface {
 	presentLocked() presentRows
 	logged(e *logEntry) AnyChange
 	changeText(c AnyChange) string
-	checkRows(c AnyChange) // see debug.go
 }
 
 func (t *Table[K, V]) wasResetLocked() bool                           { return t.tx.refill != nil }

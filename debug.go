@@ -215,7 +215,7 @@ func guardCommits(s Stream[Commit]) Stream[Commit] {
 			changes := slices.Clone(commit) // the loop may change commit
 			check := func() {
 				for _, c := range changes {
-					c.Table.anyTable().checkRows(c)
+					c.Table.(interface{ checkRows(AnyChange) }).checkRows(c)
 				}
 			}
 			check()
@@ -224,6 +224,12 @@ func guardCommits(s Stream[Commit]) Stream[Commit] {
 			return more
 		})
 	}
+}
+
+func (t *Table[K, V]) checkRows(c AnyChange) {
+	typed, _ := t.Typed(c)
+	t.guard.check(typed.Old)
+	t.guard.check(typed.New)
 }
 
 // checkAround checks the rows of changes before and after the body of a loop has them.

@@ -125,10 +125,15 @@ func (t *Table[K, V]) lineageNow() lineage { return *t.history.Load().names.Load
 func (t *Table[K, V]) momentLocked() uint64 { return t.seq + t.ahead }
 
 // Position returns the table's present position: after its last change.
-func (t *Table[K, V]) Position() Position { return t.At(t.Seq()) }
+func (t *Table[K, V]) Position() Position {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.At(t.seq)
+}
 
-// At returns the position after the change numbered seq, for example the Seq of a [Change]. It
-// does not check whether the table has such a change, and does not wait.
+// At returns the position after the change numbered seq in the present history, for example the
+// Seq that a write has returned. It does not check whether the table has such a change, and does
+// not wait. A loop saves [Feed.Position], which is right after a [Table.Reset], too.
 func (t *Table[K, V]) At(seq uint64) Position {
 	return t.history.Load().position(seq)
 }

@@ -29,7 +29,7 @@ type Past[V any] struct {
 // saved for [After] remain valid. There are no events.
 //
 // The table must be new: nobody has written to it, and nobody follows it. Otherwise Restore
-// returns [ErrNotEmpty]; see [Table.Reset]. Its indexes can be made before, or after. If Restore
+// returns [ErrNotEmpty]. [Table.Reset] takes any table. Its indexes can be made before, or after. If Restore
 // returns an error, or if an iterator of the Past panics, the table is as it was.
 //
 // Rows are read without a lock, so readers of the table do not wait for them. They see the
@@ -40,8 +40,8 @@ type Past[V any] struct {
 // afterwards.
 //
 // Possible errors: [ErrNotEmpty], [ErrDuplicateKey] of the primary key or of a unique index,
-// [ErrGap] if a change of Newest is missing, [ErrTableDropped], and an error if Lineage is
-// none, or if its last number is below the number of rows.
+// [ErrGap] if a change of Newest is missing, and [ErrTableDropped]. It is also an error if Lineage
+// is none, or if its last number is below the number of rows.
 func (t *Table[K, V]) Restore(p Past[V]) error { return t.refill("restore", &p, true) }
 
 // Reset replaces all rows of a table, and its history, by those of a Past. It is like
@@ -49,9 +49,10 @@ func (t *Table[K, V]) Restore(p Past[V]) error { return t.refill("restore", &p, 
 // source: see [Table.Apply].
 //
 // Readers see the rows before or after Reset. Each follower gets a [*SkippedError] whose Reset
-// is true, in place of the changes that it has not read yet. With [OnOverflow] and [Resync], the
-// present rows follow, and with [Fail] the feed ends. Otherwise the feed continues with the
-// changes after the Reset. The positions that feeds had before are those of the history before.
+// is true. It takes the place of the changes in the follower's buffer. Present rows and retained
+// changes with which a feed begins come before it. With [OnOverflow] and [Resync], the present
+// rows follow, and with [Fail] the feed ends. Otherwise the feed continues with the changes after
+// the Reset. Until the notice, the position of a feed is in the history before.
 //
 // If Reset returns an error, the table is as it was. Possible errors are those of Restore, without
 // ErrNotEmpty.

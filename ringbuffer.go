@@ -96,7 +96,8 @@ type ringReset struct {
 
 // resetGap is the number of positions without elements that a reset leaves out. It is greater
 // than any limit of a window, so that the unread elements of each window are dropped. It is
-// also greater than the number of elements between two reads of a window.
+// also greater than the number of elements between two reads of a window. The positions last for
+// a million resets.
 const resetGap = 1 << 44
 
 // A page holds the elements at the positions from first up to, not including, end.
@@ -291,6 +292,9 @@ func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
 	p := r.tail.Load()
 	if p == nil {
 		return
+	}
+	if r.retention == nil {
+		commits = nil
 	}
 	r.next += resetGap
 	for _, commit := range commits {
