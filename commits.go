@@ -240,11 +240,9 @@ func (tx *Tx) setsLocked() (sets []*commitSet) {
 // publishLocked publishes the transaction's changes in the set. If the transaction has reset one
 // of the tables, all feeds begin anew before that.
 func (s *commitSet) publishLocked(tx *Tx) {
-	for _, t := range s.tables {
-		if t.wasResetLocked() && !s.ring.isClosed() {
-			s.ring.resetTableLocked(0, s, nil)
-			break
-		}
+	wasReset := func(t txTable) bool { return t.wasResetLocked() && slices.Contains(s.tables, t.tableHandle()) }
+	if slices.ContainsFunc(tx.tables, wasReset) && !s.ring.isClosed() {
+		s.ring.resetTableLocked(0, s, nil)
 	}
 	s.putLocked(tx.log)
 }

@@ -283,9 +283,9 @@ func (r *ring[T]) retainTableLocked(n uint64) {
 }
 
 // resetTableLocked makes each window skip what it has not read. seq is the sequence number that
-// the window has passed then, and to is for its reader. The elements of commits are retained for later windows, as if
-// they had been published before. Everything that was put must be published. The caller calls
-// wake afterwards, when it holds no lock.
+// the window has passed then, and to is for its reader. If the ring retains elements, it retains
+// those of commits, as if they had been published before. Everything that was put must be
+// published. The caller calls wake afterwards, when it holds no lock.
 func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
