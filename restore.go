@@ -167,7 +167,7 @@ func (r *refill[K, V]) fill(p *Past[V]) error {
 	var last uint64
 	for commit := range p.Newest {
 		for _, c := range commit {
-			if last > 0 && c.Seq != last+1 {
+			if c.Seq == 0 || last > 0 && c.Seq != last+1 {
 				return fmt.Errorf("%w: in Newest, %d comes after %d", ErrGap, c.Seq, last)
 			}
 			last = c.Seq

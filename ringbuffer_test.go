@@ -66,6 +66,7 @@ type ringModel struct {
 	end            uint64
 	continues      map[uint64]bool // positions of elements that were published with the next
 	retain, oldest uint64          // the newest elements to retain, of those from oldest on
+	reset          ringReset       // the last one, if there was one
 	open           []*modelWindow
 	taken          []retainedElements
 }
@@ -96,7 +97,25 @@ func (m *ringModel) held(w *modelWindow) uint64 {
 
 // inBuffer is held of a ring that is not whole.
 func (m *ringModel) inBuffer(w *modelWindow) uint64 {
-	return max(w.model.pos, m.end-min(m.end, w.limit))
+	held := max(w.model.pos, m.end-min(m.end, w.limit))
+	if m.mustReset(w) {
+		held = max(held, m.reset.pos)
+	}
+	return held
+}
+
+// mustReset reports whether w has yet to read that the ring was reset.
+func (m *ringModel) mustReset(w *modelWindow) bool { return w.model.pos < m.reset.pos }
+
+// between returns the number of elements from the position of w to another one.
+func (m *ringModel) between(w *modelWindow, pos uint64) uint64 { return (pos - w.model.pos) % resetGap }
+
+// resetTo returns what the next gap of w reports as reset.
+func (m *ringModel) resetTo(w *modelWindow) any {
+	if m.mustReset(w) {
+		return m.reset.to
+	}
+	return nil
 }
 
 // ready reports whether w has a reason not to wait.
@@ -106,7 +125,7 @@ func (m *ringModel) usage(w *modelWindow) usage {
 	held := m.held(w)
 	return usage{
 		passed: w.model.passed, limit: w.limit, delivered: w.model.delivered,
-		skipped: w.model.skipped + held - w.model.pos, buffered: m.end - held,
+		skipped: w.model.skipped + m.between(w, held), buffered: m.end - held,
 	}
 }
 
@@ -157,6 +176,57 @@ func (m *ringModel) openWindow(limit uint64) {
 	m.open = append(m.open, w)
 }
 
+// resetRing resets the ring, with commits of some elements to retain.
+func (m *ringModel) resetRing(commits []int) {
+	seq, to := uint64(m.roll(1000)), m.roll(1000)
+	m.oldest = m.end + resetGap
+	var elements [][]uint64
+	for _, n := range commits {
+		m.oldest -= uint64(n)
+	}
+	next := m.oldest
+	for _, n := range commits {
+		var commit []uint64
+		for i := range n {
+			m.continues[next] = i < n-1
+			commit = append(commit, next)
+			next++
+		}
+		elements = append(elements, commit)
+	}
+	m.end = next
+	m.reset = ringReset{next, seq, to}
+	m.resetTableLocked(seq, to, elements)
+	m.wake(1)
+}
+
+// readReset reads that the ring was reset.
+func (m *ringModel) readReset(w *modelWindow) {
+	held := m.held(w)
+	require.Empty(m, w.taken(context.Background(), 10))
+	w.deliver(context.Background(), func(uint64, error) bool { require.Fail(m, "an element from before the reset"); return false })
+	skipped := m.between(w, held)
+	require.Equal(m, step{true, skipped, m.reset.to}, w.advance())
+	switch {
+	case held > m.reset.pos:
+		m.reached["reset and overflow"]++
+	case skipped == 0:
+		m.reached["reset without a gap"]++
+	default:
+		m.reached["reset with a gap"]++
+	}
+	w.model.pos, w.model.skipped = held, w.model.skipped+skipped
+	switch {
+	case m.seqOf == nil:
+		w.model.passed = held
+	case held == m.reset.pos:
+		w.model.passed = m.reset.seq
+	default:
+		w.model.passed = m.seqOf(held) - 1
+	}
+	require.Equal(m, w.model.passed, w.passed())
+}
+
 // A retainedElements is what was retained at a moment.
 type retainedElements struct {
 	pages      []*page[uint64]
@@ -200,6 +270,10 @@ func (m *ringModel) compareRetained() {
 // read reads n times, or until there is nothing to read.
 func (m *ringModel) read(w *modelWindow, n int) {
 	for range n {
+		if m.mustReset(w) {
+			m.readReset(w)
+			continue
+		}
 		page, first := w.page.Load(), m.pages[0].first
 		v, skipped, ok := w.readNext()
 		moved := page != w.page.Load()
@@ -429,7 +503,8 @@ func TestRingIsOneBufferForEachWindow(t *testing.T) {
 		"retain nothing", "trim on append", "trim on read", "trim on close", "trim on skip", "closed while unpublished",
 		"publication over the page's end", "more than n taken", "taken over a page between", "waits", "woken",
 		"many limits on a page", "several dropped pages", "largest page",
-		"the rest of a transaction is skipped", "everything is skipped")
+		"the rest of a transaction is skipped", "everything is skipped",
+		"reset with commits", "reset and overflow", "reset without a gap", "reset with a gap")
 }
 
 // finish closes the ring. A reader that has something to read is awake when all readers
@@ -517,11 +592,23 @@ func (m *ringModel) step() {
 		}
 	case op < 55:
 		did = "skip"
-		unread := m.end - w.model.pos
-		require.Equal(m, step{advanced: true, skipped: unread}, w.skipAllTableLocked(12_345))
+		unread := m.between(w, m.end)
+		require.Equal(m, step{true, unread, m.resetTo(w)}, w.skipAllTableLocked(12_345))
 		w.model.pos, w.model.skipped, w.model.passed = m.end, w.model.skipped+unread, 12_345
 		if m.seqOf == nil {
 			w.model.passed = m.end
+		}
+	case op == 55:
+		if did = "reset"; !m.keeps() {
+			break
+		}
+		var commits []int
+		for range m.roll(3) * m.roll(30) * int(min(m.retain, 1)) {
+			commits = append(commits, m.roll(10))
+		}
+		m.resetRing(commits)
+		if len(commits) > 0 {
+			m.reached["reset with commits"]++
 		}
 	case op < 60:
 		m.takeRetained(uint64(m.roll(1 << m.roll(12))))

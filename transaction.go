@@ -343,15 +343,15 @@ func (t *Table[K, V]) In(tx *Tx) TxTable[K, V] {
 	if tx == nil {
 		panic("changefeed: Table.In: nil transaction; pass the one that Transact or Read passes to its function")
 	}
-	x := TxTable[K, V]{table: t, tx: tx}
-	x.check()
 	i := slices.Index(tx.tables, txTable(t))
 	if i < 0 {
 		panic(fmt.Sprintf("changefeed: Table.In: the table %q is not in the transaction; pass it to Transact or Read", t.name))
 	}
+	x := TxTable[K, V]{table: t, tx: tx}
 	if tx.views != nil {
 		x.view = tx.views[i].(*view[K, V])
 	}
+	x.check()
 	return x
 }
 
