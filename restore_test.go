@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -14,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
 	"testing"
 	"testing/synctest"
 	"time"
