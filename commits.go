@@ -50,8 +50,8 @@ func (t *Table[K, V]) Typed(c AnyChange) (Change[V], bool) {
 	return Change[V]{Seq: c.Seq, Kind: c.Kind, Old: before, New: after}, true
 }
 
-// A logEntry is a change in the ring of a commitSet. It has half the size of an AnyChange, which
-// makes a write to a table that is followed a quarter faster (BenchmarkCommits).
+// A logEntry is a change in the ring of a commitSet. It has half the size of an AnyChange, so a
+// write to a table that is followed costs less (BenchmarkCommits).
 type logEntry struct {
 	table    *tableHandle
 	seq      uint64
@@ -92,8 +92,8 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 // that are in both in the same order. If one transaction has seen the writes of another, it comes
 // after it. The Seq of each table's changes have no gaps, except where commits were skipped.
 //
-// A commit is valid until the loop continues. The loop may modify it, and append to it.
-// Commits allocates nothing for an element.
+// A commit is valid until the loop continues. The loop may modify it, and append to it. It
+// allocates nothing, unless it has hundreds of changes.
 //
 // These options can be used: [Named], [Buffer], [IncludeInitial], [OnOverflow], [Poll] and
 // [Track].
@@ -102,7 +102,7 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 //     changes is dropped, all of them are skipped. A commit with more changes than the buffer
 //     has room for is always skipped.
 //   - In the [*SkippedError], Count is the number of changes skipped, of all the tables. Table,
-//     From and To are not set.
+//     From and To are not set. After a [Table.Reset] of one of the tables, Reset is true.
 //   - With IncludeInitial, the stream begins with the present rows of all tables at one moment.
 //     They come in the order of the tables that were passed. A commit has several of them, and
 //     all of its rows are of one table. Then comes a commit with one change of Kind [Ready] for
@@ -117,8 +117,9 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 // A table that is passed twice counts once. The stream yields [ErrInvalidOption] if there is no
 // table. Commits panics if ctx, a table or an option is nil.
 //
-// A write to one of the tables costs two steps more for each set of tables that is followed, no
-// matter how many subscribers follow the set (BenchmarkCommits). Other tables pay nothing.
+// A write to one of the tables stores its change once more for each set of tables that is
+// followed, no matter how many subscribers follow the set (BenchmarkCommits). Commits to tables
+// of one set wait for each other for a moment. Other tables pay nothing.
 // To subscribe, and to continue after an overflow with Resync, a feed takes the locks of all
 // tables for a moment.
 func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[Commit] {
@@ -173,8 +174,8 @@ func (t *Table[K, V]) commitSets() []*commitSet {
 }
 
 // lockSets begins a commit to the sets, which are in the order of their ids. It is called before
-// the rows of the commit are published. So whoever has seen one of the rows, and writes then,
-// comes later in every set.
+// the rows of the commit are published. A write that depends on one of the rows therefore comes
+// later in every set.
 func lockSets(sets []*commitSet) {
 	for _, s := range sets {
 		s.mu.Lock()

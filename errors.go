@@ -64,7 +64,7 @@ var (
 type SkippedError struct {
 	Count    uint64 // number of changes skipped here, which no other SkippedError counts
 	From, To uint64 // first and last sequence number of the gap in which they lie
-	Table    string // name of the table
+	Table    string // name of the table, empty with [Commits]
 	Feed     string // name of the feed, empty without [Named]
 
 	// Reset says that all rows of the table were replaced: see [Table.Reset]. From is a number

@@ -653,7 +653,7 @@ func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, 
 func (e *each[K, V]) flush() (flushed, more bool) { return false, true }
 func (e *each[K, V]) pending() bool               { return false }
 
-// A feedSet is the set of the subscriptions of a table. It has a lock of its own, because a
+// A feedSet is the set of the subscriptions of a table, or of a [commitSet]. It has a lock of its own, because a
 // subscription can end while the table's lock is held. Changes takes the set's lock while
 // it holds the table's. The set's lock is therefore held for at most maxListed steps (T6).
 type feedSet[S subscriber] struct {
@@ -768,7 +768,7 @@ type FeedInfo struct {
 	Skipped uint64
 
 	// Seq is the sequence number of the last change read, reported as skipped, or made
-	// before the subscription.
+	// before the subscription. It is 0 with [Commits].
 	Seq uint64
 }
 
@@ -792,7 +792,7 @@ func (i FeedInfo) String() string {
 }
 
 // Feeds returns the figures of each subscription that has not ended, in the order in which
-// they were made. After a Drop, a subscription is listed until its loop has received the
+// they were made. Feeds of [Commits] are listed in each of their tables. After a Drop, a subscription is listed until its loop has received the
 // final error. After the end of a context, it may be listed for a moment. Each FeedInfo is
 // exact, but not all of them are of one moment.
 //

@@ -10,8 +10,9 @@ import (
 	"sync/atomic"
 )
 
-// A HistoryID is the random name of a table's history. Each table has its own, and gets a
-// new one when it forks: see [Table.Fork].
+// A HistoryID is the random name of a table's history. Each table has its own, and gets a new
+// one when it forks: see [Table.Fork]. [Table.Restore] and [Table.Reset] give a table that of
+// another one.
 type HistoryID [16]byte
 
 func newHistoryID() (id HistoryID) {

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// A Past is what a table is made from again: its rows at some position, and the history that
-// led there. See [Table.Restore].
+// A Past has the rows of a table at some position, and the history that led there. Another table
+// can be made from it: see [Table.Restore].
 type Past[V any] struct {
 	// Lineage is the names of the table's history, as [Table.Lineage] returned them when the
 	// table had the rows. The last one is the position of the rows, where the history goes on.
@@ -19,7 +19,8 @@ type Past[V any] struct {
 	Rows iter.Seq[V]
 
 	// Newest are the last commits before the position, the oldest first: the changes of one
-	// write or transaction each. [Retain] must have been called for the table to retain them.
+	// write or transaction each. The table retains them if
+	// [Table.Retain] was called before.
 	// nil is no commits.
 	Newest iter.Seq[[]Change[V]]
 }
@@ -29,12 +30,12 @@ type Past[V any] struct {
 // saved for [After] remain valid. There are no events.
 //
 // The table must be new: nobody has written to it, and nobody follows it. Otherwise Restore
-// returns [ErrNotEmpty]. [Table.Reset] takes any table. Its indexes can be made before, or after. If Restore
-// returns an error, or if an iterator of the Past panics, the table is as it was.
+// returns [ErrNotEmpty]. [Table.Reset] takes any table. Indexes can be made before, or after. If
+// Restore returns an error, or if an iterator of the Past panics, the table is as it was.
 //
 // Rows are read without a lock, so readers of the table do not wait for them. They see the
-// table empty and then with all rows. Rows are inserted fastest in the order of their keys. A
-// million rows take about as long as a million writes (BenchmarkRestore).
+// table empty and then with all rows. Rows in the order of their keys are the fastest. They take
+// less time than as many inserts (BenchmarkRestore).
 //
 // If the copy may lack the last changes of a table that others followed, call [Table.Fork]
 // afterwards.

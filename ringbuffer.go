@@ -272,8 +272,10 @@ func (r *ring[T]) hasWaiting() bool { return r.parked.Load() > 0 }
 func (r *ring[T]) retainTableLocked(n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.retention = (&retention{n, r.retainedLocked()}); n == 0 {
+	if n == 0 {
 		r.retention = nil
+	} else {
+		r.retention = &retention{n, r.retainedLocked()}
 	}
 	if n > 0 && r.tail.Load() == nil {
 		r.addPageLocked(r.end.Load())

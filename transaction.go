@@ -145,8 +145,11 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 			defer t.rollbackLocked()
 		}
 	}()
-	if err := cmp.Or(fn(tx), tx.failed); err != nil {
+	if err := fn(tx); err != nil {
 		return nil, err
+	}
+	if tx.failed != nil {
+		return nil, tx.failed
 	}
 	for _, t := range tx.tables {
 		t.endScansLocked()
