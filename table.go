@@ -83,10 +83,10 @@ type Table[K, V any] struct {
 	//	T5  Readers without the lock never look into a B-tree that is modified. They have a
 	//	    clone of it, and a snapshot, in which they read the cells of the clone.
 	//	T6  A writer never waits for a subscriber's code. Besides this table's lock, it
-	//	    shares with subscribers the mutex of each squash and commit set, and the mutex
-	//	    of a ring, to add a page, to publish or discard several changes, and to wake a
-	//	    loop. These
-	//	    are held for a few steps each, and never while a subscriber's code runs. A
+	//	    shares with subscribers the mutex of each squash, and the mutex of a ring, to
+	//	    add a page, to publish or discard several changes, and to wake a loop. These
+	//	    are held for a few steps each, and never while a subscriber's code runs. It
+	//	    shares the mutex of a commit set with the writers of the set's other tables. A
 	//	    reader holds this table's lock to begin, and while it drops up to roundSize
 	//	    earlier rows.
 
