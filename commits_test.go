@@ -114,16 +114,13 @@ type commitTest struct {
 type commitScript struct {
 	commitTables
 	commitTest
+	stepLog
 	t      *testing.T
 	ctx    context.Context
 	cancel func()
-	wake   chan struct{}
 	feed   Stream[Commit]
 	at     map[int]string
 	score  int
-
-	mu     sync.Mutex
-	got    []string
 	breaks bool
 }
 
@@ -131,7 +128,7 @@ func runCommitScripts(t *testing.T, tests ...commitTest) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			inBubbles(t, func(t *testing.T) {
-				s := &commitScript{commitTables: newCommitTables(), commitTest: test, t: t, wake: make(chan struct{}, 100), at: map[int]string{}, score: 1000}
+				s := &commitScript{commitTables: newCommitTables(), commitTest: test, t: t, stepLog: newStepLog(), at: map[int]string{}, score: 1000}
 				s.ctx, s.cancel = context.WithCancel(t.Context())
 				if test.polls {
 					s.opts = append(slices.Clip(s.opts), Poll(s.wake))
@@ -143,22 +140,7 @@ func runCommitScripts(t *testing.T, tests ...commitTest) {
 }
 
 func (s *commitScript) run(script string) {
-	for step := range strings.FieldsFuncSeq(script, func(r rune) bool { return r == ';' || r == '\n' }) {
-		command, want, _ := strings.Cut(strings.TrimSpace(step), ":")
-		if command == "" {
-			continue
-		}
-		s.perform(command)
-		synctest.Wait()
-		s.mu.Lock()
-		got := s.got
-		s.got = nil
-		s.mu.Unlock()
-		for range notifications(s.wake) {
-			got = append(got, "wake")
-		}
-		require.Equal(s.t, strings.TrimSpace(want), strings.Join(got, " "), "%s, in %s", step, script)
-	}
+	s.steps(s.t, script, s.perform)
 	s.cancel()
 	synctest.Wait() // every loop has ended, or the bubble fails
 	s.feed = nil

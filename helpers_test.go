@@ -525,19 +525,48 @@ func runScripts(t *testing.T, tests ...feedTest) {
 	}
 }
 
+// A stepLog has the words that loops have got in a step of a script.
+type stepLog struct {
+	wake chan struct{} // of feeds that poll
+
+	mu  sync.Mutex // guards got, and the fields of a script that loops use
+	got []string
+}
+
+func newStepLog() stepLog { return stepLog{wake: make(chan struct{}, 100)} }
+
+// steps performs the commands of a script. It requires that each step gives the words that the
+// script has after the colon, and a word for each notification.
+func (l *stepLog) steps(t *testing.T, script string, perform func(command string)) {
+	for step := range strings.FieldsFuncSeq(script, func(r rune) bool { return r == ';' || r == '\n' }) {
+		command, want, _ := strings.Cut(strings.TrimSpace(step), ":")
+		if command == "" {
+			continue
+		}
+		perform(command)
+		synctest.Wait()
+		l.mu.Lock()
+		got := l.got
+		l.got = nil
+		l.mu.Unlock()
+		for range notifications(l.wake) {
+			got = append(got, "wake")
+		}
+		require.Equal(t, strings.TrimSpace(want), strings.Join(got, " "), "%s, in %s", step, script)
+	}
+}
+
 // A feedScript is the state of a script that runs.
 type feedScript struct {
 	board
 	feedTest
+	stepLog
 	t      *testing.T
 	ctx    context.Context
 	cancel func()
-	wake   chan struct{}
 	feed   Feed
 	words  iter.Seq[string] // ranges over the feed
 
-	mu     sync.Mutex     // guards the fields below
-	got    []string       // the words of this step
 	at, in map[int]string // commands for the body, by the number of the word, and for the predicate
 	calls  int            // of the predicate
 	breaks bool
@@ -545,7 +574,7 @@ type feedScript struct {
 }
 
 func newFeedScript(t *testing.T, test feedTest) *feedScript {
-	s := &feedScript{board: newBoard(), feedTest: test, t: t, wake: make(chan struct{}, 100), at: map[int]string{}, in: map[int]string{}}
+	s := &feedScript{board: newBoard(), feedTest: test, t: t, stepLog: newStepLog(), at: map[int]string{}, in: map[int]string{}}
 	s.opts = append(slices.Clip(s.opts), Track(&s.feed))
 	s.ctx, s.cancel = context.WithCancel(t.Context())
 	if s.polls {
@@ -555,22 +584,7 @@ func newFeedScript(t *testing.T, test feedTest) *feedScript {
 }
 
 func (s *feedScript) run(script string) {
-	for step := range strings.FieldsFuncSeq(script, func(r rune) bool { return r == ';' || r == '\n' }) {
-		command, want, _ := strings.Cut(strings.TrimSpace(step), ":")
-		if command == "" {
-			continue
-		}
-		s.perform(command)
-		synctest.Wait()
-		s.mu.Lock()
-		got := s.got
-		s.got = nil
-		s.mu.Unlock()
-		for range notifications(s.wake) {
-			got = append(got, "wake")
-		}
-		require.Equal(s.t, strings.TrimSpace(want), strings.Join(got, " "), "%s, in %s", step, script)
-	}
+	s.steps(s.t, script, s.perform)
 	s.cancel()
 	synctest.Wait() // every loop has ended, or the bubble fails
 }

@@ -517,47 +517,39 @@ func resetWordOf(c Change[game], err error) string {
 }
 
 func (s *resetScript) run(script string) {
-	for step := range strings.SplitSeq(script, ";") {
-		command, want, _ := strings.Cut(step, ":")
-		switch verb, rest, _ := strings.Cut(strings.TrimSpace(command), " "); verb {
-		case "open":
-			s.open()
-		case "reset", "again":
-			s.reset(verb == "again", rest)
-		case "old":
-			word := "none"
-			if p := s.feed.Position(); p.History == s.first {
-				word = fmt.Sprint(p.Seq)
-			} else if !p.IsZero() {
-				word = "new"
-				require.Equal(s.t, s.At(0).History, p.History)
-			}
-			s.got = append(s.got, word)
-		case "resumes":
-			_, err, _ := take1(s.Changes(s.ctx, After(s.feed.Position()), Poll(nil)))
-			s.got = append(s.got, strconv.FormatBool(!errors.Is(err, ErrOtherHistory)))
-		case "cells":
-			s.mu.Lock()
-			s.got = append(s.got, fmt.Sprint(s.rows.tree.Len()))
-			s.mu.Unlock()
-		default:
-			s.perform(strings.TrimSpace(command))
-		}
-		synctest.Wait()
-		s.mu.Lock()
-		got := s.got
-		s.got = nil
-		s.mu.Unlock()
-		for range notifications(s.wake) {
-			got = append(got, "wake")
-		}
-		require.Equal(s.t, strings.Join(strings.Fields(want), " "), strings.Join(got, " "), "%s, in %s", step, script)
-	}
+	s.steps(s.t, script, s.perform)
 	s.cancel()
 	synctest.Wait()
 	require.Equal(s.t, s.Len(), s.rows.tree.Len(), "the cells of missing rows are gone")
 	require.Nil(s.t, s.ranges.root)
 	requireClosed(s.t, s.Table)
+}
+
+func (s *resetScript) perform(command string) {
+	switch verb, rest, _ := strings.Cut(command, " "); verb {
+	case "open":
+		s.open()
+	case "reset", "again":
+		s.reset(verb == "again", rest)
+	case "old":
+		word := "none"
+		if p := s.feed.Position(); p.History == s.first {
+			word = fmt.Sprint(p.Seq)
+		} else if !p.IsZero() {
+			word = "new"
+			require.Equal(s.t, s.At(0).History, p.History)
+		}
+		s.got = append(s.got, word)
+	case "resumes":
+		_, err, _ := take1(s.Changes(s.ctx, After(s.feed.Position()), Poll(nil)))
+		s.got = append(s.got, strconv.FormatBool(!errors.Is(err, ErrOtherHistory)))
+	case "cells":
+		s.mu.Lock()
+		s.got = append(s.got, fmt.Sprint(s.rows.tree.Len()))
+		s.mu.Unlock()
+	default:
+		s.feedScript.perform(command)
+	}
 }
 
 func (s *resetScript) open() {
