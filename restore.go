@@ -72,13 +72,17 @@ func (x TxTable[K, V]) Reset(p Past[V]) error { return x.refill("reset", &p, fal
 
 func (t *Table[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
 	r, err := t.newRefill(p, onlyNew)
-	if err != nil {
-		return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
+	if err == nil {
+		err = r.fill(p)
 	}
-	if err = r.fill(p); err != nil {
-		return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
+	if err != nil {
+		return t.refillError(op, err)
 	}
 	return transact(op, func(tx *Tx) error { return t.In(tx).stage(op, r, onlyNew) }, t)
+}
+
+func (t *Table[K, V]) refillError(op string, err error) error {
+	return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
 }
 
 func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error) {
@@ -95,7 +99,7 @@ func (x TxTable[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
 		err = r.fill(p)
 	}
 	if err != nil {
-		return fmt.Errorf("changefeed: %s %q: %w", op, x.table.name, err)
+		return x.table.refillError(op, err)
 	}
 	return x.stage(op, r, onlyNew)
 }
@@ -218,12 +222,12 @@ func (x TxTable[K, V]) stage(op string, r *refill[K, V], onlyNew bool) error {
 		panic(fmt.Sprintf("changefeed: %s of the table %q after a write to it in the same transaction", op, t.name))
 	}
 	if onlyNew && !t.isNewLocked() {
-		return fmt.Errorf("changefeed: %s %q: %w", op, t.name, ErrNotEmpty)
+		return t.refillError(op, ErrNotEmpty)
 	}
 	for _, index := range t.indexes[len(r.indexes):] { // made since
 		other := index.another(r.Table)
 		if err := other.addAll(); err != nil {
-			return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
+			return t.refillError(op, err)
 		}
 		r.indexes = append(r.indexes, other)
 	}

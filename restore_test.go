@@ -494,6 +494,52 @@ func TestRestoreBesideANewIndex(t *testing.T) {
 	require.Equal(t, []game{{1, "A", 5}}, rowsOf(t, players.Equal("A").All()))
 }
 
+// Restore copies the slices that it gets, because the caller may use them again.
+func TestRestoreKeepsNoSliceOfThePast(t *testing.T) {
+	history := newGames().At(0).History
+	names := []Position{{history, 3}}
+	games := newGames()
+	games.Retain(3)
+	require.NoError(t, games.Restore(Past[game]{Lineage: names, Newest: func(yield func([]Change[game]) bool) {
+		commit := make([]Change[game], 1)
+		for seq := range uint64(3) {
+			commit[0] = Change[game]{seq + 1, Insert, nil, &game{ID: int(seq)}}
+			_ = yield(commit)
+		}
+	}}))
+	names[0] = Position{}
+	require.Equal(t, Position{history, 3}, games.Position())
+	require.Equal(t, "+1 +2 +3", allOf(games.Changes(t.Context(), After(games.At(0)), Poll(nil))))
+}
+
+// In Read, the lineage is that of the rows, whatever happens meanwhile. In a transaction, it ends
+// with the transaction's writes.
+func TestTheLineageInReadIsOfItsMoment(t *testing.T) {
+	games := newGames()
+	feedWrites(t, games, 2)
+	games.Fork()
+	want := games.Lineage()
+	require.NoError(t, Read(func(tx *Tx) error {
+		for _, change := range []func(){
+			func() { feedWrites(t, games, 1) },
+			func() { games.Fork() },
+			func() { require.NoError(t, games.Reset(otherPast(7))) },
+		} {
+			change()
+			require.NotEqual(t, want, games.Lineage())
+			require.Equal(t, want, games.In(tx).Lineage())
+		}
+		return nil
+	}, games))
+	want = games.Lineage()
+	require.NoError(t, Transact(func(tx *Tx) error {
+		require.Equal(t, want, games.In(tx).Lineage())
+		c := must[game](t)(games.In(tx).Upsert(game{ID: 77, Score: 1}))
+		require.Equal(t, []Position{games.At(c.Seq)}, games.In(tx).Lineage())
+		return nil
+	}, games))
+}
+
 // A resetScript is a [feedScript] with the command
 //
 //	reset SEQ KEYS     resets the table to rows with the keys, in another history
