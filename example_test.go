@@ -122,13 +122,14 @@ func ExampleStream_Filter_inserts() {
 // A change as JSON.
 func ExampleChange_MarshalJSON() {
 	type Game struct {
-		ID      int    `json:"id"`
-		Player1 string `json:"player1,omitempty"`
+		ID     int    `json:"id"`
+		Player string `json:"player,omitempty"`
+		Score  int    `json:"score,omitempty"`
 	}
 	games := changefeed.NewTable("games", func(g *Game) int { return g.ID })
 	feed := games.Changes(ctx, changefeed.Poll(nil))
 	games.Insert(Game{ID: 1})
-	games.Update(1, func(g *Game) { g.Player1 = "Bob" })
+	games.Update(1, func(g *Game) { g.Player = "Bob" })
 	games.Delete(1)
 	for c, err := range feed {
 		line, _ := json.Marshal(c)
@@ -136,8 +137,8 @@ func ExampleChange_MarshalJSON() {
 	}
 	// Output:
 	// {"old_val":null,"new_val":{"id":1}} <nil>
-	// {"old_val":{"id":1},"new_val":{"id":1,"player1":"Bob"}} <nil>
-	// {"old_val":{"id":1,"player1":"Bob"},"new_val":null} <nil>
+	// {"old_val":{"id":1},"new_val":{"id":1,"player":"Bob"}} <nil>
+	// {"old_val":{"id":1,"player":"Bob"},"new_val":null} <nil>
 }
 
 // A subscriber that is too slow for its buffer learns what it missed.
@@ -205,14 +206,13 @@ func ExampleTable_Update() {
 	type Doc struct {
 		ID   string
 		Tags []string
-		Attr map[string]int
 	}
 	docs := changefeed.NewTable("docs", func(d *Doc) string { return d.ID })
-	docs.Insert(Doc{ID: "a", Tags: []string{"new"}, Attr: map[string]int{"views": 1}})
+	docs.Insert(Doc{"a", []string{"new"}})
 
 	c, err := docs.Update("a", func(d *Doc) {
+		d.Tags[0] = "old"
 		d.Tags = append(d.Tags, "read")
-		d.Attr["views"]++
 	})
 	fmt.Println(*c.Old, err)
 	fmt.Println(*c.New)
@@ -220,8 +220,8 @@ func ExampleTable_Update() {
 	_, err = docs.Update("b", func(*Doc) {})
 	fmt.Println(err, errors.Is(err, changefeed.ErrNotFound))
 	// Output:
-	// {a [new] map[views:1]} <nil>
-	// {a [new read] map[views:2]}
+	// {a [new]} <nil>
+	// {a [old read]}
 	// changefeed: update in "docs": no row with primary key "b" true
 }
 

@@ -770,8 +770,13 @@ type doc struct {
 
 func newDocs() *Table[int, doc] { return NewTable("docs", func(d *doc) int { return d.ID }) }
 
+// newFloats returns a table whose keys are the first numbers of its rows.
+func newFloats() *Table[float64, [2]float64] {
+	return NewTable("floats", func(row *[2]float64) float64 { return row[0] })
+}
+
 // A user is a row with a key that is a string.
-type user struct{ Name, Mail string }
+type user struct{ Name, Email string }
 
 // newUsers returns a table in the order of the names in lower case: the names Bob and
 // BOB are the same key.

@@ -652,31 +652,30 @@ func TestIndexesAreReadWhileRowsMove(t *testing.T) {
 
 // An index with an order of the user's, over values that are not ordered by themselves.
 func TestIndexFuncs(t *testing.T) {
-	type visit struct {
-		ID   int
-		At   time.Time
-		Tags []string
-		Room [2]int
+	visits := newDocs()
+	timeOf := func(d *doc) time.Time {
+		at, err := time.Parse(time.DateTime+" -07", d.Name)
+		require.NoError(t, err)
+		return at
 	}
-	visits := NewTable("visits", func(v *visit) int { return v.ID })
-	at := NewIndexFunc(visits, "at", func(v *visit) time.Time { return v.At }, time.Time.Compare)
-	tags := NewMultiIndexFunc(visits, "tags", func(v *visit) []string { return v.Tags }, func(a, b string) int {
+	at := NewIndexFunc(visits, "at", timeOf, time.Time.Compare)
+	tags := NewMultiIndexFunc(visits, "tags", func(d *doc) []string { return d.Tags }, func(a, b string) int {
 		return strings.Compare(strings.ToLower(a), strings.ToLower(b))
 	})
-	rooms, err := NewUniqueIndexFunc(visits, "room", func(v *visit) [2]int { return v.Room }, func(a, b [2]int) int { return slices.Compare(a[:], b[:]) })
+	roomOf := func(d *doc) [2]int { return [2]int{int(d.Value), int(d.Value*10) % 10} }
+	rooms, err := NewUniqueIndexFunc(visits, "room", roomOf, func(a, b [2]int) int { return slices.Compare(a[:], b[:]) })
 	require.NoError(t, err)
 
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	feed := at.Range(noon, noon.Add(time.Hour)).Changes(t.Context(), Poll(nil))
-	inZone := noon.In(time.FixedZone("east", 3600)) // the same value
-	for _, v := range []visit{
-		{1, noon.Add(time.Minute), []string{"new", "NEW"}, [2]int{2, 1}},
-		{2, inZone, []string{"Old"}, [2]int{1, 9}},
-		{3, noon.Add(time.Hour), nil, [2]int{1, 1}},
+	for _, d := range []doc{
+		{1, "2026-11-26 12:01:00 +00", 2.1, []string{"new", "NEW"}},
+		{2, "2026-11-26 13:00:00 +01", 1.9, []string{"Old"}}, // at noon
+		{3, "2026-11-26 13:00:00 +00", 1.1, nil},
 	} {
-		must[visit](t)(visits.Insert(v))
+		must[doc](t)(visits.Insert(d))
 	}
-	ids := func(rows iter.Seq2[int, visit]) (ids []int) {
+	ids := func(rows iter.Seq2[int, doc]) (ids []int) {
 		for id := range rows {
 			ids = append(ids, id)
 		}
@@ -691,19 +690,19 @@ func TestIndexFuncs(t *testing.T) {
 	require.Equal(t, []int{2, 1}, ids(tags.Backward()))
 	require.Equal(t, 2, tags.Len(), "a row without a value is not in the index")
 	require.Equal(t, []int{2, 1}, ids(rooms.Any([2]int{2, 1}, [2]int{1, 9}, [2]int{2, 1}).All()))
-	_, err = visits.Insert(visit{4, noon, nil, [2]int{1, 9}})
+	_, err = visits.Insert(doc{4, "2026-11-26 12:00:00 +00", 1.9, nil})
 	require.ErrorIs(t, err, ErrDuplicateKey)
 	require.ErrorContains(t, err, "room")
 	require.Len(t, take(feed, -1), 2)
 
 	for _, f := range []func(){
-		func() { NewIndexFunc(visits, "x", func(v *visit) time.Time { return v.At }, nil) },
-		func() { NewMultiIndexFunc(visits, "x", func(v *visit) []string { return v.Tags }, nil) },
-		func() { _, _ = NewUniqueIndexFunc(visits, "x", func(v *visit) [2]int { return v.Room }, nil) },
+		func() { NewIndexFunc(visits, "x", timeOf, nil) },
+		func() { NewMultiIndexFunc(visits, "x", func(d *doc) []string { return d.Tags }, nil) },
+		func() { _, _ = NewUniqueIndexFunc(visits, "x", roomOf, nil) },
 	} {
 		require.PanicsWithValue(t, "changefeed: NewIndexFunc: nil compare function; pass one, or use NewIndex for ordered values", f)
 	}
-	require.Equal(t, 7, visits.Key(&visit{ID: 7}))
+	require.Equal(t, 7, visits.Key(&doc{ID: 7}))
 }
 
 // Feeds of one Selection share their changes, and the scope goes with the last of them.

@@ -54,7 +54,7 @@ func TestAThousandStalledSubscribersHoldWhatOneHolds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		blobs := newBlobs()
-		_, err := blobs.Insert(feedBlob{ID: 1})
+		_, err := blobs.Insert(feedBlob{1})
 		require.NoError(t, err)
 		feeds := make([]Stream[Change[feedBlob]], subscribers)
 		size := heldBy(func() {
@@ -93,7 +93,7 @@ func TestWhatIsReadIsNotHeld(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			blobs := newBlobs()
-			_, err := blobs.Insert(feedBlob{ID: 1})
+			_, err := blobs.Insert(feedBlob{1})
 			require.NoError(t, err)
 			var stalled, keepUp []Stream[Change[feedBlob]]
 			for _, n := range test.stalled {
@@ -128,7 +128,7 @@ func TestWhatIsReadIsNotHeld(t *testing.T) {
 // R3 again: what a loop has read of a backlog is not held, though nobody writes.
 func TestABacklogIsReleasedAsItIsRead(t *testing.T) {
 	blobs := newBlobs()
-	_, err := blobs.Insert(feedBlob{ID: 1})
+	_, err := blobs.Insert(feedBlob{1})
 	require.NoError(t, err)
 	const n, size = 10_000, 32 + 160 // of a change and a row
 	feed := blobs.Changes(t.Context())
@@ -221,7 +221,7 @@ func TestWaitingAllocatesNothing(t *testing.T) {
 // when there is nothing to hold. R3
 func TestRetainHoldsTheNewestAndNothingElse(t *testing.T) {
 	blobs := newBlobs()
-	_, err := blobs.Insert(feedBlob{ID: 1})
+	_, err := blobs.Insert(feedBlob{1})
 	require.NoError(t, err)
 	const n, size = 5000, 32 + 160 // of a change and a row
 	held := heldBy(func() {
@@ -294,16 +294,12 @@ func TestARowFeedCostsAtMostAKilobyte(t *testing.T) {
 		requireRowFeedsCost(t, games, n, func(i int) int { return i })
 	})
 	t.Run("string keys", func(t *testing.T) {
-		type team struct {
-			Name  string
-			Score int
-		}
-		teams := NewTable("teams", func(row *team) string { return row.Name })
+		users := NewTable("users", func(u *user) string { return u.Name })
 		for i := range n / 2 {
-			_, err := teams.Insert(team{Name: fmt.Sprint("team ", i)})
+			_, err := users.Insert(user{Name: fmt.Sprint("user ", i)})
 			require.NoError(t, err)
 		}
-		requireRowFeedsCost(t, teams, n, func(i int) string { return fmt.Sprint("team ", i) })
+		requireRowFeedsCost(t, users, n, func(i int) string { return fmt.Sprint("user ", i) })
 	})
 }
 

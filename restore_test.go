@@ -196,7 +196,7 @@ func TestRestoreTables(t *testing.T) {
 		require.Equal(t, max(n-5000, 0)+1, games.Len())
 	}
 
-	floats := NewTable("floats", func(v *[2]float64) float64 { return v[0] })
+	floats := newFloats()
 	nan, minusZero := math.NaN(), math.Copysign(0, -1)
 	require.NoError(t, floats.Restore(Past[[2]float64]{
 		Lineage: []Position{{newHistoryID(), 4}}, Rows: slices.Values([][2]float64{{3, 1}, {nan, 2}, {minusZero, 3}, {-5, 4}}),
@@ -213,7 +213,7 @@ func TestRestoreTables(t *testing.T) {
 	require.Equal(t, 4, floats.Len())
 
 	users := newUsers()
-	mails, err := NewUniqueIndex(users, "mail", func(u *user) string { return u.Mail })
+	mails, err := NewUniqueIndex(users, "mail", func(u *user) string { return u.Email })
 	require.NoError(t, err)
 	past := Past[user]{Lineage: []Position{{newHistoryID(), 9}}, Rows: slices.Values([]user{{"bob", "b"}, {"Ann", "a"}})}
 	feed := users.Row("BOB").Changes(t.Context(), Poll(nil))

@@ -2382,18 +2382,15 @@ func TestBatchesValidAfterBreak(t *testing.T) {
 // What a failed transaction leaves is what was there, also the spelling of a key that
 // another one is equal to. T4
 func TestTransactRollbackOfKey(t *testing.T) {
-	names := NewTableFunc("names", func(name *string) string { return *name }, func(a, b string) int {
-		return strings.Compare(strings.ToLower(a), strings.ToLower(b))
-	})
-	_, err := names.Insert("Bob")
-	require.NoError(t, err)
+	users := newUsers()
+	must[user](t)(users.Insert(user{Name: "Bob"}))
 	require.ErrorIs(t, Transact(func(tx *Tx) error {
-		c, err := names.In(tx).Upsert("BOB")
+		c, err := users.In(tx).Upsert(user{Name: "BOB"})
 		require.NoError(t, err)
 		require.Equal(t, Update, c.Kind)
 		return errOops
-	}, names), errOops)
-	require.Equal(t, map[string]string{"Bob": "Bob"}, maps.Collect(names.All()))
+	}, users), errOops)
+	require.Equal(t, map[string]user{"Bob": {Name: "Bob"}}, maps.Collect(users.All()))
 }
 
 // "Initial rows come in the order of the selection's All", also those after a gap of a

@@ -64,25 +64,25 @@ func TestKeysThatCompareAsZeroAreOneKey(t *testing.T) {
 // "Keys are in the order of [cmp.Compare], so all NaN are one key, the lowest", as 0 and -0
 // are one.
 func TestFloatKeysAreComparedWithCmpCompare(t *testing.T) {
-	docs := NewTable("docs", func(d *doc) float64 { return d.Value })
+	floats := newFloats()
 	nan, otherNaN := math.NaN(), math.Float64frombits(math.Float64bits(math.NaN())^1)
 	for _, x := range []float64{1, math.Inf(-1), nan, 0} {
-		must[doc](t)(docs.Insert(doc{Value: x}))
+		must[[2]float64](t)(floats.Insert([2]float64{x}))
 	}
 	for _, x := range []float64{otherNaN, math.Copysign(0, -1)} {
-		_, err := docs.Insert(doc{Value: x})
+		_, err := floats.Insert([2]float64{x})
 		require.ErrorIs(t, err, ErrDuplicateKey)
 	}
-	must[doc](t)(docs.Update(otherNaN, func(d *doc) { d.Name = "edited" }))
-	got, _ := docs.Get(nan)
-	require.Equal(t, "edited", got.Name)
+	must[[2]float64](t)(floats.Update(otherNaN, func(row *[2]float64) { row[1] = 5 }))
+	got, _ := floats.Get(nan)
+	require.EqualValues(t, 5, got[1])
 	var keys []float64
-	for x := range docs.All() {
+	for x := range floats.All() {
 		keys = append(keys, x)
 	}
 	require.Equal(t, "[NaN -Inf 0 1]", fmt.Sprint(keys))
-	must[doc](t)(docs.Delete(otherNaN))
-	require.Equal(t, 3, docs.Len())
+	must[[2]float64](t)(floats.Delete(otherNaN))
+	require.Equal(t, 3, floats.Len())
 }
 
 // A range is in the order of keys, and sees the table as it was when the range began. No
@@ -219,20 +219,29 @@ func TestMisuseOfATablePanicsAndSaysWhatToDo(t *testing.T) {
 
 // A touchy row calls its functions where the table calls the row's methods.
 type touchy struct {
-	ID, Value         int
-	key, equal, clone func()
+	ID, Value int
+	calls     *calls
 }
 
-func (r *touchy) do(f func()) *touchy {
-	if f != nil {
-		f()
+type calls struct{ key, equal, clone func() }
+
+// on returns r after a call of the function that of returns, if there is one.
+func (r *touchy) on(of func(c *calls) func()) *touchy {
+	if r.calls != nil {
+		if f := of(r.calls); f != nil {
+			f()
+		}
 	}
 	return r
 }
 
-func (r *touchy) Clone() *touchy { return new(*r.do(r.clone)) }
+func (r *touchy) key() int { return r.on(func(c *calls) func() { return c.key }).ID }
+
+func (r *touchy) Clone() *touchy { return new(*r.on(func(c *calls) func() { return c.clone })) }
+
 func (r *touchy) Equal(other *touchy) bool {
-	return r.ID == other.do(other.equal).ID && r.Value == other.Value
+	other.on(func(c *calls) func() { return c.equal })
+	return r.ID == other.ID && r.Value == other.Value
 }
 
 // runAside runs f in a goroutine of its own, which [runtime.Goexit] may end. It reports
@@ -254,16 +263,18 @@ func TestWritesThatPanicLeaveTheTableAsItWas(t *testing.T) {
 	type touchies = *Table[int, touchy]
 	value := errors.New("the value that the caller gets")
 	for name, write := range map[string]func(table touchies, fail func()){
-		"key in Insert": func(table touchies, fail func()) { _, _ = table.Insert(touchy{ID: 3, key: fail}) },
-		"key in Update": func(table touchies, fail func()) { _, _ = table.Update(1, func(r *touchy) { r.key = fail }) },
+		"key in Insert": func(table touchies, fail func()) { _, _ = table.Insert(touchy{ID: 3, calls: &calls{key: fail}}) },
+		"key in Update": func(table touchies, fail func()) {
+			_, _ = table.Update(1, func(r *touchy) { r.calls = &calls{key: fail} })
+		},
 		"key in Compute": func(table touchies, fail func()) {
-			_, _ = table.Compute(3, func(*touchy) *touchy { return &touchy{key: fail} })
+			_, _ = table.Compute(3, func(*touchy) *touchy { return &touchy{calls: &calls{key: fail}} })
 		},
 		"edit": func(table touchies, fail func()) { _, _ = table.Update(1, func(r *touchy) { r.Value = 9; fail() }) },
 		"f": func(table touchies, fail func()) {
 			_, _ = table.Compute(1, func(r *touchy) *touchy { r.Value = 9; fail(); return r })
 		},
-		"Equal":           func(table touchies, fail func()) { _, _ = table.Upsert(touchy{ID: 1, equal: fail}) },
+		"Equal":           func(table touchies, fail func()) { _, _ = table.Upsert(touchy{ID: 1, calls: &calls{equal: fail}}) },
 		"Clone in Update": func(table touchies, _ func()) { _, _ = table.Update(2, func(*touchy) { t.Error("edit was called") }) },
 		"Clone in Compute": func(table touchies, _ func()) {
 			_, _ = table.Compute(2, func(r *touchy) *touchy { t.Error("f was called"); return r })
@@ -271,15 +282,15 @@ func TestWritesThatPanicLeaveTheTableAsItWas(t *testing.T) {
 	} {
 		for how, fail := range map[string]func(){"panics": func() { panic(value) }, "exits": runtime.Goexit} {
 			t.Run(name+" "+how, func(t *testing.T) {
-				table := NewTable("touchy", func(r *touchy) int { return r.do(r.key).ID })
+				table := NewTable("touchy", (*touchy).key)
 				failed, ready := false, false
 				fails := func() { failed = true; fail() }
 				must[touchy](t)(table.Insert(touchy{ID: 1}))
-				must[touchy](t)(table.Insert(touchy{ID: 2, clone: func() {
+				must[touchy](t)(table.Insert(touchy{ID: 2, calls: &calls{clone: func() {
 					if ready { // with the tag changefeed_debug, Insert clones the row
 						fails()
 					}
-				}}))
+				}}}))
 				feed := table.Changes(t.Context())
 				before := stateOf(table)
 				ready = true
