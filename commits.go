@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -462,14 +461,8 @@ type commitFeed struct {
 }
 
 func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*commitFeed, error) {
-	if ctx == nil {
-		panic("changefeed: Commits: nil context; pass context.Background() if nothing cancels the feed")
-	}
 	tx := newTx("Commits", tables) // locks tables in the same order
-	c, err := newFeedConfig(opts)
-	if c.track != nil {
-		c.track.tracked.Store(nil)
-	}
+	c, err := newFeedConfig(ctx, "Commits", opts)
 	switch {
 	case err != nil:
 	case len(tables) == 0:
@@ -495,15 +488,7 @@ func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*
 	if err := f.subscribe(set, &c); err != nil {
 		return nil, err
 	}
-	sub, subscribed := f.sub, false
-	defer func() {
-		if !subscribed { // a method of the context panicked
-			sub.forget()
-		}
-	}()
-	sub.unhook = context.AfterFunc(ctx, sub.end)
-	runtime.AddCleanup(f, (*commitSubscription).collected, sub)
-	subscribed = true
+	endWith(ctx, f, f.sub, &f.sub.unhook)
 	return f, nil
 }
 

@@ -322,8 +322,9 @@ func TestMisuseOfCommits(t *testing.T) {
 	var noContext context.Context
 	for want, call := range map[string]func(){
 		"changefeed: Commits: nil context; pass context.Background() if nothing cancels the feed": func() { Commits(noContext, tables.set("ab")) },
-		"changefeed: Commits: nil table": func() { Commits(t.Context(), []AnyTable{a, nil}) },
-		"changefeed: nil table":          func() { Commits(t.Context(), []AnyTable{a, (*Table[int, game])(nil)}) },
+		"changefeed: Commits: nil option; leave it out":                                           func() { Commits(t.Context(), tables.set("ab"), nil) },
+		"changefeed: Commits: nil table":                                                          func() { Commits(t.Context(), []AnyTable{a, nil}) },
+		"changefeed: nil table":                                                                   func() { Commits(t.Context(), []AnyTable{a, (*Table[int, game])(nil)}) },
 		"changefeed: another range over the stream is running; call Commits once for each goroutine": func() {
 			feed := tables.follow(t.Context(), "ab", IncludeInitial())
 			for range feed {

@@ -271,13 +271,7 @@ func (i *initialRows[K, V]) take(n int) []*V {
 // newFeed subscribes to a selection. It returns an error for an invalid option, for a position
 // of another history and for a dropped table.
 func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption) (*feed[K, V], error) {
-	if ctx == nil {
-		panic("changefeed: Changes: nil context; pass context.Background() if nothing cancels the feed")
-	}
-	c, err := newFeedConfig(opts)
-	if c.track != nil {
-		c.track.tracked.Store(nil) // it does not keep an earlier feed if this one is refused
-	}
+	c, err := newFeedConfig(ctx, "Changes", opts)
 	if err != nil {
 		return nil, s.table.feedError(err)
 	}
@@ -292,16 +286,22 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	if err := f.subscribe(&c); err != nil {
 		return nil, s.table.feedError(err)
 	}
-	sub, subscribed := f.sub, false
+	endWith(ctx, f, f.sub, &f.sub.unhook)
+	return f, nil
+}
+
+// endWith makes a subscription end when the context is done, and when its feed is garbage.
+// unhook becomes the function that stops the context from that.
+func endWith[F any, S subscriber](ctx context.Context, feed *F, s S, unhook *func() bool) {
+	done := false
 	defer func() {
-		if !subscribed { // a method of the context panicked
-			sub.forget()
+		if !done { // a method of the context panicked
+			s.forget()
 		}
 	}()
-	sub.unhook = context.AfterFunc(ctx, sub.end)
-	runtime.AddCleanup(f, (*subscription[K, V]).collected, sub)
-	subscribed = true
-	return f, nil
+	*unhook = context.AfterFunc(ctx, s.end)
+	runtime.AddCleanup(feed, S.collected, s)
+	done = true
 }
 
 func (t *Table[K, V]) feedError(err error) error {
@@ -666,6 +666,10 @@ type subscriber interface {
 	comparable
 	number() uint64 // in order of subscription, or 0 for a nil pointer
 	info() FeedInfo
+
+	end()       // when the context is done
+	collected() // when the feed is garbage
+	forget()    // when the feed ends by itself
 }
 
 // maxListed is the number of subscriptions that are listed before the lock is released.

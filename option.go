@@ -1,6 +1,7 @@
 package changefeed
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -188,13 +189,20 @@ func Poll(wake chan<- struct{}) FeedOption {
 	return func(c *feedConfig) { c.polls, c.wake = true, wake }
 }
 
-func newFeedConfig(opts []FeedOption) (feedConfig, error) {
+// newFeedConfig checks the arguments of a function that follows tables.
+func newFeedConfig(ctx context.Context, function string, opts []FeedOption) (feedConfig, error) {
+	if ctx == nil {
+		panic(fmt.Sprintf("changefeed: %s: nil context; pass context.Background() if nothing cancels the feed", function))
+	}
 	c := feedConfig{buffer: DefaultBuffer, batch: 1}
 	for _, opt := range opts {
 		if opt == nil {
-			panic("changefeed: Changes: nil option; leave it out")
+			panic(fmt.Sprintf("changefeed: %s: nil option; leave it out", function))
 		}
 		opt(&c)
+	}
+	if c.track != nil {
+		c.track.tracked.Store(nil) // it does not keep an earlier feed if this one is refused
 	}
 	return c, c.check()
 }
