@@ -269,6 +269,30 @@ func (s *getScenario) rollBack(values map[byte]int) {
 	_ = Transact(s.writes(values, errTakenBack), s.a, s.b)
 }
 
+// reset gives the tables new rows, with the values, in one transaction.
+func (s *getScenario) reset(values map[byte]int) {
+	s.record(func() { _ = Transact(s.resets(values, nil), s.a, s.b) }, values)
+}
+
+// rollBackReset rolls such a transaction back.
+func (s *getScenario) rollBackReset(value int) {
+	_ = Transact(s.resets(map[byte]int{'a': value, 'b': value}, errTakenBack), s.a, s.b)
+}
+
+func (s *getScenario) resets(values map[byte]int, err error) func(tx *Tx) error {
+	return func(tx *Tx) error {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			var rows []game
+			if values[name] > 0 {
+				rows = append(rows, game{ID: 1, Score: values[name]})
+			}
+			table := s.table(name)
+			s.failed = errors.Join(s.failed, table.In(tx).Reset(Past[game]{Lineage: []Position{table.At(9)}, Rows: slices.Values(rows)}))
+		}
+		return err
+	}
+}
+
 func (s *getScenario) writes(values map[byte]int, err error) func(tx *Tx) error {
 	return func(tx *Tx) error {
 		for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -308,6 +332,13 @@ func TestGetsInEveryInterleaving(t *testing.T) {
 			s.set('a', 0)
 			s.record(func() { _ = Transact(func(tx *Tx) error { insert(tx); return nil }, s.a) }, map[byte]int{'a': 2})
 		}, "aaa"},
+		"a reset":                           {func(s *getScenario) { s.reset(map[byte]int{'a': 2, 'b': 2}) }, "abab"},
+		"a reset, a write":                  {func(s *getScenario) { s.reset(map[byte]int{'a': 2, 'b': 2}); s.set('a', 3) }, "aba"},
+		"a write, a reset that deletes":     {func(s *getScenario) { s.set('a', 2); s.reset(map[byte]int{'a': 0, 'b': 2}) }, "aba"},
+		"a transaction, a reset, a write":   {func(s *getScenario) { s.transact(map[byte]int{'a': 2}); s.reset(map[byte]int{'a': 3}); s.set('a', 0) }, "aa"},
+		"two resets":                        {func(s *getScenario) { s.reset(map[byte]int{'a': 2, 'b': 2}); s.reset(map[byte]int{'a': 3}) }, "aba"},
+		"a reset that is rolled back":       {func(s *getScenario) { s.rollBackReset(2); s.set('a', 3) }, "aaa"},
+		"a reset, rolled back, and another": {func(s *getScenario) { s.rollBackReset(2); s.reset(map[byte]int{'a': 3, 'b': 3}) }, "aba"},
 		"beside a snapshot": {func(s *getScenario) {
 			rows := s.a.Selection().scan(false)
 			s.set('a', 2)

@@ -54,7 +54,7 @@ const (
 type hashIndex[K cmp.Ordered, V any] struct {
 	hash      func(key K) uint64
 	dead      *cell[K, V]
-	directory atomic.Pointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
+	directory atomicPointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
 
 	staged atomicPointer[hashIndex[K, V]] // takes the place of this one when its tx commits, or nil
 	tx     *Tx
