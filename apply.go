@@ -1,29 +1,31 @@
 package changefeed
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
 // Apply makes changes that were made to another table, its source, in this table. It keeps the
-// table a replica of its source: the rows, the sequence numbers and the feeds are those of the
-// source. of is the history of the changes: that of the source's [Table.Position].
+// table a replica of its source: it has the same rows and sequence numbers, and its feeds report
+// the same changes. of is the history of the changes: in a loop over the source's changes, that
+// of [Feed.Position].
 //
 // The changes are those of a feed of the whole source, in order. They become one transaction. If
 // one of them cannot be applied, none is. So a program passes the changes of one transaction of
-// the source: a batch of Batches with a maximum of 1. The changes of a [Commit] are applied with
-// [TxTable.Apply] in one [Transact]. After a [*SkippedError], the program resets all of the
-// tables together.
+// the source: a batch of Batches with a maximum of 1, which is always one transaction. The
+// changes of a [Commit] are applied with [TxTable.Apply] in one [Transact]. After a
+// [*SkippedError], the program resets all of the tables together.
 //
 // A table becomes a replica with [Table.Restore] or [Table.Reset], which give it a history of
-// the source. From then on it must be written to with Apply alone. After another write, a
-// change of the source with the same number is left out. To write in another way, call
-// [Table.Fork] first.
+// the source. The program follows the source before it reads the source's rows and Lineage, with
+// [Read]. Changes that the rows show already are left out. From then on only Apply may write to
+// the replica. After another write, a change of the source with the same number is lost without
+// an error. [Table.Fork] of the replica ends the replication. After a Fork of the source, each
+// replica needs a Reset.
 //
 // Apply can be repeated. Changes whose numbers the table has are left out, so a program that does
 // not know how far it came can begin with an earlier change. The next change must have the next
 // sequence number, and its Old must be equal to the stored row. An update is made and published
 // even if the row does not change, because a program may have dropped some fields on the way.
+// A program that sends the changes to another process sends the Seq and the Kind of each, too.
+// The JSON of a Change has neither.
 //
 // The rows of the changes belong to the table afterwards. The functions of the table and of its
 // indexes run under the lock.
@@ -36,7 +38,8 @@ import (
 //     copies of themselves
 //   - [ErrKeyChanged], and [ErrDuplicateKey] of a unique index
 //   - [ErrTableDropped]
-//   - an error for a change that is not an insert, update or delete with the rows of its Kind.
+//   - an error for a change without a Seq, or one that is not an insert, update or delete with
+//     the rows of its Kind
 //
 // After the first three, the program gets the source's rows anew and calls Reset.
 func (t *Table[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
@@ -44,26 +47,26 @@ func (t *Table[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
 }
 
 // Apply is like [Table.Apply]. If it fails, the whole transaction is rolled back, whatever else
-// its function does. Transact returns the error even if the function does not, and so does every
-// later Apply in the transaction.
+// its function does. If the function returns nil, Transact returns the error of Apply. Every later
+// Apply in the transaction returns it, too.
 func (x TxTable[K, V]) Apply(of HistoryID, changes ...Change[V]) error {
 	x.beginWrite()
 	defer x.endWrite()
 	if x.tx.failed != nil {
 		return x.tx.failed
 	}
-	x.tx.failed = errors.New("changefeed: Apply panicked") // unless it comes to its end
+	x.tx.failed = fmt.Errorf("changefeed: apply to %q: panicked", x.table.name) // remains if it does
 	x.tx.failed = x.table.applyLocked(of, changes)
 	return x.tx.failed
 }
 
 func (t *Table[K, V]) applyLocked(of HistoryID, changes []Change[V]) error {
-	if !t.lineageNow().names(of) {
-		return fmt.Errorf("changefeed: apply to %q: %w: %v", t.name, ErrOtherHistory, of)
+	if !t.lineageNow().includes(of) {
+		return fmt.Errorf("changefeed: apply to %q: %w: %v, the table's is %v", t.name, ErrOtherHistory, of, t.lineageNow().present())
 	}
-	for i := range changes {
-		if err := t.applyChangeLocked(of, changes[i]); err != nil {
-			return fmt.Errorf("changefeed: apply to %q: change %d: %w", t.name, changes[i].Seq, err)
+	for _, c := range changes {
+		if err := t.applyChangeLocked(of, c); err != nil {
+			return fmt.Errorf("changefeed: apply to %q: change %d: %w", t.name, c.Seq, err)
 		}
 		t.forgetPlansLocked()
 	}
@@ -71,14 +74,17 @@ func (t *Table[K, V]) applyLocked(of HistoryID, changes []Change[V]) error {
 }
 
 func (t *Table[K, V]) applyChangeLocked(of HistoryID, c Change[V]) error {
-	if kind := kindOf(c.Old, c.New); c.Seq == 0 || c.Row() == nil || c.Kind != kind {
+	if c.Seq == 0 {
+		return fmt.Errorf("must have a sequence number: %v", c)
+	}
+	if c.Row() == nil || c.Kind != kindOf(c.Old, c.New) {
 		return fmt.Errorf("must be an insert, update or delete with the rows of its kind, but is %v", c)
 	}
 	switch names := t.lineageNow(); {
 	case names.has(Position{of, c.Seq}, t.seq):
 		return nil
 	case of != names.present():
-		return fmt.Errorf("%w: %v ended before", ErrOtherHistory, of)
+		return fmt.Errorf("%w: %v ends at change %d", ErrOtherHistory, of, names.end(of))
 	case c.Seq != t.seq+1:
 		return fmt.Errorf("%w: the last change of the table is %d", ErrGap, t.seq)
 	}
@@ -89,7 +95,12 @@ func (t *Table[K, V]) applyChangeLocked(of HistoryID, c Change[V]) error {
 	at := t.cellLocked(key)
 	old := at.latest()
 	t.guard.check(old)
-	if (old == nil) != (c.Old == nil) || old != nil && !t.equal(old, c.Old) {
+	switch {
+	case old == nil && c.Old != nil:
+		return fmt.Errorf("%w %s: no row is stored", ErrDiverged, quoted(key))
+	case old != nil && c.Old == nil:
+		return fmt.Errorf("%w %s: it inserts one, and a row is stored", ErrDiverged, quoted(key))
+	case old != nil && !t.equal(old, c.Old):
 		return fmt.Errorf("%w %s", ErrDiverged, quoted(key))
 	}
 	c.Old = old

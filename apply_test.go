@@ -870,7 +870,7 @@ func TestMisuseOfApply(t *testing.T) {
 	require.NoError(t, Transact(func(tx *Tx) error {
 		x = games.In(tx)
 		require.NoError(t, x.Reset(Past[game]{Lineage: []Position{{of, 0}}}))
-		require.PanicsWithValue(t, `changefeed: the table "games" is used after a Reset in the same transaction`, func() { _ = x.Apply(of) })
+		require.PanicsWithValue(t, `changefeed: the table "games" is used after a Restore or Reset in the same transaction`, func() { _ = x.Apply(of) })
 		return nil
 	}, games))
 	require.Zero(t, games.Seq())

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +12,8 @@ import (
 
 // A Commit is one write, or one transaction, with all of its changes to the tables that are
 // followed, in the order in which they were made. It is an element of the stream of [Commits].
+// With [IncludeInitial] and [Resync], it can also be some present rows of one table, or one
+// change of Kind [Ready] for each table.
 type Commit []AnyChange
 
 // An AnyChange is a [Change] of one of several tables.
@@ -22,7 +23,7 @@ type Commit []AnyChange
 // modified.
 type AnyChange struct {
 	Table AnyTable
-	Seq   uint64 // position in the table's history
+	Seq   uint64 // sequence number in the table's history
 	Kind  Kind
 	Old   any // the row before, or nil for an insert
 	New   any // the row after, or nil for a delete
@@ -87,12 +88,13 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 // describes how a range behaves, how it ends, and what happens when the loop is too slow. This
 // is what differs:
 //
-// All subscribers see the same order. Of two streams of different tables, each has the commits
-// that are in both in the same order. If one transaction has seen the writes of another, it comes
-// after it. The Seq of each table's changes have no gaps, except where commits were skipped.
+// All subscribers see the same order. Two streams, also of different tables, yield the commits
+// that are in both in the same order. A transaction comes after every commit that it has read
+// from. The sequence numbers of a table have no gaps, except where commits were skipped or the
+// table was reset.
 //
-// A commit is valid until the loop continues. The loop may modify it, and append to it. It
-// allocates nothing, unless it has hundreds of changes.
+// A commit is valid until the loop continues. The loop may modify it, and append to it. Its
+// delivery allocates nothing, unless it has hundreds of changes.
 //
 // These options can be used: [Named], [Buffer], [IncludeInitial], [OnOverflow], [Poll] and
 // [Track].
@@ -101,7 +103,8 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 //     changes is dropped, all of them are skipped. A commit with more changes than the buffer
 //     has room for is always skipped.
 //   - In the [*SkippedError], Count is the number of changes skipped, of all the tables. Table,
-//     From and To are not set. After a [Table.Reset] of one of the tables, Reset is true.
+//     From and To are not set. After a [Table.Reset] of one or more of the tables, Reset is true,
+//     and all unread commits are skipped, also those to other tables.
 //   - With IncludeInitial, the stream begins with the present rows of all tables at one moment.
 //     They come in the order of the tables that were passed. A commit has several of them, and
 //     all of its rows are of one table. Then comes a commit with one change of Kind [Ready] for
@@ -116,11 +119,10 @@ func (t *Table[K, V]) changeText(c AnyChange) string {
 // A table that is passed twice counts once. The stream yields [ErrInvalidOption] if there is no
 // table. Commits panics if ctx, a table or an option is nil.
 //
-// A write to one of the tables stores its change once more for each set of tables that is
+// A write to one of the tables stores its change once more for each set of tables with it that is
 // followed, no matter how many subscribers follow the set (BenchmarkCommits). Commits to tables
-// of one set wait for each other for a moment. Other tables pay nothing.
-// To subscribe, and to continue after an overflow with Resync, a feed takes the locks of all
-// tables for a moment.
+// of one set wait for each other for a moment. Other tables pay nothing. To subscribe, to end, and
+// to continue after an overflow with Resync, a feed takes the locks of all tables for a moment.
 func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[Commit] {
 	f, err := newCommitFeed(ctx, tables, opts)
 	if err != nil {
@@ -132,7 +134,7 @@ func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[
 // A commitSet is a set of tables that are followed together. It has one ring for all feeds of
 // the same tables. Each of its tables refers to it while there is such a feed.
 //
-// A commit holds the locks of the tables that it wrote to. It locks mu of all sets that these
+// A commit holds the locks of its tables. It locks mu of all sets that these
 // tables are in before it publishes anything, and puts its changes into all of them before it
 // unlocks any. Two commits with two sets in common therefore come in the same order in both.
 type commitSet struct {
@@ -146,23 +148,34 @@ type commitSet struct {
 	dropped string         // the name of the table that was dropped first
 }
 
-// commitSets is the number of sets made.
-var commitSets atomic.Uint64
+// newCommitSet returns a set of tables, which are in the order of their lockIDs.
+func newCommitSet(tables []txTable) *commitSet {
+	s := new(commitSet)
+	for _, t := range tables {
+		s.tables = append(s.tables, t.tableHandle())
+	}
+	s.feeds.subs = newFeedTree[*commitSubscription]()
+	s.ring.whole = true
+	return s
+}
+
+// lastSetID is the id of the last set that was made.
+var lastSetID atomic.Uint64
 
 // A commitTable is a table as a commitSet sees it.
 type commitTable interface {
 	Name() string
 	tableHandle() *tableHandle
-	setsTableLocked() *atomic.Pointer[[]*commitSet]
+	commitSets() []*commitSet
+	setCommitSetsLocked(sets []*commitSet)
 	wasResetLocked() bool // by the transaction that is running
 	presentLocked() presentRows
 	logged(e *logEntry) AnyChange
 	changeText(c AnyChange) string
 }
 
-func (t *Table[K, V]) wasResetLocked() bool                           { return t.tx.refill != nil }
-func (t *Table[K, V]) tableHandle() *tableHandle                      { return t.handle }
-func (t *Table[K, V]) setsTableLocked() *atomic.Pointer[[]*commitSet] { return &t.sets }
+func (t *Table[K, V]) wasResetLocked() bool      { return t.tx.refill != nil }
+func (t *Table[K, V]) tableHandle() *tableHandle { return t.handle }
 
 // commitSets returns the sets with this table that are followed, in the order of their ids.
 func (t *Table[K, V]) commitSets() []*commitSet {
@@ -170,6 +183,14 @@ func (t *Table[K, V]) commitSets() []*commitSet {
 		return *sets
 	}
 	return nil
+}
+
+func (t *Table[K, V]) setCommitSetsLocked(sets []*commitSet) {
+	if len(sets) == 0 {
+		t.sets.Store(nil) // so that a write finds out at once
+	} else {
+		t.sets.Store(&sets)
+	}
 }
 
 // lockSets begins a commit to the sets, which are in the order of their ids. It is called before
@@ -226,11 +247,12 @@ func (s *commitSet) putLocked(changes []logEntry) {
 	}
 }
 
-// setsLocked returns the sets that the transaction concerns, in the order of their ids.
+// setsLocked returns the sets of the transaction's tables, in the order of their ids. If the
+// transaction has logged no change, these are the sets of the tables that it has reset.
 func (tx *Tx) setsLocked() (sets []*commitSet) {
 	for _, t := range tx.tables {
-		if of := t.setsTableLocked().Load(); of != nil && (len(tx.log) > 0 || t.wasResetLocked()) {
-			sets = append(sets, *of...)
+		if len(tx.log) > 0 || t.wasResetLocked() {
+			sets = append(sets, t.commitSets()...)
 		}
 	}
 	slices.SortFunc(sets, func(a, b *commitSet) int { return cmp.Compare(a.id, b.id) })
@@ -238,11 +260,11 @@ func (tx *Tx) setsLocked() (sets []*commitSet) {
 }
 
 // publishLocked publishes the transaction's changes in the set. If the transaction has reset one
-// of the tables, all feeds begin anew before that.
+// of the tables, all feeds report that first.
 func (s *commitSet) publishLocked(tx *Tx) {
 	wasReset := func(t txTable) bool { return t.wasResetLocked() && slices.Contains(s.tables, t.tableHandle()) }
 	if slices.ContainsFunc(tx.tables, wasReset) && !s.ring.isClosed() {
-		s.ring.resetTableLocked(0, s, nil)
+		s.ring.resetTableLocked(0, s, nil) // the marker can be anything but nil
 	}
 	s.putLocked(tx.log)
 }
@@ -315,21 +337,16 @@ func (s *commitSet) tryLockTables() bool {
 	return true
 }
 
-// joinLocked returns the set of the same tables that is followed already, or s, which is new.
-func (s *commitSet) joinLocked() *commitSet {
+// findOrAddLocked returns the set of the same tables that is followed already. If there is none,
+// it adds s to the tables, and returns it.
+func (s *commitSet) findOrAddLocked() *commitSet {
+	known := s.tables[0].commitSets() // a set is in all of its tables, or in none
+	if i := slices.IndexFunc(known, func(other *commitSet) bool { return slices.Equal(other.tables, s.tables) }); i >= 0 {
+		return known[i]
+	}
+	s.id = lastSetID.Add(1) // greater than those of all other sets of these tables, which are locked
 	for _, t := range s.tables {
-		sets := t.setsTableLocked()
-		var known []*commitSet
-		if p := sets.Load(); p != nil {
-			known = *p
-		}
-		if i := slices.IndexFunc(known, func(other *commitSet) bool { return slices.Equal(other.tables, s.tables) }); i >= 0 {
-			return known[i]
-		}
-		if s.id == 0 {
-			s.id = commitSets.Add(1) // greater than those of all other sets of these tables, which are locked
-		}
-		sets.Store(new(append(slices.Clip(known), s)))
+		t.setCommitSetsLocked(append(slices.Clip(t.commitSets()), s))
 	}
 	return s
 }
@@ -340,13 +357,7 @@ func (s *commitSet) leaveLocked() {
 		return
 	}
 	for _, t := range s.tables {
-		sets := t.setsTableLocked()
-		rest := slices.DeleteFunc(slices.Clone(*sets.Load()), func(other *commitSet) bool { return other == s })
-		if len(rest) == 0 {
-			sets.Store(nil)
-		} else {
-			sets.Store(&rest)
-		}
+		t.setCommitSetsLocked(slices.DeleteFunc(slices.Clone(t.commitSets()), func(other *commitSet) bool { return other == s }))
 	}
 }
 
@@ -376,15 +387,8 @@ func (s *commitSubscription) info() FeedInfo {
 	if last := s.last.Load(); last != nil { // stored before the window was closed
 		return *last
 	}
-	return FeedInfo{
-		ID:        s.id,
-		Name:      s.name,
-		Initial:   s.initial.Load() != nil,
-		Buffered:  int(u.buffered),
-		Capacity:  int(min(u.limit, math.MaxInt)),
-		Delivered: u.delivered,
-		Skipped:   u.skipped,
-	}
+	u.passed = 0 // there is no sequence number of several tables
+	return u.info(s.id, s.name, s.initial.Load() != nil)
 }
 
 // end ends the subscription and wakes its loop: see [subscription.end].
@@ -481,22 +485,16 @@ func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*
 			f.tables = append(f.tables, table)
 		}
 	}
-	set := new(commitSet)
-	for _, t := range tx.tables {
-		set.tables = append(set.tables, t.tableHandle())
-	}
-	if err := f.subscribe(set, &c); err != nil {
+	if err := f.subscribe(newCommitSet(tx.tables), &c); err != nil {
 		return nil, err
 	}
-	endWith(ctx, f, f.sub, &f.sub.unhook)
+	f.sub.unhook = endWith(ctx, f, f.sub)
 	return f, nil
 }
 
 // subscribe adds the subscription to the set, or to the one of the same tables that is followed
 // already. F2
 func (f *commitFeed) subscribe(set *commitSet, c *feedConfig) error {
-	set.ring.whole = true
-	set.feeds.subs = newFeedTree[*commitSubscription]()
 	set.lockTables()
 	defer set.unlockTables()
 	for _, t := range set.tables {
@@ -504,7 +502,7 @@ func (f *commitFeed) subscribe(set *commitSet, c *feedConfig) error {
 			return commitsError(t.Name(), ErrTableDropped)
 		}
 	}
-	set = set.joinLocked()
+	set = set.findOrAddLocked()
 	set.open++
 	s := &commitSubscription{set: set, name: c.name}
 	f.sub = s
@@ -696,7 +694,7 @@ type presentRows interface {
 	close()
 }
 
-// A tableRows is a [presentRows].
+// A tableRows is the present rows of a Table.
 type tableRows[K, V any] struct {
 	table *Table[K, V]
 	rows  *scan[K, V]

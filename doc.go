@@ -114,7 +114,7 @@
 //
 // [Commits] follows several tables in one order, and yields each write or transaction as
 // one element. [Table.Restore] gives a new table rows and history of another one, also of
-// another process. [Table.Apply] keeps it a replica, and [Table.Reset] begins it again.
+// another process. [Table.Apply] keeps it a replica. [Table.Reset] replaces its contents.
 //
 // # Concurrency
 //

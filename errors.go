@@ -12,8 +12,8 @@ import (
 var (
 	// ErrDuplicateKey is returned when an insert names a key that is in the table, even
 	// if the rows are equal. [Table.Upsert] inserts or replaces. It is also returned when
-	// a row would get a value that another row has in a unique index, and by
-	// [NewUniqueIndex] when two rows share a value already.
+	// a row would get a value that another row has in a unique index, by [NewUniqueIndex]
+	// when two rows share a value already, and when two rows of a [Past] have one key.
 	ErrDuplicateKey = errors.New("duplicate primary key")
 
 	// ErrNotFound is returned when an update, replace or delete names a key that is not
@@ -21,7 +21,8 @@ var (
 	ErrNotFound = errors.New("no row with primary key")
 
 	// ErrKeyChanged is returned when the function passed to [Table.Update] or
-	// [Table.Compute] gives the row another key. To move a row, delete it and insert it.
+	// [Table.Compute] gives the row another key, and by [Table.Apply] for an update whose rows
+	// have different keys. To move a row, delete it and insert it.
 	ErrKeyChanged = errors.New("a write must not change primary key")
 
 	// ErrTableDropped is returned when a write or a transaction names a table that was
@@ -35,7 +36,8 @@ var (
 	ErrOtherHistory = errors.New("position of another history")
 
 	// ErrGap is returned by [Table.Apply] when changes are missing between the table's last
-	// change and the next one to apply.
+	// change and the next one to apply. [Table.Restore] and [Table.Reset] return it when changes
+	// of Past.Newest are missing.
 	ErrGap = errors.New("changes are missing")
 
 	// ErrDiverged is returned by [Table.Apply] when the old row of a change is not the row
@@ -44,7 +46,7 @@ var (
 
 	// ErrNotEmpty is returned by [Table.Restore] for a table that was written to, or that is
 	// followed. [Table.Reset] replaces its rows.
-	ErrNotEmpty = errors.New("the table is in use")
+	ErrNotEmpty = errors.New("the table was written to or is followed; Reset replaces its rows")
 
 	// ErrInvalidOption is yielded by a stream when a [FeedOption] has a value that is not
 	// allowed, or when options cannot be combined.
@@ -60,7 +62,7 @@ var (
 // with [OnOverflow] and [Fail].
 //
 // Its text and its JSON are those of RethinkDB's overflow notice, which names neither
-// table nor feed.
+// table nor feed. After a Reset they say so.
 type SkippedError struct {
 	Count    uint64 // number of changes skipped here, which no other SkippedError counts
 	From, To uint64 // first and last sequence number of the gap in which they lie
@@ -74,7 +76,11 @@ type SkippedError struct {
 
 // Error returns the notice with the number of skipped changes.
 func (e *SkippedError) Error() string {
-	return fmt.Sprintf("Changefeed cache over array size limit, skipped %d elements.", e.Count)
+	reason := "cache over array size limit"
+	if e.Reset {
+		reason = "table was reset"
+	}
+	return fmt.Sprintf("Changefeed %s, skipped %d elements.", reason, e.Count)
 }
 
 // MarshalJSON returns {"error": "..."} with the text of Error.

@@ -286,22 +286,21 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	if err := f.subscribe(&c); err != nil {
 		return nil, s.table.feedError(err)
 	}
-	endWith(ctx, f, f.sub, &f.sub.unhook)
+	f.sub.unhook = endWith(ctx, f, f.sub)
 	return f, nil
 }
 
-// endWith makes a subscription end when the context is done, and when its feed is garbage.
-// unhook becomes the function that stops the context from that.
-func endWith[F any, S subscriber](ctx context.Context, feed *F, s S, unhook *func() bool) {
-	done := false
+// endWith makes a subscription end when the context is done, and when its feed is garbage. It
+// returns the function that stops the context from calling end.
+func endWith[F any, S subscriber](ctx context.Context, feed *F, s S) (unhook func() bool) {
 	defer func() {
-		if !done { // a method of the context panicked
+		if unhook == nil { // a method of the context panicked
 			s.forget()
 		}
 	}()
-	*unhook = context.AfterFunc(ctx, s.end)
+	unhook = context.AfterFunc(ctx, s.end)
 	runtime.AddCleanup(feed, S.collected, s)
-	done = true
+	return unhook
 }
 
 func (t *Table[K, V]) feedError(err error) error {
@@ -653,9 +652,10 @@ func (e *each[K, V]) fail(err error) bool         { return e.yield(Change[V]{}, 
 func (e *each[K, V]) flush() (flushed, more bool) { return false, true }
 func (e *each[K, V]) pending() bool               { return false }
 
-// A feedSet is the set of the subscriptions of a table, or of a [commitSet]. It has a lock of its own, because a
-// subscription can end while the table's lock is held. Changes takes the set's lock while
-// it holds the table's. The set's lock is therefore held for at most maxListed steps (T6).
+// A feedSet is the set of the subscriptions of a table, or of a [commitSet]. It has a lock of
+// its own, because a subscription can end while the table's lock is held. Changes takes the
+// set's lock while it holds the table's. The set's lock is therefore held for at most maxListed
+// steps (T6).
 type feedSet[S subscriber] struct {
 	mu   sync.Mutex       // a leaf, guards subs
 	subs *btree.BTreeG[S] // oldest first
@@ -682,7 +682,7 @@ func newFeedTree[S subscriber]() *btree.BTreeG[S] {
 	return btree.NewG(degree, func(a, b S) bool { return a.number() < b.number() })
 }
 
-// add adds a subscription after it has set its number.
+// add stores the next number in *number, and adds s.
 func (f *feedSet[S]) add(s S, number *uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -796,9 +796,10 @@ func (i FeedInfo) String() string {
 }
 
 // Feeds returns the figures of each subscription that has not ended, in the order in which
-// they were made. Feeds of [Commits] are listed in each of their tables. After a Drop, a subscription is listed until its loop has received the
-// final error. After the end of a context, it may be listed for a moment. Each FeedInfo is
-// exact, but not all of them are of one moment.
+// they were made. Feeds of [Commits] are listed in each of their tables. After a Drop, a
+// subscription is listed until its loop has received the final error. After the end of a
+// context, it may be listed for a moment. Each FeedInfo is exact, but not all of them are of one
+// moment.
 //
 // Feeds takes linear time in the number of subscriptions. No writer waits that long, because
 // Feeds releases its lock after every few subscriptions.
@@ -824,14 +825,22 @@ func (s *subscription[K, V]) info() FeedInfo {
 	if s.backlog != nil && b.passed < s.backlog.to {
 		u.passed = b.passed
 	}
+	u.buffered += b.buffered
+	u.delivered += b.delivered
+	u.skipped += b.skipped
+	return u.info(s.id, s.name, s.initial.Load() != nil)
+}
+
+// info returns the figures of a feed, of which initial rows are to come or not.
+func (u usage) info(id uint64, name string, initial bool) FeedInfo {
 	return FeedInfo{
-		ID:        s.id,
-		Name:      s.name,
-		Initial:   s.initial.Load() != nil,
-		Buffered:  int(b.buffered + u.buffered),
+		ID:        id,
+		Name:      name,
+		Initial:   initial,
+		Buffered:  int(u.buffered),
 		Capacity:  int(min(u.limit, math.MaxInt)),
-		Delivered: b.delivered + u.delivered,
-		Skipped:   b.skipped + u.skipped,
+		Delivered: u.delivered,
+		Skipped:   u.skipped,
 		Seq:       u.passed,
 	}
 }

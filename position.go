@@ -71,15 +71,15 @@ func parsePosition(text string) (p Position, ok bool) {
 }
 
 // A lineage is the names of a table's history, the oldest first. The Seq of each is that of
-// the last change under the name. The Seq of the last one, which is the present name, has no
-// meaning.
+// the last change under the name. The last one is the present name. In a [Past], its Seq is that
+// of the rows. In a table it is out of date, because the table has a Seq of its own: see upTo.
 type lineage []Position
 
 // present returns the present name.
 func (l lineage) present() HistoryID { return l[len(l)-1].History }
 
-// names reports whether a name is one of the history.
-func (l lineage) names(name HistoryID) bool {
+// includes reports whether a name is one of the history.
+func (l lineage) includes(name HistoryID) bool {
 	return slices.ContainsFunc(l, func(p Position) bool { return p.History == name })
 }
 
@@ -100,18 +100,22 @@ func (l lineage) has(p Position, seq uint64) bool {
 	return false
 }
 
+// end returns the number of the last change under a name other than the present one.
+func (l lineage) end(name HistoryID) uint64 {
+	return l[slices.IndexFunc(l, func(p Position) bool { return p.History == name })].Seq
+}
+
 // A history is the history of a table, from the beginning or a Reset to the next Reset.
 type history struct {
 	names     atomic.Pointer[lineage] // changes under the table's lock
-	begin     uint64                  // the table's Seq when the history began
 	published atomic.Uint64           // the table's Seq, once the changes up to it are in all rings and squashes
 }
 
 // newHistory returns the history of a table that has come to the end of the names.
 func newHistory(names lineage) *history {
-	h := &history{begin: names[len(names)-1].Seq}
+	h := new(history)
 	h.names.Store(&names)
-	h.published.Store(h.begin)
+	h.published.Store(names[len(names)-1].Seq)
 	return h
 }
 
@@ -134,7 +138,7 @@ func (t *Table[K, V]) Position() Position {
 
 // At returns the position after the change numbered seq in the present history, for example the
 // Seq that a write has returned. It does not check whether the table has such a change, and does
-// not wait. A loop saves [Feed.Position], which is right after a [Table.Reset], too.
+// not wait. A loop saves [Feed.Position], which is also correct after a [Table.Reset].
 func (t *Table[K, V]) At(seq uint64) Position {
 	return t.history.Load().position(seq)
 }

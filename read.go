@@ -58,7 +58,7 @@ type view[K, V any] struct {
 	rows     *btree.BTreeG[entry[K, V]]
 	indexes  []any // for each index, its tree: a *btree.BTreeG[indexEntry[S, K, V]]
 	len      int
-	names    lineage // not to be modified; its last Seq has no meaning
+	names    lineage // not to be modified; its last Seq is out of date
 	seq      uint64
 }
 

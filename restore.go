@@ -19,21 +19,22 @@ type Past[V any] struct {
 	Rows iter.Seq[V]
 
 	// Newest are the last commits before the position, the oldest first: the changes of one
-	// write or transaction each. The table retains them if
-	// [Table.Retain] was called before.
-	// nil is no commits.
+	// write or transaction each. nil is no commits. The table retains them if [Table.Retain] was
+	// called before. No change may be missing, and the last one is that of the position. They
+	// are not compared with the rows. To save what a table retains, read it with [After] the zero
+	// Position, [Poll], and Batches with a maximum of 1. Skip the notice of what is not retained.
 	Newest iter.Seq[[]Change[V]]
 }
 
 // Restore gives a table its past: rows, lineage and sequence number, as they were saved by an
 // earlier process, or by another one. The history goes on from there, so positions that were
-// saved for [After] remain valid. There are no events.
+// saved for [After] remain valid. Restore reports no changes.
 //
 // The table must be new: nobody has written to it, and nobody follows it. Otherwise Restore
 // returns [ErrNotEmpty]. [Table.Reset] takes any table. Indexes can be made before, or after. If
 // Restore returns an error, or if an iterator of the Past panics, the table is as it was.
 //
-// Rows are read without a lock, so readers of the table do not wait for them. They see the
+// Rows are read without a lock, so readers of the table do not wait for them. Readers see the
 // table empty and then with all rows. Rows in the order of their keys are the fastest. They take
 // less time than as many inserts (BenchmarkRestore).
 //
@@ -42,7 +43,7 @@ type Past[V any] struct {
 //
 // Possible errors: [ErrNotEmpty], [ErrDuplicateKey] of the primary key or of a unique index,
 // [ErrGap] if a change of Newest is missing, and [ErrTableDropped]. It is also an error if Lineage
-// is none, or if its last number is below the number of rows.
+// is empty or cannot be that of a table, or if its last number is below the number of rows.
 func (t *Table[K, V]) Restore(p Past[V]) error { return t.refill("restore", &p, true) }
 
 // Reset replaces all rows of a table, and its history, by those of a Past. It is like
@@ -53,13 +54,15 @@ func (t *Table[K, V]) Restore(p Past[V]) error { return t.refill("restore", &p, 
 // is true. It takes the place of the changes in the follower's buffer. Present rows and retained
 // changes with which a feed begins come before it. With [OnOverflow] and [Resync], the present
 // rows follow, and with [Fail] the feed ends. Otherwise the feed continues with the changes after
-// the Reset. Until the notice, the position of a feed is in the history before.
+// the Reset. Until the notice, the position of a feed is in the history before. A follower that
+// needs every change can use Fail, and follow again [After] its last position: it then gets the
+// changes of Newest, if the position is in the new history.
 //
 // If Reset returns an error, the table is as it was. Possible errors are those of Restore, without
 // ErrNotEmpty.
 //
-// Besides building the rows, Reset takes a few steps for each subscription to a part of the
-// table, during which readers and writers wait.
+// The rows are built without a lock. Then readers and writers wait for a few steps for each
+// subscription to the table.
 func (t *Table[K, V]) Reset(p Past[V]) error { return t.refill("reset", &p, false) }
 
 // Restore is like [Table.Restore]. Reset describes what differs.
@@ -78,17 +81,7 @@ func (t *Table[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
 	if err != nil {
 		return t.refillError(op, err)
 	}
-	return transact(op, func(tx *Tx) error { return t.In(tx).stage(op, r, onlyNew) }, t)
-}
-
-func (t *Table[K, V]) refillError(op string, err error) error {
-	return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
-}
-
-func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.newRefillLocked(p, onlyNew)
+	return transact(op, func(tx *Tx) error { return t.refillError(op, t.In(tx).stage(op, r)) }, t)
 }
 
 func (x TxTable[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
@@ -98,18 +91,33 @@ func (x TxTable[K, V]) refill(op string, p *Past[V], onlyNew bool) error {
 	if err == nil {
 		err = r.fill(p)
 	}
-	if err != nil {
-		return x.table.refillError(op, err)
+	if err == nil {
+		err = x.stage(op, r)
 	}
-	return x.stage(op, r, onlyNew)
+	return x.table.refillError(op, err)
+}
+
+// refillError returns the error of a refill that failed, or nil if err is nil.
+func (t *Table[K, V]) refillError(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
 }
 
 // A refill is the new contents of a table, before the table takes them over. They are the
 // contents of a table that nobody else has.
 type refill[K, V any] struct {
 	*Table[K, V]
-	names  lineage
-	newest [][]Change[V]
+	onlyNew bool // the table that takes them over must be new
+	names   lineage
+	newest  [][]Change[V]
+}
+
+func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.newRefillLocked(p, onlyNew)
 }
 
 // newRefillLocked returns a refill without rows.
@@ -124,8 +132,9 @@ func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], 
 		return nil, err
 	}
 	r := &refill[K, V]{
-		Table: &Table[K, V]{guard: t.guard, key: t.key, order: t.order},
-		names: slices.Clone(lineage(p.Lineage)),
+		Table:   &Table[K, V]{guard: t.guard, key: t.key, order: t.order},
+		onlyNew: onlyNew,
+		names:   slices.Clone(lineage(p.Lineage)),
 	}
 	r.seq = r.names[len(r.names)-1].Seq
 	r.rows.init(t.rows.less)
@@ -150,7 +159,7 @@ func (l lineage) check() error {
 		switch {
 		case name.History == HistoryID{}:
 			return errors.New("a Lineage with a zero HistoryID")
-		case l[:i].names(name.History):
+		case l[:i].includes(name.History):
 			return fmt.Errorf("a Lineage that has %v twice", name.History)
 		case i > 0 && name.Seq < l[i-1].Seq:
 			return fmt.Errorf("a Lineage that goes back from %d to %d", l[i-1].Seq, name.Seq)
@@ -216,18 +225,18 @@ func (r *refill[K, V]) fillRows(rows iter.Seq[V]) error {
 }
 
 // stage makes r the contents of the table when the transaction commits.
-func (x TxTable[K, V]) stage(op string, r *refill[K, V], onlyNew bool) error {
+func (x TxTable[K, V]) stage(op string, r *refill[K, V]) error {
 	t := x.table
 	if len(t.tx.cells) > 0 {
 		panic(fmt.Sprintf("changefeed: %s of the table %q after a write to it in the same transaction", op, t.name))
 	}
-	if onlyNew && !t.isNewLocked() {
-		return t.refillError(op, ErrNotEmpty)
+	if r.onlyNew && !t.isNewLocked() {
+		return ErrNotEmpty
 	}
 	for _, index := range t.indexes[len(r.indexes):] { // made since
 		other := index.another(r.Table)
 		if err := other.addAll(); err != nil {
-			return t.refillError(op, err)
+			return err
 		}
 		r.indexes = append(r.indexes, other)
 	}
@@ -248,7 +257,7 @@ func (t *Table[K, V]) takeOverLocked(r *refill[K, V]) {
 	t.ahead = now + 1 - t.seq
 }
 
-// publishRefillLocked makes all feeds of the table begin anew.
+// publishRefillLocked makes all feeds of the table report the reset.
 func (t *Table[K, V]) publishRefillLocked(r *refill[K, V]) (w wakeList[V]) {
 	to := newHistory(r.names)
 	t.history.Store(to)

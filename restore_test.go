@@ -839,7 +839,7 @@ func TestResetInATransaction(t *testing.T) {
 			return nil
 		}
 	}
-	const used = `panic: changefeed: the table "games" is used after a Reset in the same transaction`
+	const used = `panic: changefeed: the table "games" is used after a Restore or Reset in the same transaction`
 	insert := func(x TxTable[int, game]) { must[game](t)(x.Insert(game{ID: 9, Score: 7})) }
 	reading := past
 	for text, fn := range map[string]func(x, y TxTable[int, game]) error{

@@ -53,8 +53,10 @@ const maxNotify = 8
 // sees all of them or none. They can also be discarded. An element continues if the next
 // one was published together with it.
 //
-// Methods whose names end in TableLocked must not overlap: their callers hold the lock of
-// the table that owns the ring. All other methods may be called at any time. mu is a leaf:
+// Methods whose names end in TableLocked must not overlap. Their callers hold the lock of
+// the table that owns the ring. The ring of a [commitSet] belongs to several tables. A commit
+// holds the set's mu and the lock of at least one of them, and a subscriber holds the locks of
+// all. All other methods may be called at any time. mu is a leaf:
 // it is held for a few steps, and never while a user's function runs. A reader takes it at
 // the end of a page, when it has fallen too far behind, and to wait. put takes it to add a
 // page, publish takes it for several elements, discard takes it always, and wake takes it
@@ -64,7 +66,7 @@ const maxNotify = 8
 type ring[T any] struct {
 	seqOf func(v T) uint64 // returns the sequence number of an element (nil: its position + 1)
 
-	// The writer's: changes under the table's lock.
+	// The writer's: see TableLocked.
 	next uint64 // position of the next element to put
 
 	// Shared by the writer and by readers without a lock.
@@ -75,7 +77,7 @@ type ring[T any] struct {
 
 	mu        sync.Mutex // guards what follows, and pins of each page
 	windows   int32      // open ones
-	whole     bool       // windows that skip an element of a transaction skip all of it
+	whole     bool       // windows that skip an element of a transaction skip all of it; set before the first one opens
 	pages     []*page[T] // the directory, oldest first, up to tail
 	behind    *tally     // the dropped pages that windows pin, by the largest limit on each (nil: none)
 	retention *retention // the elements to keep for later windows (nil: none)
@@ -87,17 +89,16 @@ type ring[T any] struct {
 // position on.
 type retention struct{ n, from uint64 }
 
-// A ringReset is a place that no window reads over.
+// A ringReset is the last reset of a ring. A window that is before pos continues at pos.
 type ringReset struct {
-	pos uint64 // windows that have not come here skip the elements before it
-	seq uint64 // the sequence number that they have passed here
-	to  any    // what the reader gets in a step
+	pos    uint64
+	seq    uint64 // the sequence number that a window has passed at pos
+	marker any    // step.reset of the windows that were before pos, not nil
 }
 
-// resetGap is the number of positions without elements that a reset leaves out. It is greater
-// than any limit of a window, so that the unread elements of each window are dropped. It is
-// also greater than the number of elements between two reads of a window. The positions last for
-// a million resets.
+// resetGap is the number of positions that a reset adds, with and without elements. It is greater
+// than any limit of a window, so that the unread elements of each window are dropped. The
+// positions last for a million resets.
 const resetGap = 1 << 44
 
 // A page holds the elements at the positions from first up to, not including, end.
@@ -192,13 +193,13 @@ func (r *ring[T]) publishTableLocked() {
 func (r *ring[T]) publishTransaction(end uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.joinLocked(end)
+	r.markTransactionLocked(end)
 	r.end.Store(r.next) // R1
 	r.trimLocked()
 }
 
-// joinLocked marks the elements that were put from first on as published together.
-func (r *ring[T]) joinLocked(first uint64) {
+// markTransactionLocked marks the elements that were put from first on as published together.
+func (r *ring[T]) markTransactionLocked(first uint64) {
 	if r.next-first < 2 {
 		return
 	}
@@ -285,27 +286,25 @@ func (r *ring[T]) retainTableLocked(n uint64) {
 }
 
 // resetTableLocked makes each window skip what it has not read. seq is the sequence number that
-// the window has passed then, and to is for its reader. If the ring retains elements, it retains
-// those of commits, as if they had been published before. Everything that was put must be
+// the window has passed then. If the ring has a retention, the elements of commits become its
+// retained elements. Windows that are open do not get them. Everything that was put must be
 // published. The caller calls wake afterwards, when it holds no lock.
-func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
+func (r *ring[T]) resetTableLocked(seq uint64, marker any, commits [][]T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.tail.Load()
-	if p == nil {
+	if !r.keeps() {
 		return
 	}
+	r.next += resetGap
 	if r.retention == nil {
 		commits = nil
-	}
-	r.next += resetGap
-	for _, commit := range commits {
-		r.next -= uint64(len(commit)) // so that windows do not count them as skipped
-	}
-	if r.retention != nil {
+	} else {
+		for _, commit := range commits {
+			r.next -= uint64(len(commit)) // so that windows do not count them as skipped
+		}
 		r.retention.from = r.next
 	}
-	p = r.addPageLocked(r.next)
+	p := r.addPageLocked(r.next)
 	for _, commit := range commits {
 		first := r.next
 		for _, v := range commit {
@@ -315,9 +314,9 @@ func (r *ring[T]) resetTableLocked(seq uint64, to any, commits [][]T) {
 			p.slots[r.next-p.first] = v
 			r.next++
 		}
-		r.joinLocked(first)
+		r.markTransactionLocked(first)
 	}
-	r.reset = &ringReset{r.next, seq, to}
+	r.reset = &ringReset{r.next, seq, marker}
 	r.end.Store(r.next) // R1
 	r.trimLocked()
 }
@@ -343,7 +342,7 @@ func (r *ring[T]) openTableLocked(w *window[T], limit uint64) {
 		p = r.addPageLocked(end)
 	}
 	w.ring, w.limit, w.start = r, min(limit, resetGap/2), end
-	w.resetPos = end
+	w.basePos = end
 	w.pos.Store(end)
 	w.pinLocked(p)
 }
@@ -489,7 +488,7 @@ func (r *ring[T]) takeParked() *window[T] {
 // methods are for the reader, which is one goroutine at a time.
 type window[T any] struct {
 	ring   *ring[T]
-	start  uint64          // position when it was opened
+	limit  uint64
 	notify chan<- struct{} // of a polling window (nil: the reader waits for wakeup)
 
 	// The reader's. Others only load them.
@@ -497,11 +496,11 @@ type window[T any] struct {
 	wakeup chan struct{} // gets a value each time that somebody else takes it off the queue, nil until it waits
 
 	// These change under ring.mu.
-	limit    uint64
-	skipped  atomic.Uint64           // elements that advance has reported as skipped
-	page     atomic.Pointer[page[T]] // where pos is, or was (nil: closed)
-	resetPos uint64                  // the last position to which it moved other than by reading
-	baseSeq  uint64                  // the sequence number that it had passed there
+	start   uint64                  // position when it was opened, and the empty positions that it skipped
+	skipped atomic.Uint64           // elements that it skipped
+	page    atomic.Pointer[page[T]] // where pos is, or was (nil: closed)
+	basePos uint64                  // the last position at which baseSeq was set
+	baseSeq uint64                  // the sequence number that it had passed there
 
 	// Its links in ring.queue, guarded by ring.mu.
 	prev, next *window[T]
@@ -593,19 +592,23 @@ func (w *window[T]) moveAcross() (pages []*page[T], i, j uint64) {
 	if w.page.Load() == nil || r.end.Load()-pos-1 >= w.limit {
 		return nil, 0, 0
 	}
+	end := r.transactionEndLocked(pos)
+	pages = slices.Clone(r.pages[r.indexLocked(pos) : r.indexLocked(end-1)+1])
+	last := pages[len(pages)-1]
+	w.moveLocked(last)
+	w.pos.Store(end)
+	return pages, pos - pages[0].first, end - last.first
+}
+
+// transactionEndLocked returns the position after the transaction of the element at pos.
+func (r *ring[T]) transactionEndLocked(pos uint64) uint64 {
 	p := r.findLocked(pos)
-	i = pos - p.first
-	j = p.transactionEnd(i)
-	pages = append(pages, p)
-	for j == uint64(len(p.slots)) {
+	i := p.transactionEnd(pos - p.first)
+	for i == uint64(len(p.slots)) {
 		p = r.findLocked(p.end())
-		j = p.transactionEnd(0)
-		pages = append(pages, p)
+		i = p.transactionEnd(0)
 	}
-	j++
-	w.moveLocked(p)
-	w.pos.Store(p.first + j)
-	return pages, i, j
+	return p.first + i + 1
 }
 
 // advance is the slow path of deliver and take. It moves w to the page of its next
@@ -623,7 +626,7 @@ func (w *window[T]) advance() (s step) {
 	}
 	oldest := w.oldestLocked(pos, r.end.Load())
 	if oldest == pos {
-		w.baseSeq, w.resetPos = w.passedAt(pos), pos
+		w.baseSeq, w.basePos = w.passedAt(pos), pos
 		w.moveLocked(r.findLocked(pos))
 		return step{advanced: true}
 	}
@@ -639,27 +642,29 @@ func (w *window[T]) advance() (s step) {
 	return s
 }
 
-// A step is what the slow path of a reader has done.
+// A step is the result of the slow path of a reader.
 type step struct {
 	advanced bool   // false: there was nothing to do, or the reader's subscription has ended
 	skipped  uint64 // the number of elements that were dropped
-	reset    any    // what the last reset has passed, if there was one since the last step, or nil
+	reset    any    // the marker of the last reset, if the reader passed it in this step, or nil
 }
 
 // skipLocked moves w from one position to another, past the elements between them.
 func (w *window[T]) skipLocked(from, to uint64) step {
 	s := step{advanced: true, skipped: w.betweenLocked(from, to)}
 	if w.beforeResetLocked(from) {
-		s.reset = w.ring.reset.to
+		s.reset = w.ring.reset.marker
 	}
 	w.skipped.Add(s.skipped) // R2: with pos, under mu
 	w.start += to - from - s.skipped
 	w.pos.Store(to)
-	w.resetPos = to
+	w.basePos = to
 	return s
 }
 
-// betweenLocked returns the number of elements from the position of w up to another.
+// betweenLocked returns the number of elements from the position of w up to another. A window
+// that is before a reset has fewer than resetGap elements to skip. Each reset since then has
+// added resetGap positions.
 func (w *window[T]) betweenLocked(from, to uint64) uint64 {
 	if w.beforeResetLocked(from) {
 		return (to - from) % resetGap
@@ -688,17 +693,10 @@ func (w *window[T]) oldestLocked(pos, end uint64) uint64 {
 // transactionStartLocked returns the first position from pos on, which must be in the
 // directory, that begins a transaction or is the end.
 func (r *ring[T]) transactionStartLocked(pos uint64) uint64 {
-	p := r.findLocked(pos)
-	i := pos - p.first
-	if p.beginsTransactionLocked(i) {
+	if p := r.findLocked(pos); p.beginsTransactionLocked(pos - p.first) {
 		return pos
 	}
-	i = p.transactionEnd(i)
-	for i == uint64(len(p.slots)) {
-		p = r.findLocked(p.end())
-		i = p.transactionEnd(0)
-	}
-	return p.first + i + 1
+	return r.transactionEndLocked(pos)
 }
 
 // passed returns the sequence number of the last element that was read. If w was opened or
@@ -716,7 +714,7 @@ func (w *window[T]) passedAt(pos uint64) uint64 {
 	switch p := w.page.Load(); {
 	case w.ring.seqOf == nil:
 		return pos
-	case pos == w.resetPos || p == nil:
+	case pos == w.basePos || p == nil:
 		return w.baseSeq
 	default:
 		return w.ring.seqOf(p.slots[pos-1-p.first])

@@ -113,7 +113,7 @@ func (m *ringModel) between(w *modelWindow, pos uint64) uint64 { return (pos - w
 // resetTo returns what the next gap of w reports as reset.
 func (m *ringModel) resetTo(w *modelWindow) any {
 	if m.mustReset(w) {
-		return m.reset.to
+		return m.reset.marker
 	}
 	return nil
 }
@@ -206,7 +206,7 @@ func (m *ringModel) readReset(w *modelWindow) {
 	require.Empty(m, w.taken(context.Background(), 10))
 	w.deliver(context.Background(), func(uint64, error) bool { require.Fail(m, "an element from before the reset"); return false })
 	skipped := m.between(w, held)
-	require.Equal(m, step{true, skipped, m.reset.to}, w.advance())
+	require.Equal(m, step{true, skipped, m.reset.marker}, w.advance())
 	switch {
 	case held > m.reset.pos:
 		m.reached["reset and overflow"]++

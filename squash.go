@@ -34,10 +34,10 @@ type squash[K, V any] struct {
 
 	mu      sync.Mutex // guards the fields up to timer
 	rows    squashedRows[K, V]
-	due     time.Time // if there are rows, the time from which they can be taken
-	newest  uint64    // sequence number of the last change added
-	skipped uint64    // number of changes dropped by resets
-	restart squashReset
+	due     time.Time   // if there are rows, the time from which they can be taken
+	newest  uint64      // sequence number of the last change added
+	skipped uint64      // number of changes dropped by resets
+	restart squashReset // not reported yet
 
 	closed bool        // no more changes will be added
 	ended  bool        // the subscription has ended
@@ -220,14 +220,14 @@ func (q *squash[K, V]) endLocked() {
 
 // readyLocked reports whether a set is due, or a reset is to be reported.
 func (q *squash[K, V]) readyLocked() bool {
-	return q.restart.to != nil || q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
+	return q.restart.marker != nil || q.rows.Len() > 0 && (q.delay == 0 || !time.Now().Before(q.due))
 }
 
 // drained reports whether everything has been read and no more changes will come.
 func (q *squash[K, V]) drained() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.closed && q.rows.Len() == 0 && len(q.set) == 0 && q.restart.to == nil
+	return q.closed && q.rows.Len() == 0 && len(q.set) == 0 && q.restart.marker == nil
 }
 
 // arm arranges for wake to be notified when there is something to read, or nothing will
@@ -275,10 +275,10 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], s step) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch r := q.restart; {
-	case r.to != nil:
+	case r.marker != nil:
 		q.restart = squashReset{}
-		q.beginLocked(r.seq)
-		return rows, step{true, r.skipped, r.to}
+		q.restartAtLocked(r.seq)
+		return rows, step{true, r.skipped, r.marker}
 	case !q.readyLocked():
 		return rows, s
 	}
@@ -287,25 +287,25 @@ func (q *squash[K, V]) exchange() (rows squashedRows[K, V], s step) {
 	return rows, step{advanced: true}
 }
 
-// beginLocked makes seq the last change of the sets that were read.
-func (q *squash[K, V]) beginLocked(seq uint64) {
+// restartAtLocked makes the next set begin after the change numbered seq.
+func (q *squash[K, V]) restartAtLocked(seq uint64) {
 	q.setBegin, q.setNewest = seq, seq
 	q.read.Store(seq)
 }
 
 // A squashReset is a reset that was not reported yet.
 type squashReset struct {
-	to      any // as in [ringReset]; nil: there was no reset
+	marker  any // as in [ringReset]; nil: there was no reset
 	seq     uint64
 	skipped uint64 // changes that were dropped
 }
 
 // reset drops the changes that are not taken: see [ring.resetTableLocked].
-func (q *squash[K, V]) reset(seq uint64, to any) {
+func (q *squash[K, V]) reset(seq uint64, marker any) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.ended {
-		q.restart = squashReset{to, seq, q.restart.skipped + q.dropLocked(seq)}
+		q.restart = squashReset{marker, seq, q.restart.skipped + q.dropLocked(seq)}
 		q.signalLocked()
 	}
 }
@@ -327,9 +327,9 @@ func (q *squash[K, V]) skipAllTableLocked(seq uint64) (s step) {
 	if q.ended {
 		return s
 	}
-	s = step{true, q.restart.skipped + q.dropLocked(seq), q.restart.to}
+	s = step{true, q.restart.skipped + q.dropLocked(seq), q.restart.marker}
 	q.restart = squashReset{}
-	q.beginLocked(seq)
+	q.restartAtLocked(seq)
 	return s
 }
 
@@ -400,7 +400,7 @@ func (q *squash[K, V]) complete() uint64 {
 func (q *squash[K, V]) caughtUp() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.ended && q.rows.Len() == 0 && q.restart.to == nil
+	return !q.ended && q.rows.Len() == 0 && q.restart.marker == nil
 }
 
 // usage counts the rows, and the changes that are left in the set, as buffered.

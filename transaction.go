@@ -35,12 +35,12 @@ type txTable interface {
 	tryLock() bool
 	isDroppedLocked() bool
 
-	// Each beginLocked is followed by endScansLocked, stageLocked, storeVersionsLocked and
+	// Each beginLocked is followed by endScansLocked, stageKeysLocked, storeVersionsLocked and
 	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
 	// function that publishTxLocked returns when it holds no lock.
 	beginLocked(tx *Tx)
 	endScansLocked()
-	stageLocked()
+	stageKeysLocked()
 	storeVersionsLocked()
 	publishTxLocked() (wake func())
 	rollbackLocked()
@@ -153,7 +153,7 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	}
 	for _, t := range tx.tables {
 		t.endScansLocked()
-		t.stageLocked()
+		t.stageKeysLocked()
 	}
 	sets := tx.setsLocked()
 	lockSets(sets)
@@ -202,7 +202,7 @@ type txState[K, V any] struct {
 	spare   []version[V]  // for more cells
 	scans   []*scan[K, V] // that are not closed
 	writing bool          // one of its writes is running
-	refill  *refill[K, V] // of a Reset, or nil
+	refill  *refill[K, V] // of a Restore or Reset, or nil
 }
 
 // maxSpare is the largest number of versions that are allocated at a time.
@@ -247,9 +247,9 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 	t.tx.tx, t.tx.len, t.tx.seq = tx, t.len, t.seq
 }
 
-// stageLocked makes readers without the lock use the contents that a Reset has staged, from
-// the moment at which the transaction commits.
-func (t *Table[K, V]) stageLocked() {
+// stageKeysLocked makes readers without the lock use the contents that a Restore or Reset has
+// staged, from the moment at which the transaction commits.
+func (t *Table[K, V]) stageKeysLocked() {
 	if r := t.tx.refill; r != nil {
 		t.keys.stage(r.keys, t.tx.tx)
 	}
@@ -363,7 +363,7 @@ func (x TxTable[K, V]) check() {
 		panic(x.table.endedError())
 	}
 	if x.view == nil && x.table.tx.refill != nil {
-		panic(fmt.Sprintf("changefeed: the table %q is used after a Reset in the same transaction", x.table.name))
+		panic(fmt.Sprintf("changefeed: the table %q is used after a Restore or Reset in the same transaction", x.table.name))
 	}
 }
 
