@@ -99,9 +99,9 @@ func (t *Table[K, V]) applyChangeLocked(of HistoryID, c Change[V]) error {
 	case old == nil && c.Old != nil:
 		return fmt.Errorf("%w %s: no row is stored", ErrDiverged, quoted(key))
 	case old != nil && c.Old == nil:
-		return fmt.Errorf("%w %s: it inserts one, and a row is stored", ErrDiverged, quoted(key))
+		return fmt.Errorf("%w %s: a row is stored already", ErrDiverged, quoted(key))
 	case old != nil && !t.equal(old, c.Old):
-		return fmt.Errorf("%w %s", ErrDiverged, quoted(key))
+		return fmt.Errorf("%w %s: the stored row is not the old row of the change", ErrDiverged, quoted(key))
 	}
 	c.Old = old
 	if err := t.makeLocked(&c, key, at); err != nil {

@@ -589,7 +589,8 @@ func TestChangesThatCannotBeApplied(t *testing.T) {
 	of, unknown := source.Position().History, HistoryID{1}
 	bob := game{ID: 1, Player: "Bob", Score: 7}
 	newKind := func(k Kind, c Change[game]) Change[game] { c.Kind = k; return c }
-	diverged := "change SEQ: the stored row is not the old row of the change, primary key "
+	diverged := "change SEQ: the table has diverged from its source, primary key "
+	other := ": the stored row is not the old row of the change"
 	missing := "change SEQ: changes are missing: the last change of the table is LAST"
 	unique := `change SEQ: value "Bob" in unique index "unique" belongs to primary key 1, not to primary key `
 	misfit := "change SEQ: must be an insert, update or delete with the rows of its kind, but is "
@@ -602,18 +603,18 @@ func TestChangesThatCannotBeApplied(t *testing.T) {
 	}{
 		{"gap", of, inserted(2, game{ID: 9}), ErrGap, missing},
 		{"large gap", of, inserted(1<<63, game{ID: 9}), ErrGap, missing},
-		{"missing row", of, updated(1, game{ID: 9}, game{ID: 9, Score: 1}), ErrDiverged, diverged + "9"},
-		{"missing row of a delete", of, deleted(1, game{ID: 9}), ErrDiverged, diverged + "9"},
-		{"other row", of, updated(1, game{ID: 1}, bob), ErrDiverged, diverged + "1"},
-		{"other row of a delete", of, deleted(1, game{ID: 1, Player: "Bob"}), ErrDiverged, diverged + "1"},
-		{"insert of a row that is there", of, inserted(1, bob), ErrDiverged, diverged + "1"},
+		{"missing row", of, updated(1, game{ID: 9}, game{ID: 9, Score: 1}), ErrDiverged, diverged + "9: no row is stored"},
+		{"missing row of a delete", of, deleted(1, game{ID: 9}), ErrDiverged, diverged + "9: no row is stored"},
+		{"other row", of, updated(1, game{ID: 1}, bob), ErrDiverged, diverged + "1" + other},
+		{"other row of a delete", of, deleted(1, game{ID: 1, Player: "Bob"}), ErrDiverged, diverged + "1" + other},
+		{"insert of a row that is there", of, inserted(1, bob), ErrDiverged, diverged + "1: a row is stored already"},
 		{"key", of, updated(1, bob, game{ID: 2}), ErrKeyChanged, "change SEQ: a write must not change primary key 1"},
 		{"unique index", of, inserted(1, game{ID: 9, Player: "Bob", Score: 7}), ErrDuplicateKey, unique + "9"},
 		{"unique index of an update", of, updated(1, game{ID: 2}, game{ID: 2, Player: "Bob"}), ErrDuplicateKey, unique + "2"},
-		{"unknown history", unknown, inserted(1, game{ID: 9}), ErrOtherHistory, "position of another history: " + unknown.String()},
-		{"zero history", HistoryID{}, inserted(1, game{ID: 9}), ErrOtherHistory, "position of another history: " + HistoryID{}.String()},
-		{"history that ended", before, updated(1, game{ID: 1}, bob), ErrOtherHistory, "change SEQ: position of another history: " + before.String() + " ended before"},
-		{"zero Change", of, Change[game]{}, nil, misfit + "none"},
+		{"unknown history", unknown, inserted(1, game{ID: 9}), ErrOtherHistory, "position of another history: " + unknown.String() + ", the table's is " + of.String()},
+		{"zero history", HistoryID{}, inserted(1, game{ID: 9}), ErrOtherHistory, "position of another history: " + HistoryID{}.String() + ", the table's is " + of.String()},
+		{"history that ended", before, updated(1, game{ID: 1}, bob), ErrOtherHistory, "change SEQ: position of another history: " + before.String() + " ends at change 2"},
+		{"zero Change", of, Change[game]{}, nil, "change SEQ: must have a sequence number: none"},
 		{"None", of, Change[game]{1, None, &bob, &bob}, nil, misfit + "SEQ none {1 Bob 7}"},
 		{"Initial", of, newKind(Initial, inserted(1, game{ID: 9})), nil, misfit + "SEQ initial {9  0}"},
 		{"Ready", of, Change[game]{Seq: 1, Kind: Ready}, nil, misfit + "SEQ ready"},
@@ -622,7 +623,7 @@ func TestChangesThatCannotBeApplied(t *testing.T) {
 		{"Update with one row", of, newKind(Update, inserted(1, bob)), nil, misfit + "SEQ update {1 Bob 7}"},
 		{"Delete with a new row", of, newKind(Delete, inserted(1, bob)), nil, misfit + "SEQ delete {1 Bob 7}"},
 		{"another Kind", of, newKind(9, inserted(1, bob)), nil, misfit + "SEQ Kind(9) {1 Bob 7}"},
-		{"Seq 0", of, inserted(0, game{ID: 9}), nil, misfit + "insert {9  0}"},
+		{"Seq 0", of, inserted(0, game{ID: 9}), nil, "change SEQ: must have a sequence number: insert {9  0}"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			other := newGames()
@@ -763,12 +764,12 @@ func TestApplyPanics(t *testing.T) {
 					_ = replica.In(tx).Apply(of, changes...)
 					return false
 				}())
-				require.EqualError(t, replica.In(tx).Apply(of), "changefeed: Apply panicked")
+				require.EqualError(t, replica.In(tx).Apply(of), `changefeed: apply to "traps": panicked`)
 				_, err := replica.In(tx).Delete(1)
 				require.NoError(t, err)
 				return nil
 			}, replica, other)
-			require.EqualError(t, err, "changefeed: Apply panicked")
+			require.EqualError(t, err, `changefeed: apply to "traps": panicked`)
 			requireState(t, was, replica)
 			requireState(t, otherWas, other)
 			require.NoError(t, replica.Apply(of, changes...), "once it does not panic")
@@ -841,7 +842,7 @@ func TestApplyToARowThatIsNeverEqual(t *testing.T) {
 	for _, c := range []Change[[2]float64]{{2, Update, &nan, &[2]float64{1}}, {2, Delete, &nan, nil}} {
 		err := table.Apply(of, c)
 		require.ErrorIs(t, err, ErrDiverged)
-		require.EqualError(t, err, `changefeed: apply to "rows": change 2: the stored row is not the old row of the change, primary key 1`)
+		require.EqualError(t, err, `changefeed: apply to "rows": change 2: the table has diverged from its source, primary key 1: the stored row is not the old row of the change`)
 		requireState(t, was, table)
 	}
 }
@@ -852,7 +853,7 @@ func TestMisuseOfApply(t *testing.T) {
 	games := newGames()
 	of := games.Position().History
 	require.NoError(t, games.Apply(of))
-	require.EqualError(t, games.Apply(HistoryID{}), `changefeed: apply to "games": position of another history: AAAAAAAAAAAAAAAAAAAAAA`)
+	require.EqualError(t, games.Apply(HistoryID{}), `changefeed: apply to "games": position of another history: AAAAAAAAAAAAAAAAAAAAAA, the table's is `+of.String())
 	require.NoError(t, Read(func(tx *Tx) error {
 		require.PanicsWithValue(t, `changefeed: a write to the table "games" in Read; use Transact`, func() { _ = games.In(tx).Apply(of, inserted(1, game{})) })
 		return nil
@@ -907,7 +908,7 @@ func TestApplyAfterForksAndOtherWrites(t *testing.T) {
 		require.NoError(t, replica.Apply(of, inserted(4, game{ID: 4})), "left out")
 		require.NoError(t, replica.Apply(old, inserted(1, game{ID: 4})), "left out")
 		require.EqualError(t, replica.Apply(of, inserted(4, game{ID: 4}), inserted(5, game{ID: 5})),
-			`changefeed: apply to "games": change 5: position of another history: `+of.String()+" ended before")
+			`changefeed: apply to "games": change 5: position of another history: `+of.String()+" ends at change 4")
 		require.NoError(t, replica.Apply(next.History, inserted(5, game{ID: 5})), "a change of its own, again")
 	}
 

@@ -12,8 +12,9 @@ import (
 var (
 	// ErrDuplicateKey is returned when an insert names a key that is in the table, even
 	// if the rows are equal. [Table.Upsert] inserts or replaces. It is also returned when
-	// a row would get a value that another row has in a unique index, by [NewUniqueIndex]
-	// when two rows share a value already, and when two rows of a [Past] have one key.
+	// a row would get a value that another row has in a unique index, and by
+	// [NewUniqueIndex] when two rows share a value already. Two rows of a [Past] with one key
+	// are a duplicate, too.
 	ErrDuplicateKey = errors.New("duplicate primary key")
 
 	// ErrNotFound is returned when an update, replace or delete names a key that is not
@@ -42,7 +43,7 @@ var (
 
 	// ErrDiverged is returned by [Table.Apply] when the old row of a change is not the row
 	// that is stored.
-	ErrDiverged = errors.New("the stored row is not the old row of the change, primary key")
+	ErrDiverged = errors.New("the table has diverged from its source, primary key")
 
 	// ErrNotEmpty is returned by [Table.Restore] for a table that was written to, or that is
 	// followed. [Table.Reset] replaces its rows.

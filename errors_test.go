@@ -94,6 +94,7 @@ func TestTheTextOfAKey(t *testing.T) {
 func TestASkippedErrorReadsAsRethinkDBsNotice(t *testing.T) {
 	require.EqualError(t, &SkippedError{Count: 1<<64 - 1, From: 3, To: 9},
 		"Changefeed cache over array size limit, skipped 18446744073709551615 elements.")
+	require.EqualError(t, &SkippedError{Count: 2, Reset: true}, "Changefeed table was reset, skipped 2 elements.")
 	text, err := json.Marshal(map[string]any{"e": &SkippedError{5, 3, 7, "games", "audit", false}, "nil": (*SkippedError)(nil)})
 	require.NoError(t, err)
 	require.Equal(t, `{"e":{"error":"Changefeed cache over array size limit, skipped 5 elements."},"nil":null}`, string(text))

@@ -437,7 +437,7 @@ func TestRestoreOfATableInUse(t *testing.T) {
 				}
 				err := requireUntouched(t, games, restore)
 				require.ErrorIs(t, err, ErrNotEmpty)
-				require.EqualError(t, err, `changefeed: restore "games": the table is in use`)
+				require.EqualError(t, err, `changefeed: restore "games": the table was written to or is followed; Reset replaces its rows`)
 				require.NoError(t, games.Reset(past))
 				require.Equal(t, []game{{ID: 2}}, rowsOf(t, games.All()))
 			})
