@@ -177,7 +177,7 @@ func (b ledger) wire(commit Commit) (line wireCommit) {
 	for _, c := range commit {
 		table := c.Table.(*Table[int, game])
 		typed, _ := table.Typed(c)
-		line.Changes = append(line.Changes, wireChange{table.Name(), table.At(c.Seq), c.Kind, typed.Old, typed.New})
+		line.Changes = append(line.Changes, wireChange{table.Name(), c.Position(), c.Kind, typed.Old, typed.New})
 		if c.Kind == Ready { // there are no forks meanwhile
 			names := table.Lineage()
 			names[len(names)-1].Seq = c.Seq

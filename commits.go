@@ -22,12 +22,16 @@ type Commit []AnyChange
 // [Table.Typed] returns them with their type. The rows never change again, and must not be
 // modified.
 type AnyChange struct {
-	Table AnyTable
-	Seq   uint64 // sequence number in the table's history
-	Kind  Kind
-	Old   any // the row before, or nil for an insert
-	New   any // the row after, or nil for a delete
+	Table   AnyTable
+	History HistoryID // present name of the table's history when the change was made; zero if Initial
+	Seq     uint64    // sequence number in the history
+	Kind    Kind
+	Old     any // the row before, or nil for an insert
+	New     any // the row after, or nil for a delete
 }
+
+// Position returns the position after the change.
+func (c AnyChange) Position() Position { return Position{c.History, c.Seq} }
 
 // String returns the table's name and the change, as [Change.String] formats it:
 //
@@ -58,8 +62,16 @@ type logEntry struct {
 	old, new unsafe.Pointer // as in a Change of the table
 }
 
-// A tableHandle is a txTable that can be referred to in one word.
-type tableHandle struct{ txTable }
+// A tableHandle is a table under one name of its history, to which one word can refer.
+type tableHandle struct {
+	txTable
+	history HistoryID
+}
+
+// setHandleLocked makes later changes have the present name of the table's history.
+func (t *Table[K, V]) setHandleLocked() {
+	t.handle = &tableHandle{t, t.lineageNow().present()}
+}
 
 func (t *Table[K, V]) logEntry(c *Change[V]) logEntry {
 	return logEntry{t.handle, c.Seq, unsafe.Pointer(c.Old), unsafe.Pointer(c.New)}
@@ -68,7 +80,7 @@ func (t *Table[K, V]) logEntry(c *Change[V]) logEntry {
 // logged is the inverse of logEntry.
 func (t *Table[K, V]) logged(e *logEntry) AnyChange {
 	before, after := (*V)(e.old), (*V)(e.new)
-	c := AnyChange{Table: t, Seq: e.seq, Kind: kindOf(before, after)}
+	c := AnyChange{Table: t, History: e.table.history, Seq: e.seq, Kind: kindOf(before, after)}
 	if before != nil {
 		c.Old = before
 	}
@@ -138,8 +150,8 @@ func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[
 // tables are in before it publishes anything, and puts its changes into all of them before it
 // unlocks any. Two commits with two sets in common therefore come in the same order in both.
 type commitSet struct {
-	id     uint64         // sets are locked in this order
-	tables []*tableHandle // in the order of their lockIDs
+	id     uint64    // sets are locked in this order
+	tables []txTable // in the order of their lockIDs
 	feeds  feedSet[*commitSubscription]
 	open   int // feeds that have not left; guarded by the locks of all tables
 
@@ -150,10 +162,7 @@ type commitSet struct {
 
 // newCommitSet returns a set of tables, which are in the order of their lockIDs.
 func newCommitSet(tables []txTable) *commitSet {
-	s := new(commitSet)
-	for _, t := range tables {
-		s.tables = append(s.tables, t.tableHandle())
-	}
+	s := &commitSet{tables: tables}
 	s.feeds.subs = newFeedTree[*commitSubscription]()
 	s.ring.whole = true
 	return s
@@ -165,7 +174,6 @@ var lastSetID atomic.Uint64
 // A commitTable is a table as a commitSet sees it.
 type commitTable interface {
 	Name() string
-	tableHandle() *tableHandle
 	commitSets() []*commitSet
 	setCommitSetsLocked(sets []*commitSet)
 	wasResetLocked() bool // by the transaction that is running
@@ -174,8 +182,7 @@ type commitTable interface {
 	changeText(c AnyChange) string
 }
 
-func (t *Table[K, V]) wasResetLocked() bool      { return t.tx.refill != nil }
-func (t *Table[K, V]) tableHandle() *tableHandle { return t.handle }
+func (t *Table[K, V]) wasResetLocked() bool { return t.tx.refill != nil }
 
 // commitSets returns the sets with this table that are followed, in the order of their ids.
 func (t *Table[K, V]) commitSets() []*commitSet {
@@ -224,27 +231,14 @@ func (t *Table[K, V]) beginCommitLocked(sets []*commitSet, c *Change[V]) {
 // unlocks them.
 func (t *Table[K, V]) publishCommitLocked(c *Change[V]) (sets []*commitSet) {
 	sets, t.locked = t.locked, nil
-	entry := [...]logEntry{t.logEntry(c)}
 	for _, s := range sets {
-		s.putLocked(entry[:])
+		if !s.ring.isClosed() {
+			s.ring.putTableLocked(t.logEntry(c))
+			s.ring.publishTableLocked()
+		}
 	}
 	unlockSets(sets)
 	return sets
-}
-
-// putLocked publishes those of the changes that are of the set's tables.
-func (s *commitSet) putLocked(changes []logEntry) {
-	if s.ring.isClosed() {
-		return
-	}
-	for _, c := range changes {
-		if slices.Contains(s.tables, c.table) {
-			s.ring.putTableLocked(c)
-		}
-	}
-	if s.ring.unpublished() {
-		s.ring.publishTableLocked()
-	}
 }
 
 // setsLocked returns the sets of the transaction's tables, in the order of their ids. If the
@@ -262,11 +256,21 @@ func (tx *Tx) setsLocked() (sets []*commitSet) {
 // publishLocked publishes the transaction's changes in the set. If the transaction has reset one
 // of the tables, all feeds report that first.
 func (s *commitSet) publishLocked(tx *Tx) {
-	wasReset := func(t txTable) bool { return t.wasResetLocked() && slices.Contains(s.tables, t.tableHandle()) }
-	if slices.ContainsFunc(tx.tables, wasReset) && !s.ring.isClosed() {
+	if s.ring.isClosed() {
+		return
+	}
+	wasReset := func(t txTable) bool { return t.wasResetLocked() && slices.Contains(s.tables, t) }
+	if slices.ContainsFunc(tx.tables, wasReset) {
 		s.ring.resetTableLocked(0, s, nil) // the marker can be anything but nil
 	}
-	s.putLocked(tx.log)
+	for _, c := range tx.log {
+		if slices.Contains(s.tables, c.table.txTable) {
+			s.ring.putTableLocked(c)
+		}
+	}
+	if s.ring.unpublished() {
+		s.ring.publishTableLocked()
+	}
 }
 
 // wakeSets wakes a loop of each set, after a publication.
@@ -452,7 +456,7 @@ func (s *commitSubscription) endInitial() {
 type commitFeed struct {
 	ctx      context.Context
 	sub      *commitSubscription
-	tables   []*tableHandle // as they were passed
+	tables   []txTable // as they were passed
 	overflow Overflow
 	polls    bool
 	wake     chan<- struct{}
@@ -481,7 +485,7 @@ func newCommitFeed(ctx context.Context, tables []AnyTable, opts []FeedOption) (*
 	}
 	f := &commitFeed{ctx: ctx, overflow: c.overflow, polls: c.polls, wake: c.wake}
 	for _, t := range tables {
-		if table := t.anyTable().tableHandle(); !slices.Contains(f.tables, table) {
+		if table := t.anyTable(); !slices.Contains(f.tables, table) {
 			f.tables = append(f.tables, table)
 		}
 	}
@@ -650,7 +654,7 @@ func (f *commitFeed) resync() {
 	set := f.sub.set
 	set.lockTables()
 	defer set.unlockTables()
-	if slices.ContainsFunc(set.tables, (*tableHandle).isDroppedLocked) {
+	if slices.ContainsFunc(set.tables, txTable.isDroppedLocked) {
 		return
 	}
 	s := f.sub.window.skipAllTableLocked(0)
@@ -698,11 +702,11 @@ type presentRows interface {
 type tableRows[K, V any] struct {
 	table *Table[K, V]
 	rows  *scan[K, V]
-	seq   uint64 // of the last change that the rows show
+	at    Position // after the last change that the rows show
 }
 
 func (t *Table[K, V]) presentLocked() presentRows {
-	return &tableRows[K, V]{t, t.allPart.scan(nil, false), t.seq}
+	return &tableRows[K, V]{t, t.allPart.scan(nil, false), t.At(t.seq)}
 }
 
 // deliver is a reader of the rows' snapshot, because the subscription may end meanwhile.
@@ -723,6 +727,6 @@ func (r *tableRows[K, V]) deliver(f *commitFeed, yield func(Commit, error) bool)
 }
 
 func (r *tableRows[K, V]) ready() AnyChange {
-	return AnyChange{Table: r.table, Kind: Ready, Seq: r.seq}
+	return AnyChange{Table: r.table, History: r.at.History, Seq: r.at.Seq, Kind: Ready}
 }
 func (r *tableRows[K, V]) close() { r.rows.close() }

@@ -655,7 +655,11 @@ func (m *commitModel) receive(f *modelCommits, commit Commit, err error) {
 		m.reached["initial rows"]++
 	case f.info.Initial:
 		require.NoError(m, err)
-		require.Equal(m, Commit{{Table: f.tables[0], Kind: Ready, Seq: f.ready[0]}, {Table: f.tables[1], Kind: Ready, Seq: f.ready[1]}}, commit)
+		var ready Commit
+		for i, table := range f.tables {
+			ready = append(ready, AnyChange{Table: table, History: table.Position().History, Seq: f.ready[i], Kind: Ready})
+		}
+		require.Equal(m, ready, commit)
 		f.info.Initial = false
 	case i == len(m.commits):
 		require.True(m, m.dropped, "nothing to read")
@@ -1315,4 +1319,52 @@ func TestCommitsAllocateNothing(t *testing.T) {
 	insertRows(t, tables[2], 1)
 	require.EqualValues(t, 1, testing.AllocsPerRun(1000, func() { _, _ = tables[2].Update(1, update) }))
 	runtime.KeepAlive(f)
+}
+
+// A change has the name that its table's history had when it was made, whenever it is read.
+func TestCommitsHaveTheNamesOfTheirHistories(t *testing.T) {
+	tables := newCommitTables()
+	a, b := tables[0], tables[1]
+	var want []Position
+	insert := func(table *Table[int, game], id int) {
+		must[game](t)(table.Insert(game{ID: id}))
+		want = append(want, table.Position())
+	}
+	insert(a, 1)
+	b.Fork()
+	feed := tables.follow(t.Context(), "ab", IncludeInitial(), Poll(nil))
+	want = []Position{{}, a.Position(), b.Position()}
+	insert(a, 2)
+	a.Fork()
+	insert(a, 3)
+	insert(b, 1)
+	a.Fork()
+	a.Fork()
+	require.NoError(t, Transact(func(tx *Tx) error {
+		must[game](t)(a.In(tx).Insert(game{ID: 4}))
+		must[game](t)(b.In(tx).Insert(game{ID: 2}))
+		return nil
+	}, a, b))
+	want = append(want, a.Position(), b.Position())
+	positions := func() (got []Position) {
+		for commit, err := range feed {
+			if err != nil {
+				require.EqualError(t, err, "Changefeed table was reset, skipped 1 elements.")
+			}
+			for _, c := range commit {
+				got = append(got, c.Position())
+			}
+		}
+		return got
+	}
+	require.Equal(t, want, positions())
+
+	want = nil
+	insert(a, 5)
+	require.NoError(t, a.Reset(Past[game]{Lineage: []Position{{HistoryID{1}, 9}}}))
+	require.Equal(t, HistoryID{1}, a.Position().History)
+	want = nil
+	insert(a, 5)
+	insert(b, 3)
+	require.Equal(t, want, positions())
 }

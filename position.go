@@ -162,6 +162,7 @@ func (t *Table[K, V]) forkLocked(name HistoryID) Position {
 	p := Position{History: name, Seq: t.seq}
 	next := append(t.lineageNow().upTo(t.seq), p)
 	t.history.Load().names.Store(&next)
+	t.setHandleLocked()
 	return p
 }
 

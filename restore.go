@@ -261,6 +261,7 @@ func (t *Table[K, V]) takeOverLocked(r *refill[K, V]) {
 func (t *Table[K, V]) publishRefillLocked(r *refill[K, V]) (w wakeList[V]) {
 	to := newHistory(r.names)
 	t.history.Store(to)
+	t.setHandleLocked()
 	rings := map[*ring[Change[V]]]bool{&t.allScope.ring: true}
 	t.allScope.ring.resetTableLocked(t.seq, to, r.newest)
 	w.add(&t.allScope.ring)

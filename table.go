@@ -102,11 +102,11 @@ type Table[K, V any] struct {
 
 	history atomic.Pointer[history] // changes under the table's lock
 
-	lockID  uint64 // transactions lock tables in this order
-	handle  *tableHandle
+	lockID  uint64     // transactions lock tables in this order
 	allPart part[K, V] // the part that is the whole table
 
-	mu      tableMutex        // T1; guards the fields from here to tx
+	mu      tableMutex // T1; guards the fields from here to tx
+	handle  *tableHandle
 	rows    tree[entry[K, V]] // also has a cell for each missing row that is followed
 	keys    keyIndex[K, V]    // of the cells in rows
 	len     int               // number of rows
@@ -181,7 +181,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		lockID: tables.Add(1),
 	}
 	t.history.Store(newHistory(lineage{{History: newHistoryID()}}))
-	t.handle = &tableHandle{t}
+	t.setHandleLocked()
 	t.allPart = &keyPart[K, V]{table: t}
 	t.rows.init(less)
 	t.keys = treeIndex[K, V]{&t.mu, &t.rows}
