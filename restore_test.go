@@ -1142,3 +1142,65 @@ func TestReadersBesideResets(t *testing.T) {
 	requireClosed(t, a.Table)
 	requireClosed(t, b.Table)
 }
+
+// A reset in places that the other tests do not come to.
+func TestResetInCorners(t *testing.T) {
+	past := func(games *Table[int, game], seq uint64, newest ...[]Change[game]) Past[game] {
+		return Past[game]{Lineage: []Position{games.At(seq)}, Rows: slices.Values([]game{{ID: 9}}), Newest: slices.Values(newest)}
+	}
+	isReset := func(t *testing.T, count uint64, err error) {
+		skipped, ok := errors.AsType[*SkippedError](err)
+		require.True(t, ok, "%v", err)
+		require.True(t, skipped.Reset)
+		require.Equal(t, count, skipped.Count)
+	}
+	t.Run("the largest buffer", func(t *testing.T) {
+		games := newGames()
+		feed := games.Changes(t.Context(), Buffer(math.MaxInt), Poll(nil))
+		insertRows(t, games, 1, 2)
+		require.NoError(t, games.Reset(past(games, 5)))
+		insertRows(t, games, 3)
+		got := take(feed, -1)
+		require.Len(t, got, 2)
+		isReset(t, 2, got[0].err)
+		require.Equal(t, uint64(6), got[1].v.Seq)
+	})
+	t.Run("newest changes of a table that is followed", func(t *testing.T) {
+		games := newGames()
+		games.Retain(10)
+		feed := games.Changes(t.Context(), Poll(nil))
+		newest := []Change[game]{inserted(4, game{ID: 8}), inserted(5, game{ID: 9})}
+		require.NoError(t, games.Reset(past(games, 5, newest[:1], newest[1:])))
+		got := take(feed, -1)
+		require.Len(t, got, 1)
+		isReset(t, 0, got[0].err)
+		require.Equal(t, []pair[Change[game]]{{v: newest[0]}, {v: newest[1]}}, take(games.Changes(t.Context(), After(games.At(3)), Poll(nil)), -1))
+	})
+	t.Run("a reader before and one after, without a write", func(t *testing.T) {
+		games := newGames()
+		insertRows(t, games, 1)
+		require.NoError(t, Read(func(tx *Tx) error {
+			require.NoError(t, games.Reset(past(games, games.Seq())))
+			require.Equal(t, []game{{ID: 9}}, rowsOf(t, games.All()))
+			require.Equal(t, []game{{ID: 1}}, rowsOf(t, games.In(tx).All()))
+			return nil
+		}, games))
+	})
+	t.Run("Squash", func(t *testing.T) {
+		games := newGames()
+		var at Feed
+		feed := games.Changes(t.Context(), Squash(0), Poll(nil), Track(&at))
+		insertRows(t, games, 1)
+		require.Len(t, take(feed, -1), 1)
+		before := games.Position()
+		require.NoError(t, games.Reset(Past[game]{Lineage: []Position{{HistoryID{1}, 5}}}))
+		require.Equal(t, before, at.Position(), "until the notice")
+		games.Drop()
+		got := take(feed, 1)
+		isReset(t, 0, got[0].err)
+		require.Equal(t, Position{HistoryID{1}, 5}, at.Position())
+		got = take(feed, -1)
+		require.Len(t, got, 1)
+		require.ErrorIs(t, got[0].err, ErrTableDropped)
+	})
+}
