@@ -836,22 +836,21 @@ func BenchmarkRestore(b *testing.B) {
 }
 
 // A write to a table that [Commits] follows, without and with feeds that do not read, compared
-// with one to a table that nobody follows. The set has another table, too. With "two sets", a
-// second feed follows the table alone.
+// with one to a table that nobody follows. The set has another table, too. With two
+// sets, a second feed follows the table alone.
 func BenchmarkCommits(b *testing.B) {
-	newTable := func() *scoreboard {
+	newTable := func(rows int) *scoreboard {
 		t := &scoreboard{Table: newGames()}
-		for i := range scoreboardRows {
+		for i := range rows {
 			t.Insert(game{ID: i})
 		}
 		return t
 	}
 	for _, c := range []struct {
-		name string
-		sets int
-	}{{"one set", 1}, {"two sets", 2}} {
-		b.Run(c.name, func(b *testing.B) {
-			followed, alone, other := newTable(), newTable(), newTable()
+		sets, rows int
+	}{{1, 10_000}, {2, 10_000}, {1, 1_000_000}} {
+		b.Run(fmt.Sprintf("sets=%d/rows=%d", c.sets, c.rows), func(b *testing.B) {
+			followed, alone, other := newTable(c.rows), newTable(c.rows), newTable(1)
 			var feeds []Stream[Commit]
 			for i := range c.sets {
 				feeds = append(feeds, Commits(b.Context(), []AnyTable{followed.Table, other.Table}[:2-i]))
@@ -863,7 +862,7 @@ func BenchmarkCommits(b *testing.B) {
 					}
 				}
 			}
-			versus(b, scoreboardRows, side{run: set(followed)}, side{run: set(alone)})
+			versus(b, c.rows, side{run: set(followed)}, side{run: set(alone)})
 			runtime.KeepAlive(feeds)
 		})
 	}
