@@ -1,0 +1,209 @@
+package durable
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// A file is a bbolt file with these buckets:
+//
+//	changefeed     "store": a storeMeta
+//	tables         for each table its name: a tableMeta
+//	rows:NAME      for each row of a table its key: the row, checked
+//	newest:NAME    for each of the newest changes its number: a record, checked
+//
+// The metas are JSON, checked. What is checked ends with a checksum of the bucket's name, the
+// key and the value.
+type file struct {
+	path string
+	db   *bolt.DB
+}
+
+const format = "changefeed durable 1"
+
+var (
+	storeBucket = []byte("changefeed")
+	storeKey    = []byte("store")
+	tableBucket = []byte("tables")
+)
+
+func rowsBucket(table string) []byte   { return []byte("rows:" + table) }
+func newestBucket(table string) []byte { return []byte("newest:" + table) }
+
+type storeMeta struct {
+	Format string `json:"format"`
+	Clean  bool   `json:"clean"` // the store was closed, and nobody has opened it since
+}
+
+type tableMeta struct {
+	Version int                   `json:"version"` // of the rows
+	Rows    int                   `json:"rows"`    // their number
+	Lineage []changefeed.Position `json:"lineage"` // the last one is the position of the rows
+}
+
+// at returns the position of the rows.
+func (m *tableMeta) at() changefeed.Position { return m.Lineage[len(m.Lineage)-1] }
+
+func (m tableMeta) clone() tableMeta {
+	m.Lineage = slices.Clone(m.Lineage)
+	return m
+}
+
+// lockTimeout is for how long Open waits for another store to unlock the file.
+const lockTimeout = time.Second
+
+// openFile opens the file, or makes it.
+func openFile(path string) (*file, error) {
+	f := &file{path: path}
+	err := f.guard(func() (err error) {
+		f.db, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true,
+		})
+		return err
+	})
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, ErrLocked
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, fmt.Errorf("%w: %w", ErrForeign, err)
+	case errors.Is(err, bolterrors.ErrChecksum):
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	case err != nil:
+		return nil, err
+	}
+	return f, nil
+}
+
+// guard calls a function that reads the file. bbolt panics, or reads outside of the file, if
+// pages are damaged. guard returns that as an error.
+func (f *file) guard(read func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, v)
+		}
+	}()
+	return read()
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(bucket, key, value []byte) uint32 {
+	sum := crc32.Update(0, castagnoli, bucket)
+	sum = crc32.Update(sum, castagnoli, key)
+	return crc32.Update(sum, castagnoli, value)
+}
+
+// checked appends the checksum to the value of a key.
+func checked(bucket, key, value []byte) []byte {
+	return binary.LittleEndian.AppendUint32(slices.Clip(value), checksum(bucket, key, value))
+}
+
+// unchecked returns the value that checked was called with.
+func unchecked(bucket, key, data []byte) ([]byte, error) {
+	n := len(data) - 4
+	if n < 0 || binary.LittleEndian.Uint32(data[n:]) != checksum(bucket, key, data[:n]) {
+		return nil, fmt.Errorf("%w: the checksum of key %s in %q is wrong", ErrDamaged, keyText(key), bucket)
+	}
+	return data[:n:n], nil
+}
+
+// putMeta stores a meta.
+func putMeta(tx *bolt.Tx, bucket, key []byte, meta any) error {
+	b, err := tx.CreateBucketIfNotExists(bucket)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(meta)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, checked(bucket, key, data))
+}
+
+// getMeta reads a meta. It returns false if there is none.
+func getMeta(tx *bolt.Tx, bucket, key []byte, meta any) (ok bool, err error) {
+	b := tx.Bucket(bucket)
+	if b == nil {
+		return false, nil
+	}
+	data := b.Get(key)
+	if data == nil {
+		return false, nil
+	}
+	if data, err = unchecked(bucket, key, data); err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(data, meta); err != nil {
+		return false, fmt.Errorf("%w: %q in %q: %w", ErrDamaged, key, bucket, err)
+	}
+	return true, nil
+}
+
+// A change is a changefeed.Change for the file.
+type change struct {
+	at     changefeed.Position
+	kind   changefeed.Kind
+	first  bool // of its commit
+	oldKey []byte
+	old    []byte // the row before, when read from the file
+	key    []byte
+	row    []byte // the row after
+}
+
+// A record is a change in newest: its number is the key. The value has the kind, whether it is
+// the first one of its commit, the key of the row, the row before and the row after. The last
+// three are preceded by their lengths, plus one if there is one.
+func (c *change) record() []byte {
+	flags := byte(c.kind) << 1
+	if c.first {
+		flags |= 1
+	}
+	data := []byte{flags}
+	key := c.key
+	if key == nil {
+		key = c.oldKey
+	}
+	for _, part := range [][]byte{key, c.old, c.row} {
+		if part == nil {
+			data = append(data, 0)
+			continue
+		}
+		data = binary.AppendUvarint(data, uint64(len(part))+1)
+		data = append(data, part...)
+	}
+	return data
+}
+
+// parse reads a record. It does not fail for one that record has returned.
+func (c *change) parse(data []byte) error {
+	if len(data) == 0 {
+		return errors.New("an empty record")
+	}
+	c.kind, c.first = changefeed.Kind(data[0]>>1), data[0]&1 == 1
+	data = data[1:]
+	for _, part := range []*[]byte{&c.key, &c.old, &c.row} {
+		length, n := binary.Uvarint(data)
+		if n <= 0 || length > uint64(len(data)-n)+1 {
+			return errors.New("a record that is too short")
+		}
+		data = data[n:]
+		if length > 0 {
+			*part = data[: length-1 : length-1]
+			data = data[length-1:]
+		}
+	}
+	return nil
+}
+
+func numberKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }

@@ -1,0 +1,433 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+	bolt "go.etcd.io/bbolt"
+)
+
+// maxBatch is the number of changes from which a batch is written while more are waiting.
+const maxBatch = 10_000
+
+// A follower follows the tables, and writes their commits to the file in batches. It belongs to
+// one goroutine, but first to Open.
+type follower struct {
+	feed   changefeed.Stream[changefeed.Commit]
+	cancel context.CancelFunc
+	wake   chan struct{}
+	batch  []batchChange
+	number int  // of the last commit that was added
+	ending bool // Close waits
+	behind bool // the file lacks changes that are not in the batch either
+	failed bool // the last attempt to write has failed, so the file is to be opened again
+}
+
+type batchChange struct {
+	change
+	of *member
+}
+
+// errDropped says that a table was dropped, so that the others are to be followed without it.
+var errDropped = errors.New("a table was dropped")
+
+// follow follows the tables that were not dropped.
+func (s *Store) follow() {
+	f := &s.follower
+	if f.cancel != nil {
+		f.cancel()
+	}
+	for _, m := range s.members {
+		if m.isDropped() {
+			m.dropped.Store(true)
+		}
+	}
+	if len(s.tables()) == 0 {
+		f.feed, f.cancel, f.wake = func(func(changefeed.Commit, error) bool) {}, func() {}, nil
+		return
+	}
+	var ctx context.Context
+	ctx, f.cancel = context.WithCancel(context.Background())
+	f.wake = make(chan struct{}, 1)
+	f.feed = changefeed.Commits(ctx, s.tables(), changefeed.Named("durable"), changefeed.Buffer(s.config.buffer), changefeed.Poll(f.wake))
+	f.behind = true
+}
+
+// run is the goroutine of the follower.
+func (s *Store) run() {
+	defer close(s.done)
+	f := &s.follower
+	defer f.cancel()
+	for {
+		err := s.write()
+		var retry <-chan time.Time
+		if err != nil {
+			err = fileError(s.path, err)
+			retry = time.After(s.retry)
+			if s.config.onError != nil {
+				s.config.onError(err)
+			}
+		}
+		s.report(err)
+		select {
+		case <-f.wake:
+		case <-retry:
+		case <-s.stop:
+			s.ended = s.end()
+			return
+		}
+	}
+}
+
+// end writes what is left, and closes the file.
+func (s *Store) end() error {
+	s.follower.ending = true
+	for _, m := range s.members {
+		l := m.lineage()
+		m.until = l[len(l)-1]
+	}
+	err := s.write()
+	if err == nil {
+		err = s.update(s.markClean)
+	}
+	s.fileMu.Lock()
+	defer s.fileMu.Unlock()
+	err = errors.Join(err, s.file.db.Close())
+	s.file = nil
+	if err != nil {
+		return fileError(s.path, err)
+	}
+	return nil
+}
+
+// markClean marks the file as closed. It also stores names of histories under which there are no
+// changes yet.
+func (s *Store) markClean(file *bolt.Tx) error {
+	for _, m := range s.members {
+		live := m.lineage()
+		if n := len(m.meta.Lineage); !m.dropped.Load() && len(live) > n && slices.Equal(live[:n], m.meta.Lineage) && live[len(live)-1].Seq == m.meta.at().Seq {
+			m.next.Lineage = pruned(live)
+		}
+		if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
+			return err
+		}
+	}
+	return putMeta(file, storeBucket, storeKey, storeMeta{Format: format, Clean: true})
+}
+
+// write writes all changes that there are.
+func (s *Store) write() error {
+	f := &s.follower
+	if f.failed {
+		if err := s.reopen(); err != nil {
+			return err
+		}
+		f.failed = false
+	}
+	for {
+		err := s.writeOnce()
+		if errors.Is(err, errDropped) {
+			s.follow()
+			continue
+		}
+		return err
+	}
+}
+
+func (s *Store) writeOnce() error {
+	f := &s.follower
+	if f.behind {
+		if err := s.catchUp(); err != nil {
+			return err
+		}
+	}
+	if err := s.flush(); err != nil { // what could not be written before
+		return err
+	}
+	for commit, err := range f.feed {
+		if _, ok := errors.AsType[*changefeed.SkippedError](err); ok {
+			s.discard()
+			if err := s.catchUp(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			if err := s.flush(); err != nil {
+				return err
+			}
+			return errDropped
+		}
+		if err := s.add(commit); err != nil {
+			s.discard()
+			return err
+		}
+		if len(f.batch) >= maxBatch {
+			if err := s.flush(); err != nil {
+				return err
+			}
+		}
+		if f.ending && !slices.ContainsFunc(s.members, (*member).isShort) {
+			break // writers may go on for ever
+		}
+	}
+	return s.flush()
+}
+
+// isShort reports whether changes that were made before Close was called are to be added.
+func (m *member) isShort() bool { return !m.dropped.Load() && !has(m.next.Lineage, m.until) }
+
+// discard discards the batch. The file is then behind.
+func (s *Store) discard() {
+	f := &s.follower
+	clear(f.batch)
+	f.batch = f.batch[:0]
+	f.behind = true
+	for _, m := range s.members {
+		m.next = m.meta.clone()
+	}
+}
+
+// add adds a commit to the batch. A commit that the file has already is left out.
+func (s *Store) add(commit changefeed.Commit) error {
+	f := &s.follower
+	f.number++
+	for i := range commit {
+		c := &commit[i]
+		m := s.memberOf[c.Table]
+		at := c.Position()
+		if has(m.next.Lineage, at) {
+			continue
+		}
+		e, err := m.change(c)
+		if err != nil {
+			return tableError(m.name, err)
+		}
+		e.first, m.commit = m.commit != f.number, f.number
+		m.next.extend(at)
+		f.batch = append(f.batch, batchChange{e, m})
+	}
+	return nil
+}
+
+// extend makes the position of the next change the last one.
+func (m *tableMeta) extend(at changefeed.Position) {
+	if last := &m.Lineage[len(m.Lineage)-1]; last.History == at.History {
+		last.Seq = at.Seq
+	} else {
+		m.Lineage = pruned(append(m.Lineage, at))
+	}
+}
+
+// flush writes the batch in one transaction of the file.
+func (s *Store) flush() error {
+	f := &s.follower
+	if len(f.batch) == 0 {
+		return nil
+	}
+	if err := s.update(s.writeBatch); err != nil {
+		return err
+	}
+	s.committed()
+	return nil
+}
+
+func (s *Store) writeBatch(file *bolt.Tx) error {
+	writers := make(map[*member]*tableWriter)
+	for _, m := range s.members {
+		m.next.Rows = m.meta.Rows
+	}
+	for i := range s.follower.batch {
+		c := &s.follower.batch[i]
+		w := writers[c.of]
+		if w == nil {
+			var err error
+			if w, err = newTableWriter(file, c.of.name); err != nil {
+				return err
+			}
+			writers[c.of] = w
+		}
+		if err := s.writeChange(w, c); err != nil {
+			return tableError(c.of.name, err)
+		}
+	}
+	for m, w := range writers {
+		if seq := m.next.at().Seq; s.config.keep > 0 && seq > uint64(s.config.keep) {
+			if err := w.deleteNewest(seq - uint64(s.config.keep)); err != nil {
+				return err
+			}
+		}
+		if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) writeChange(w *tableWriter, c *batchChange) (err error) {
+	if s.config.keep > 0 && c.oldKey != nil {
+		if c.old, err = w.row(c.oldKey); err != nil {
+			return err
+		}
+		if err := w.putChange(&c.change); err != nil {
+			return err
+		}
+		c.old = nil // not valid after the transaction
+	} else if s.config.keep > 0 {
+		if err := w.putChange(&c.change); err != nil {
+			return err
+		}
+	}
+	if c.oldKey != nil && !slices.Equal(c.oldKey, c.key) {
+		if err := w.rows.Delete(c.oldKey); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.oldKey == nil:
+		c.of.next.Rows++
+	case c.key == nil:
+		c.of.next.Rows--
+	}
+	if c.key == nil {
+		return nil
+	}
+	return w.putRow(c.key, c.row)
+}
+
+// catchUp writes the present rows of the tables of which the file does not have all changes. All
+// of them are of one moment. The changes that the file keeps begin anew.
+func (s *Store) catchUp() error {
+	err := changefeed.Read(func(tx *changefeed.Tx) error {
+		lineages := make(map[*member][]changefeed.Position)
+		for _, m := range s.members {
+			if m.dropped.Load() {
+				continue
+			}
+			if m.isDropped() { // otherwise it was not when Read began
+				return errDropped
+			}
+			if lineage := pruned(m.lineageIn(tx)); !slices.Equal(lineage, m.meta.Lineage) {
+				lineages[m] = lineage
+			}
+		}
+		if len(lineages) == 0 {
+			return nil
+		}
+		return s.update(func(file *bolt.Tx) error {
+			for m, lineage := range lineages {
+				if err := s.writePresent(tx, file, m, lineage); err != nil {
+					return tableError(m.name, err)
+				}
+			}
+			return nil
+		})
+	}, s.tables()...)
+	if err != nil {
+		return err
+	}
+	s.follower.behind = false
+	s.committed()
+	return nil
+}
+
+func (s *Store) writePresent(tx *changefeed.Tx, file *bolt.Tx, m *member, lineage []changefeed.Position) error {
+	if err := errors.Join(deleteBucket(file, rowsBucket(m.name)), deleteBucket(file, newestBucket(m.name))); err != nil {
+		return err
+	}
+	w, err := newTableWriter(file, m.name)
+	if err != nil {
+		return err
+	}
+	w.rows.FillPercent = 0.9 // they come in order
+	m.next = tableMeta{Version: m.version(), Lineage: slices.Clone(lineage)}
+	err = m.present(tx, func(key, row []byte) error {
+		m.next.Rows++
+		return w.putRow(key, row)
+	})
+	if err != nil {
+		return err
+	}
+	return putMeta(file, tableBucket, []byte(m.name), &m.next)
+}
+
+// update runs a transaction of the file. After an error of the disk, the next attempt begins
+// with reopen.
+func (s *Store) update(write func(file *bolt.Tx) error) error {
+	var failed error
+	err := s.file.guard(func() error {
+		return s.file.db.Update(func(file *bolt.Tx) error {
+			failed = write(file)
+			return failed
+		})
+	})
+	if err != nil && failed == nil {
+		s.follower.failed = true
+	}
+	return err
+}
+
+// reopen opens the file again. After a failure it is not known whether the file has the batch, and
+// the pages in memory may not be those of the file.
+func (s *Store) reopen() error {
+	s.fileMu.Lock()
+	defer s.fileMu.Unlock()
+	_ = s.file.db.Close()
+	file, err := openFile(s.path)
+	if err != nil {
+		return err
+	}
+	s.file = file
+	metas := make(map[*member]tableMeta)
+	err = s.file.guard(func() error {
+		return s.file.db.View(func(file *bolt.Tx) error {
+			for _, m := range s.members {
+				var meta tableMeta
+				if _, err := getMeta(file, tableBucket, []byte(m.name), &meta); err != nil {
+					return err
+				}
+				metas[m] = meta
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	is := func(of func(m *member) tableMeta) bool {
+		for m, meta := range metas {
+			if !slices.Equal(meta.Lineage, of(m).Lineage) {
+				return false
+			}
+		}
+		return true
+	}
+	switch {
+	case is(func(m *member) tableMeta { return m.meta }): // without the batch
+	case is(func(m *member) tableMeta { return m.next }):
+		s.committed()
+	default:
+		for m, meta := range metas {
+			m.meta = meta
+		}
+		s.discard()
+	}
+	return nil
+}
+
+// committed records that the file has the batch.
+func (s *Store) committed() {
+	f := &s.follower
+	clear(f.batch)
+	f.batch = f.batch[:0]
+	for _, m := range s.members {
+		if len(m.next.Lineage) > 0 {
+			m.meta, m.next = m.next, m.next.clone()
+			m.durable.Store(&lineageOnDisk{m.meta.Lineage})
+		}
+	}
+	s.report(nil)
+}

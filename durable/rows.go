@@ -1,0 +1,255 @@
+package durable
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// A Table is a table of a store: see [Rows].
+type Table interface {
+	table() changefeed.AnyTable
+	check() error
+
+	// decodes reports whether rows of a version can be decoded.
+	decodes(version int) bool
+	version() int
+
+	// change encodes a change of the table.
+	change(c *changefeed.AnyChange) (change, error)
+
+	// restore makes the table what is stored.
+	restore(tx *changefeed.Tx, from *stored) error
+
+	// present passes the rows of the table in [changefeed.Read] to put, in the order of the
+	// table.
+	present(tx *changefeed.Tx, put func(key, row []byte) error) error
+
+	lineage() []changefeed.Position
+	lineageIn(tx *changefeed.Tx) []changefeed.Position
+	retain(n int)
+	isDropped() bool
+}
+
+// A stored is the contents of a table in the file, for [Table.restore].
+type stored struct {
+	lineage []changefeed.Position
+	version int
+	rows    iter.Seq2[[]byte, []byte] // keys and rows
+	newest  iter.Seq[[]change]        // the newest commits
+	err     error                     // why an iterator has ended early, or nil
+
+	// What is to be stored again.
+	moves   []move
+	changes []change
+}
+
+// A move is a row that is stored again, perhaps under another key.
+type move struct{ old, key, row []byte }
+
+// A RowsOption is an option of [Rows].
+type RowsOption[V any] func(r *rowsConfig[V])
+
+type rowsConfig[V any] struct {
+	encode func(row *V) ([]byte, error)
+	decode func(data []byte, row *V) error
+	number int
+	older  map[int]func(data []byte, row *V) error
+}
+
+// Encoding makes the store encode rows by a codec of the user's. The default is encoding/json.
+// encode must not keep or change the row. decode must not keep data. A row that was decoded must
+// be equal to the row that was encoded. Both functions are called by one goroutine at a time.
+func Encoding[V any](encode func(row *V) ([]byte, error), decode func(data []byte, row *V) error) RowsOption[V] {
+	return func(c *rowsConfig[V]) { c.encode, c.decode = encode, decode }
+}
+
+// Version gives the rows a schema version, which is not negative. The default is 0. older has a
+// function for each earlier version that a file may have. It decodes a row of that version. [Open]
+// then stores all rows in the present version.
+func Version[V any](number int, older map[int]func(data []byte, row *V) error) RowsOption[V] {
+	return func(c *rowsConfig[V]) { c.number, c.older = number, older }
+}
+
+// Rows makes a table a part of a store, under its name. It can be passed to one call of [Open].
+//
+// Keys can be integers, floats, strings, of a type with MarshalText, or structs and arrays of
+// these with exported fields. Integer and string keys are stored in the order of the table, which
+// makes Open faster.
+func Rows[K, V any](t *changefeed.Table[K, V], opts ...RowsOption[V]) Table {
+	r := &rows[K, V]{t: t, rowsConfig: rowsConfig[V]{
+		encode: func(row *V) ([]byte, error) { return json.Marshal(row) },
+		decode: func(data []byte, row *V) error { return json.Unmarshal(data, row) },
+	}}
+	for _, opt := range opts {
+		opt(&r.rowsConfig)
+	}
+	r.encodeKey, r.err = keyEncoder[K]()
+	return r
+}
+
+type rows[K, V any] struct {
+	rowsConfig[V]
+	t         *changefeed.Table[K, V]
+	encodeKey func(key K) ([]byte, error)
+	err       error
+}
+
+func (r *rows[K, V]) table() changefeed.AnyTable                        { return r.t }
+func (r *rows[K, V]) lineage() []changefeed.Position                    { return r.t.Lineage() }
+func (r *rows[K, V]) lineageIn(tx *changefeed.Tx) []changefeed.Position { return r.t.In(tx).Lineage() }
+func (r *rows[K, V]) retain(n int)                                      { r.t.Retain(n) }
+func (r *rows[K, V]) version() int                                      { return r.number }
+
+// isDropped reports whether the table was dropped.
+func (r *rows[K, V]) isDropped() bool {
+	err := changefeed.Transact(func(*changefeed.Tx) error { return nil }, r.t)
+	return errors.Is(err, changefeed.ErrTableDropped)
+}
+
+func (r *rows[K, V]) check() error {
+	if r.err == nil && (r.encode == nil || r.decode == nil) {
+		return errors.New("nil function in Encoding")
+	}
+	if r.err == nil && r.number < 0 {
+		return fmt.Errorf("negative Version %d", r.number)
+	}
+	return r.err
+}
+
+func (r *rows[K, V]) decodes(version int) bool {
+	return version == r.number || r.older[version] != nil
+}
+
+// key returns the stored key of a row.
+func (r *rows[K, V]) key(row *V) ([]byte, error) {
+	key := r.t.Key(row)
+	k, err := r.encodeKey(key)
+	if err != nil {
+		return nil, rowError(fmt.Sprint(key), "encoded", err)
+	}
+	return k, nil
+}
+
+// row returns a stored row.
+func (r *rows[K, V]) row(row *V) (data []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = rowError(fmt.Sprint(r.t.Key(row)), "encoded", fmt.Errorf("panic: %v", v))
+		}
+	}()
+	if data, err = r.encode(row); err != nil {
+		return nil, rowError(fmt.Sprint(r.t.Key(row)), "encoded", err)
+	}
+	return data, nil
+}
+
+func (r *rows[K, V]) change(c *changefeed.AnyChange) (e change, err error) {
+	e.kind, e.at = c.Kind, c.Position()
+	old, _ := c.Old.(*V)
+	row, _ := c.New.(*V)
+	if old != nil {
+		if e.oldKey, err = r.key(old); err != nil {
+			return e, err
+		}
+	}
+	if row == nil {
+		return e, nil
+	}
+	if e.key, err = r.key(row); err == nil {
+		e.row, err = r.row(row)
+	}
+	return e, err
+}
+
+func (r *rows[K, V]) present(tx *changefeed.Tx, put func(key, row []byte) error) error {
+	for _, row := range r.t.In(tx).All() {
+		key, err := r.key(&row)
+		if err != nil {
+			return err
+		}
+		data, err := r.row(&row)
+		if err != nil {
+			return err
+		}
+		if err := put(key, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restore also stores a row again if its version is old, or if its key is not the one that the
+// table would store it under: the program has another key function now.
+func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
+	decode := r.decode
+	if from.version != r.number {
+		decode = r.older[from.version]
+	}
+	row := func(data []byte) (row V, err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("panic: %v", v)
+			}
+		}()
+		err = decode(data, &row)
+		return row, err
+	}
+	past := changefeed.Past[V]{Lineage: from.lineage}
+	past.Rows = func(yield func(V) bool) {
+		for old, data := range from.rows {
+			v, err := row(data)
+			if err != nil {
+				from.err = rowError(keyText(old), "decoded", err)
+				return
+			}
+			key, err := r.key(&v)
+			if err == nil && (from.version != r.number || !slices.Equal(key, old)) {
+				if data, err = r.row(&v); err == nil {
+					from.moves = append(from.moves, move{old, key, data})
+				}
+			}
+			if err != nil {
+				from.err = err
+				return
+			}
+			if !yield(v) {
+				return
+			}
+		}
+	}
+	half := func(e *change, data *[]byte) *V {
+		if *data == nil || from.err != nil {
+			return nil
+		}
+		v, err := row(*data)
+		if err != nil {
+			from.err = rowError(keyText(e.key), "decoded", err)
+		} else if from.version != r.number {
+			*data, from.err = r.row(&v)
+		}
+		return &v
+	}
+	past.Newest = func(yield func([]changefeed.Change[V]) bool) {
+		for commit := range from.newest {
+			var changes []changefeed.Change[V]
+			for _, e := range commit {
+				changes = append(changes, changefeed.Change[V]{Seq: e.at.Seq, Kind: e.kind, Old: half(&e, &e.old), New: half(&e, &e.row)})
+				if from.version != r.number {
+					from.changes = append(from.changes, e)
+				}
+			}
+			if from.err != nil || !yield(changes) {
+				return
+			}
+		}
+	}
+	if err := r.t.In(tx).Restore(past); from.err == nil {
+		return err
+	}
+	return from.err
+}

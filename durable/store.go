@@ -1,0 +1,540 @@
+package durable
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+	bolt "go.etcd.io/bbolt"
+)
+
+// A Store keeps tables in a file. Its methods can be called by any goroutine.
+type Store struct {
+	path     string
+	config   config
+	members  []*member
+	memberOf map[changefeed.AnyTable]*member
+	stop     chan struct{} // closed by Close
+	done     chan struct{} // closed when the follower has ended
+	retry    time.Duration // between attempts to write
+
+	mu      sync.Mutex
+	changed chan struct{} // closed when something that Wait looks at has changed, and replaced
+	err     error         // why the last attempt to write failed, or nil
+	closed  bool          // Close was called
+	ended   error         // what Close returns, once done is closed
+
+	fileMu sync.RWMutex // guards file, which is replaced after a failure
+	file   *file
+
+	follower follower
+}
+
+// A member is a table of a store.
+type member struct {
+	Table
+	name string
+
+	durable atomic.Pointer[lineageOnDisk]
+	dropped atomic.Bool
+
+	// The follower's.
+	meta   tableMeta // as stored; its lineage is not modified
+	next   tableMeta // with the changes of the batch
+	commit int       // the last one with a change of the table
+	until  changefeed.Position
+}
+
+// A lineageOnDisk is the lineage of the rows on disk.
+type lineageOnDisk struct{ names []changefeed.Position }
+
+// Open opens a file, or makes it, and restores the tables from it: their rows, sequence numbers
+// and histories, and the newest changes that [Keep] asks for. From then on, the store writes all
+// changes of the tables to the file.
+//
+// Tables that are in the file must be new: nobody has written to them, and nobody follows them. A
+// table that is not in the file is added with the rows that it has. If Open returns an error,
+// tables and file are as they were.
+//
+// If the last store of the file was not closed, feeds may have seen changes that the file lacks.
+// Therefore Open forks the histories then: see [changefeed.Table.Fork]. Positions of changes that
+// the file lacks are refused from then on.
+func Open(path string, tables []Table, opts ...Option) (*Store, error) {
+	s := &Store{
+		path: path, config: newConfig(opts), retry: time.Second, memberOf: make(map[changefeed.AnyTable]*member),
+		stop: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
+	}
+	if err := s.open(tables); err != nil {
+		return nil, fileError(path, err)
+	}
+	go s.run()
+	return s, nil
+}
+
+func (s *Store) open(tables []Table) (err error) {
+	if err := s.addMembers(tables); err != nil {
+		return err
+	}
+	if s.file, err = openFile(s.path); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			if s.follower.cancel != nil {
+				s.follower.cancel()
+			}
+			err = errors.Join(err, s.file.db.Close())
+		}
+	}()
+	if s.config.keep > 0 {
+		for _, m := range s.members {
+			m.retain(s.config.keep)
+		}
+	}
+	err = changefeed.Transact(func(tx *changefeed.Tx) error {
+		return s.file.guard(func() error {
+			return s.file.db.Update(func(file *bolt.Tx) error { return s.restore(tx, file) })
+		})
+	}, s.tables()...)
+	if err != nil {
+		return err
+	}
+	s.committed()
+	s.follow()
+	return s.write()
+}
+
+func (s *Store) addMembers(tables []Table) error {
+	names := make(map[string]bool)
+	for _, t := range tables {
+		if t == nil {
+			return errors.New("nil table")
+		}
+		m := &member{Table: t, name: t.table().Name()}
+		switch err := t.check(); {
+		case err != nil:
+			return tableError(m.name, err)
+		case names[m.name]:
+			return tableError(m.name, errors.New("passed twice"))
+		case m.name == "":
+			return errors.New("a table without a name")
+		}
+		names[m.name] = true
+		m.durable.Store(&lineageOnDisk{})
+		s.members = append(s.members, m)
+		s.memberOf[m.table()] = m
+	}
+	switch {
+	case len(tables) == 0:
+		return errors.New("no tables")
+	case s.config.keep < 0:
+		return fmt.Errorf("Keep(%d): must not be negative", s.config.keep)
+	case s.config.buffer < 1:
+		return fmt.Errorf("Buffer(%d): must be at least 1", s.config.buffer)
+	}
+	return nil
+}
+
+// tables returns the tables that were not dropped.
+func (s *Store) tables() (tables []changefeed.AnyTable) {
+	for _, m := range s.members {
+		if !m.dropped.Load() {
+			tables = append(tables, m.table())
+		}
+	}
+	return tables
+}
+
+// restore restores the tables that are in the file, and marks the file as one that was not
+// closed.
+func (s *Store) restore(tx *changefeed.Tx, file *bolt.Tx) error {
+	var meta storeMeta
+	known, err := getMeta(file, storeBucket, storeKey, &meta)
+	if err != nil {
+		return err
+	}
+	if first, _ := file.Cursor().First(); !known && first != nil || known && meta.Format != format {
+		return ErrForeign
+	}
+	if err := s.forgetTables(file); err != nil {
+		return err
+	}
+	for _, m := range s.members {
+		if ok, err := getMeta(file, tableBucket, []byte(m.name), &m.meta); err != nil || !ok {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if len(m.meta.Lineage) == 0 {
+			return tableError(m.name, fmt.Errorf("%w: it has no history", ErrDamaged))
+		}
+		if !m.decodes(m.meta.Version) {
+			return tableError(m.name, fmt.Errorf("%w %d; the present one is %d", ErrUnknownVersion, m.meta.Version, m.version()))
+		}
+		m.next = m.meta.clone()
+		m.next.Version = m.version()
+		if !meta.Clean {
+			m.next.Lineage = pruned(append(slices.Clip(m.meta.Lineage), changefeed.Position{History: newHistoryID(), Seq: m.meta.at().Seq}))
+		}
+		if err := s.restoreTable(tx, file, m); err != nil {
+			return tableError(m.name, err)
+		}
+		if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
+			return err
+		}
+	}
+	return putMeta(file, storeBucket, storeKey, storeMeta{Format: format})
+}
+
+// forgetTables deletes the tables that are to be forgotten. It returns an error for others that
+// are not members.
+func (s *Store) forgetTables(file *bolt.Tx) error {
+	b := file.Bucket(tableBucket)
+	if b == nil {
+		return nil
+	}
+	var unknown []string
+	for name := range keysOf(b) {
+		if !slices.ContainsFunc(s.members, func(m *member) bool { return m.name == string(name) }) {
+			unknown = append(unknown, string(name))
+		}
+	}
+	for _, name := range unknown {
+		if !slices.Contains(s.config.forget, name) {
+			return tableError(name, ErrUnknownTable)
+		}
+		if err := errors.Join(b.Delete([]byte(name)), deleteBucket(file, rowsBucket(name)), deleteBucket(file, newestBucket(name))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keysOf(b *bolt.Bucket) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		c := b.Cursor()
+		for key, _ := c.First(); key != nil && yield(key); key, _ = c.Next() {
+		}
+	}
+}
+
+func deleteBucket(file *bolt.Tx, name []byte) error {
+	if file.Bucket(name) == nil {
+		return nil
+	}
+	return file.DeleteBucket(name)
+}
+
+// restoreTable restores a table with the lineage of m.next.
+func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error {
+	from := stored{lineage: m.next.Lineage, version: m.meta.Version}
+	report := func(rows int) {
+		if s.config.progress != nil {
+			s.config.progress(Progress{Table: m.name, Rows: rows, Total: m.meta.Rows})
+		}
+	}
+	from.rows = func(yield func(key, row []byte) bool) {
+		n := 0
+		report(n)
+		for key, row := range s.checkedIn(file, rowsBucket(m.name), &from.err) {
+			if !yield(key, row) {
+				return
+			}
+			if n++; n%4096 == 0 {
+				report(n)
+			}
+		}
+		if from.err == nil && n != m.meta.Rows {
+			from.err = fmt.Errorf("%w: it has %d rows of %d", ErrDamaged, n, m.meta.Rows)
+		}
+		report(n)
+	}
+	from.newest = func(yield func([]change) bool) {
+		if s.config.keep > 0 {
+			s.newest(file, m, &from.err)(yield)
+		}
+	}
+	if err := m.restore(tx, &from); err != nil {
+		return err
+	}
+	if s.config.keep == 0 {
+		if err := deleteBucket(file, newestBucket(m.name)); err != nil {
+			return err
+		}
+	}
+	return s.storeAgain(file, m, &from)
+}
+
+// checkedIn yields the values in a bucket, without their checksums. It ends at a wrong one, and
+// sets err.
+func (s *Store) checkedIn(file *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, value []byte) bool) {
+		b := file.Bucket(bucket)
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		for key, data := c.First(); key != nil; key, data = c.Next() {
+			value, e := unchecked(bucket, key, data)
+			if e != nil {
+				*err = e
+				return
+			}
+			if !yield(key, value) {
+				return
+			}
+		}
+	}
+}
+
+// newest yields the newest commits of a table. A commit whose beginning is not there any more is
+// left out.
+func (s *Store) newest(file *bolt.Tx, m *member, err *error) iter.Seq[[]change] {
+	return func(yield func([]change) bool) {
+		var commit []change
+		for key, data := range s.checkedIn(file, newestBucket(m.name), err) {
+			var c change
+			if e := c.parse(data); e != nil || len(key) != 8 {
+				*err = fmt.Errorf("%w: the change %x is %w", ErrDamaged, key, e)
+				return
+			}
+			c.at.Seq = binary.BigEndian.Uint64(key)
+			if c.first && len(commit) > 0 {
+				if !yield(commit) {
+					return
+				}
+				commit = nil
+			}
+			if c.first || len(commit) > 0 {
+				commit = append(commit, c)
+			}
+		}
+		if len(commit) > 0 && *err == nil {
+			yield(commit)
+		}
+	}
+}
+
+// storeAgain stores the rows and changes that restore has encoded again.
+func (s *Store) storeAgain(file *bolt.Tx, m *member, from *stored) error {
+	w, err := newTableWriter(file, m.name)
+	if err != nil {
+		return err
+	}
+	for _, move := range from.moves {
+		if err := w.rows.Delete(move.old); err != nil {
+			return err
+		}
+	}
+	for _, move := range from.moves {
+		if err := w.putRow(move.key, move.row); err != nil {
+			return err
+		}
+	}
+	for _, c := range from.changes {
+		if err := w.putChange(&c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A tableWriter writes to the buckets of a table.
+type tableWriter struct {
+	rows, newest           *bolt.Bucket
+	rowsBucket, newsBucket []byte
+}
+
+func newTableWriter(file *bolt.Tx, table string) (w *tableWriter, err error) {
+	w = &tableWriter{rowsBucket: rowsBucket(table), newsBucket: newestBucket(table)}
+	if w.rows, err = file.CreateBucketIfNotExists(w.rowsBucket); err != nil {
+		return nil, err
+	}
+	w.newest, err = file.CreateBucketIfNotExists(w.newsBucket)
+	return w, err
+}
+
+// row returns a copy of a stored row, or nil.
+func (w *tableWriter) row(key []byte) ([]byte, error) {
+	data := w.rows.Get(key)
+	if data == nil {
+		return nil, nil
+	}
+	return unchecked(w.rowsBucket, key, data)
+}
+
+func (w *tableWriter) putRow(key, row []byte) error {
+	return w.rows.Put(key, checked(w.rowsBucket, key, row))
+}
+
+func (w *tableWriter) putChange(c *change) error {
+	key := numberKey(c.at.Seq)
+	return w.newest.Put(key, checked(w.newsBucket, key, c.record()))
+}
+
+// deleteNewest deletes the changes up to the one numbered seq.
+func (w *tableWriter) deleteNewest(seq uint64) error {
+	c := w.newest.Cursor()
+	for key, _ := c.First(); key != nil && binary.BigEndian.Uint64(key) <= seq; key, _ = c.First() {
+		if err := c.Delete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxNames is the number of names of a history that a file keeps. Each unclean end adds one.
+const maxNames = 1000
+
+func pruned(lineage []changefeed.Position) []changefeed.Position {
+	return lineage[max(0, len(lineage)-maxNames):]
+}
+
+func newHistoryID() (id changefeed.HistoryID) {
+	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
+	return id
+}
+
+// Wait waits until the tables are on disk up to the positions, which are positions of tables of
+// the store. A writer waits for its change with [changefeed.Table.At] and the Seq that the write
+// has returned, or with the table's Position. Many writers that wait share one write to the disk.
+//
+// If a write to the disk fails, Wait returns the error at once. The store tries again every
+// second, so a later Wait may succeed. Wait also returns an error if ctx is done, if the store is
+// closed before the position is on disk ([ErrClosed]), if a position is not in the history of a
+// table ([changefeed.ErrOtherHistory]), and if the table was dropped before
+// ([changefeed.ErrTableDropped]).
+//
+// Wait must not be called in Transact on one of the tables.
+func (s *Store) Wait(ctx context.Context, positions ...changefeed.Position) error {
+	for _, p := range positions {
+		if err := s.wait(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
+	if p.IsZero() {
+		return nil
+	}
+	m, err := s.memberAt(p)
+	if err != nil {
+		return err
+	}
+	for {
+		s.mu.Lock()
+		changed, err, ended := s.changed, s.err, s.hasEnded()
+		s.mu.Unlock()
+		names := m.durable.Load().names
+		switch {
+		case has(names, p):
+			return nil
+		case err != nil:
+			return err
+		case m.dropped.Load():
+			return fileError(s.path, tableError(m.name, changefeed.ErrTableDropped))
+		case ended:
+			return fileError(s.path, ErrClosed)
+		}
+		if !slices.ContainsFunc(names, func(name changefeed.Position) bool { return name.History == p.History }) {
+			if m, err = s.memberAt(p); err != nil { // the table was reset
+				return err
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// memberAt returns the table of a position.
+func (s *Store) memberAt(p changefeed.Position) (*member, error) {
+	for _, m := range s.members {
+		if has(m.durable.Load().names, p) {
+			return m, nil
+		}
+	}
+	for _, m := range s.members {
+		if has(m.lineage(), p) {
+			return m, nil
+		}
+	}
+	return nil, fileError(s.path, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, p))
+}
+
+// hasEnded reports whether nothing will be written any more.
+func (s *Store) hasEnded() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// has reports whether a position is in a history.
+func has(lineage []changefeed.Position, p changefeed.Position) bool {
+	return slices.ContainsFunc(lineage, func(name changefeed.Position) bool {
+		return name.History == p.History && p.Seq <= name.Seq
+	})
+}
+
+// Close writes what is left, marks the file as one that was closed, and closes it. Nobody may
+// write to the tables from then on: such changes would not be in the file, and the next store of
+// the file would not know that somebody may have seen them. Close returns an error if something
+// could not be written. A second call returns [ErrClosed].
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return fileError(s.path, ErrClosed)
+	}
+	s.closed = true
+	s.mu.Unlock()
+	close(s.stop)
+	<-s.done
+	s.report(s.ended)
+	return s.ended
+}
+
+// Backup writes a copy of the file, as it is on disk at one moment. The store goes on working. The
+// copy can be opened as a file of its own. Since it may lack the last changes, [Open] forks its
+// histories.
+func (s *Store) Backup(w io.Writer) error {
+	s.fileMu.RLock()
+	defer s.fileMu.RUnlock()
+	if s.file == nil {
+		return fileError(s.path, ErrClosed)
+	}
+	err := s.file.db.View(func(tx *bolt.Tx) error {
+		_, err := tx.WriteTo(w)
+		return err
+	})
+	if err != nil {
+		return fileError(s.path, fmt.Errorf("backup: %w", err))
+	}
+	return nil
+}
+
+// report wakes everyone in Wait, with the error of the last attempt to write, or nil.
+func (s *Store) report(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
