@@ -48,7 +48,7 @@ func openBank(t testing.TB, path string, opts ...Option) *bank {
 	return b
 }
 
-// pay makes a transfer in one transaction.
+// pay makes a transfer in one transaction. The ID 0 stands for the next one.
 func (b *bank) pay(t transfer) error {
 	return changefeed.Transact(func(tx *changefeed.Tx) error {
 		accounts := b.accounts.In(tx)
@@ -64,7 +64,11 @@ func (b *bank) pay(t transfer) error {
 				return err
 			}
 		}
-		_, err := b.transfers.In(tx).Insert(t)
+		transfers := b.transfers.In(tx)
+		if t.ID == 0 {
+			t.ID = transfers.Len() + 1
+		}
+		_, err := transfers.Insert(t)
 		return err
 	}, b.accounts, b.transfers)
 }
