@@ -65,9 +65,9 @@ const lockTimeout = time.Second
 // openFile opens the file, or makes it.
 func openFile(path string) (*file, error) {
 	f := &file{path: path}
-	err := f.guard(func() (err error) {
+	err := f.guard(func() (err error) { // a panic leaves the file locked
 		f.db, err = bolt.Open(path, 0o600, &bolt.Options{
-			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoFreelistSync: true, NoStatistics: true,
+			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true,
 		})
 		return err
 	})

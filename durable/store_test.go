@@ -1,14 +1,21 @@
 package durable
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/seed-637b77f9/changefeed"
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 )
 
 type account struct {
@@ -165,4 +172,205 @@ func backupOf(t testing.TB, b *bank, dir string) string {
 	require.NoError(t, b.Backup(f))
 	require.NoError(t, f.Close())
 	return f.Name()
+}
+
+// Where the disk has fallen behind further than the buffer, the present rows are stored. A commit
+// that is larger than the buffer is such a case.
+func TestAStoreCatchesUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path, Buffer(5))
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.wait(t)
+	before := b.transfers.Position()
+	require.NoError(t, changefeed.Transact(func(tx *changefeed.Tx) error {
+		for id := range 10 {
+			if _, err := b.transfers.In(tx).Insert(transfer{ID: 10 + id}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, b.transfers))
+	b.wait(t)
+	after := b.transfers.Position()
+	require.NoError(t, b.pay(transfer{2, "Ann", "Bob", 10}))
+	require.NoError(t, b.Close())
+
+	again := openBank(t, path, Buffer(5))
+	requireSame(t, b, again)
+	_, err := changesAfter(again.transfers, before)
+	skipped, ok := errors.AsType[*changefeed.SkippedError](err)
+	require.True(t, ok, "the changes that are kept begin anew")
+	require.Equal(t, uint64(10), skipped.Count)
+	changes, err := changesAfter(again.transfers, after)
+	require.NoError(t, err)
+	require.Len(t, changes, 1)
+	require.NoError(t, again.Close())
+}
+
+// The names of a history are those in the file, also if the table forks or is reset while the
+// store follows it.
+func TestAStoreFollowsForksAndResets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.transfers.Fork()
+	require.NoError(t, b.pay(transfer{2, "Ann", "Bob", 10}))
+	b.wait(t)
+	b.accounts.Fork() // no change comes after it
+	require.NoError(t, b.Close())
+	for range 2 {
+		again := openBank(t, path)
+		requireSame(t, b, again)
+		b = again
+		lost := b.transfers.At(100)
+		require.NoError(t, b.transfers.Reset(changefeed.Past[transfer]{
+			Lineage: []changefeed.Position{{History: newHistoryID(), Seq: 5}}, Rows: slices.Values([]transfer{{ID: 7}}),
+		}))
+		require.ErrorIs(t, b.Wait(t.Context(), lost), changefeed.ErrOtherHistory)
+		b.wait(t)
+		require.NoError(t, b.pay(transfer{8, "Ann", "Bob", 10}))
+		require.NoError(t, b.Close())
+	}
+}
+
+// A table that is dropped is stored up to the drop, and the store goes on with the others.
+func TestADroppedTable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	_, err := b.transfers.Insert(transfer{ID: 2})
+	require.NoError(t, err)
+	want, lineage := rowsIn(b.transfers), b.transfers.Lineage()
+	b.transfers.Drop()
+	require.NoError(t, b.Wait(t.Context(), lineage[0]))
+	for range 10 {
+		_, err = b.accounts.Update("Ann", func(a *account) { a.Balance++ })
+		require.NoError(t, err)
+	}
+	require.NoError(t, b.Wait(t.Context(), b.accounts.Position()))
+	b.accounts.Drop()
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	require.Equal(t, want, rowsIn(again.transfers))
+	require.Equal(t, lineage, again.transfers.Lineage())
+	require.Equal(t, b.accounts.Lineage(), again.accounts.Lineage())
+	ann, _ := again.accounts.Get("Ann")
+	require.Equal(t, 0, ann.Balance)
+	require.NoError(t, again.Close())
+}
+
+// Each misuse of Open has an error that names the file, and changes neither tables nor file.
+func TestFilesThatCannotBeOpened(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	_, err := Open(path, newBank().tables())
+	require.ErrorIs(t, err, ErrLocked)
+	require.EqualError(t, err, "durable: "+path+": the file is locked by another store")
+	require.NoError(t, b.Close())
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+
+	text := filepath.Join(dir, "text")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("not a store\n", 1000)), 0o600))
+	bbolt := filepath.Join(dir, "bbolt")
+	db, err := bolt.Open(bbolt, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("other")); return err }))
+	require.NoError(t, db.Close())
+
+	newTables := func(opts ...RowsOption[transfer]) (*bank, []Table) {
+		b := newBank()
+		return b, []Table{Rows(b.accounts), Rows(b.transfers, opts...)}
+	}
+	never := func([]byte, *transfer) error { return errors.New("never") }
+	for _, test := range []struct {
+		name   string
+		path   string
+		rows   []RowsOption[transfer]
+		tables func(tables []Table) []Table
+		is     error
+		want   string
+	}{
+		{name: "text", path: text, is: ErrForeign, want: "not a file of this version of durable: invalid database"},
+		{name: "another program", path: bbolt, is: ErrForeign, want: "not a file of this version of durable"},
+		{name: "unknown table", tables: func(t []Table) []Table { return t[:1] }, is: ErrUnknownTable, want: `table "transfers": the file has a table that was not passed to Open`},
+		{name: "no tables", tables: func([]Table) []Table { return nil }, want: "no tables"},
+		{name: "a table twice", tables: func(t []Table) []Table { return append(t, t[0]) }, want: `table "accounts": passed twice`},
+		{name: "unknown version", rows: []RowsOption[transfer]{Version[transfer](2, nil)}, is: ErrUnknownVersion, want: `table "transfers": rows of an unknown version 0; the present one is 2`},
+		{
+			name: "a row that cannot be decoded", rows: []RowsOption[transfer]{Encoding(func(*transfer) ([]byte, error) { return nil, nil }, never)}, is: ErrRow,
+			want: `table "transfers": row with key 1 cannot be decoded: never`,
+		},
+		{name: "a nil function", rows: []RowsOption[transfer]{Encoding[transfer](nil, nil)}, want: `table "transfers": nil function in Encoding`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b, tables := newTables(test.rows...)
+			if test.tables != nil {
+				tables = test.tables(tables)
+			}
+			path := cmp.Or(test.path, path)
+			_, err := Open(path, tables)
+			require.EqualError(t, err, "durable: "+path+": "+test.want)
+			require.True(t, test.is == nil || errors.Is(err, test.is))
+			require.Zero(t, b.accounts.Seq())
+			if test.path == "" {
+				now, err := os.ReadFile(path)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(good, now), "the file was changed")
+			}
+		})
+	}
+	again := openBank(t, path)
+	requireSame(t, b, again)
+	require.NoError(t, again.Close())
+	_, err = again.transfers.Insert(transfer{ID: 9})
+	require.NoError(t, err)
+	_, err = Open(path, again.tables())
+	require.ErrorIs(t, err, changefeed.ErrNotEmpty)
+}
+
+// Whatever bytes of a file are wrong, Open reports it, or restores what was there at some time.
+func TestDamagedFiles(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "bank.db")
+	b := openBank(t, path)
+	for id := range 300 {
+		require.NoError(t, b.pay(transfer{id + 1, "Ann", "Bob", 10}))
+	}
+	require.NoError(t, b.Close())
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	r := rand.New(rand.NewPCG(1, 2))
+	reported := 0
+	for n := range 400 {
+		bad := slices.Clone(good)
+		if n%10 == 0 {
+			bad = bad[:r.IntN(len(bad))]
+		} else {
+			at := r.IntN(len(bad))
+			for i := range bad[at:min(at+1+r.IntN(200), len(bad))] {
+				bad[at+i] = byte(r.Uint32())
+			}
+		}
+		if len(bad) == 0 {
+			continue
+		}
+		damaged := filepath.Join(dir, fmt.Sprint("damaged ", n)) // a damaged file may remain locked
+		require.NoError(t, os.WriteFile(damaged, bad, 0o600))
+		again := newBank()
+		if again.Store, err = Open(damaged, again.tables()); err != nil {
+			reported++
+			require.True(t, errors.Is(err, ErrDamaged) || errors.Is(err, ErrForeign) || strings.HasPrefix(err.Error(), "durable: "+damaged), err)
+			continue
+		}
+		// If bbolt's last root is damaged, the file is as it was before the last transaction.
+		want, got := rowsIn(b.transfers), rowsIn(again.transfers)
+		require.Equal(t, want[:len(got)], got)
+		require.Equal(t, 2*again.transfers.Seq(), again.accounts.Seq())
+		require.True(t, len(got) == len(want) || !has(again.transfers.Lineage(), b.transfers.Position()))
+		_ = again.Close()
+	}
+	require.Greater(t, reported, 50)
 }
