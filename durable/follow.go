@@ -66,7 +66,7 @@ func (s *Store) run() {
 		var retry <-chan time.Time
 		if err != nil {
 			err = fileError(s.path, err)
-			retry = time.After(s.retry)
+			retry = time.After(s.config.retry)
 			if s.config.onError != nil {
 				s.config.onError(err)
 			}

@@ -1,6 +1,10 @@
 package durable
 
-import "github.com/seed-637b77f9/changefeed"
+import (
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+)
 
 // An Option is an option of [Open].
 type Option func(c *config)
@@ -11,13 +15,14 @@ type config struct {
 	progress func(Progress)
 	onError  func(error)
 	forget   []string
+	retry    time.Duration // between attempts to write
 }
 
 // DefaultKeep is the number of changes of each table that a file keeps, without [Keep].
 const DefaultKeep = 1000
 
 func newConfig(opts []Option) config {
-	c := config{keep: DefaultKeep, buffer: changefeed.DefaultBuffer}
+	c := config{keep: DefaultKeep, buffer: changefeed.DefaultBuffer, retry: time.Second}
 	for _, opt := range opts {
 		opt(&c)
 	}

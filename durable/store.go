@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/seed-637b77f9/changefeed"
 	bolt "go.etcd.io/bbolt"
@@ -25,7 +24,6 @@ type Store struct {
 	memberOf map[changefeed.AnyTable]*member
 	stop     chan struct{} // closed by Close
 	done     chan struct{} // closed when the follower has ended
-	retry    time.Duration // between attempts to write
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when something that Wait looks at has changed, and replaced
@@ -70,7 +68,7 @@ type lineageOnDisk struct{ names []changefeed.Position }
 // the file lacks are refused from then on.
 func Open(path string, tables []Table, opts ...Option) (*Store, error) {
 	s := &Store{
-		path: path, config: newConfig(opts), retry: time.Second, memberOf: make(map[changefeed.AnyTable]*member),
+		path: path, config: newConfig(opts), memberOf: make(map[changefeed.AnyTable]*member),
 		stop: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	if err := s.open(tables); err != nil {

@@ -1,0 +1,98 @@
+//go:build unix
+
+package durable
+
+import (
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// While the disk is full, Wait and the callback report it, and the tables go on working. When
+// there is room again, the store writes what it could not write.
+func TestAFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	failed := make(chan error, 1)
+	b := openBank(t, path, OnError(func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}), func(c *config) { c.retry = time.Millisecond })
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.wait(t)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
+	full := limit
+	full.Cur = uint64(info.Size())
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
+	defer func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)) }()
+	id := 1
+	pay := func(n int) {
+		for range n {
+			id++
+			require.NoError(t, b.pay(transfer{id, "Ann", "Bob", 1}))
+		}
+	}
+	for len(failed) == 0 {
+		pay(100)
+		_ = b.Wait(t.Context(), b.transfers.Position())
+	}
+	err = <-failed
+	require.ErrorContains(t, err, "file too large")
+	require.ErrorContains(t, err, "durable: "+path+": ")
+	pay(100)
+	require.ErrorContains(t, b.Wait(t.Context(), b.transfers.Position()), "file too large")
+	<-failed // it has tried again
+
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
+	for b.Wait(t.Context(), b.transfers.Position()) != nil {
+		runtime.Gosched() // the last attempt was before there was room
+	}
+	pay(100)
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	requireSame(t, b, again)
+	require.NoError(t, again.Close())
+}
+
+// A store that is closed while the disk is full reports it. The next one forks.
+func TestCloseOnAFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.wait(t)
+	saved := b.transfers.Position()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
+	full := limit
+	full.Cur = uint64(info.Size())
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
+	defer func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)) }()
+	for id := range 5000 {
+		require.NoError(t, b.pay(transfer{id + 2, "Ann", "Bob", 1}))
+	}
+	require.ErrorContains(t, b.Close(), "file too large")
+	lost := b.transfers.Position()
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
+	again := openBank(t, path)
+	require.Equal(t, 2*again.transfers.Seq(), again.accounts.Seq())
+	require.True(t, has(again.transfers.Lineage(), saved))
+	require.False(t, has(again.transfers.Lineage(), lost))
+	require.NoError(t, again.Close())
+}
