@@ -33,6 +33,9 @@ type Table interface {
 	lineageIn(tx *changefeed.Tx) []changefeed.Position
 	retain(n int)
 	isDropped() bool
+
+	export(tx *changefeed.Tx, lines *json.Encoder) error
+	add(tx *changefeed.Tx, row []byte) error
 }
 
 // A stored is the contents of a table in the file, for [Table.restore].
