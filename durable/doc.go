@@ -1,0 +1,54 @@
+// Package durable keeps tables of [changefeed] in a file, so that they survive the end of the
+// process, also by kill -9.
+//
+//	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
+//	games := changefeed.NewTable("games", func(g *Game) int { return g.ID })
+//	store, err := durable.Open("games.db", []durable.Table{durable.Rows(players), durable.Rows(games)})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	defer store.Close()
+//
+// [Open] restores the tables. From then on the program uses them as before. The store follows
+// them by [changefeed.Commits], and writes many commits in one transaction of the file. Writers
+// never wait for the disk, unless they ask for it:
+//
+//	c, err := players.Update("Bob", func(p *Player) { p.Score++ })
+//	err = store.Wait(ctx, players.At(c.Seq)) // until the change is on disk
+//
+// # What is in the file
+//
+// The file has the tables as they were at one place in the order of their commits. A transaction
+// is in it with all of its changes to all of the tables, or not at all. All that [Store.Wait] has
+// confirmed is in it. Commits that nobody has waited for can be missing after a crash: those of
+// the last moments.
+//
+// The file also has the newest changes of each table ([Keep]) and the names of its history, so
+// [changefeed.After] resumes feeds across a restart. After a crash, a feed may have seen changes
+// that the disk never got. Its position is then refused with [changefeed.ErrOtherHistory], or
+// replaced by the present rows with [changefeed.Resync]. A consumer that calls Wait with its
+// position before it saves the position never comes to this.
+//
+// If the disk falls behind further than the buffer ([Buffer]), the store writes all present rows
+// in one transaction. The changes that are kept begin anew then, and so do they after a
+// [changefeed.Table.Reset]. If a table is dropped, its rows remain in the file as they were before,
+// unless changes of it were waiting behind more of them than the buffer holds.
+//
+// # What a crash can do
+//
+// The file is one of [bbolt], which calls fdatasync before and after it writes the page that makes
+// a transaction valid. After kill -9, the operating system still has everything that was written,
+// and the tests of this package kill a process 120 times to prove that nothing that was confirmed is
+// lost. They prove nothing about a loss of power. bbolt promises that a transaction which has
+// ended survives that, too, if the disk keeps what it has synced. If the disk loses it, or if
+// the page that was written last is damaged, the file can be as it was one transaction before, or
+// damaged. Each row has a checksum, so [Open] finds damage ([ErrDamaged]). Take backups
+// ([Store.Backup]).
+//
+// # Encodings
+//
+// Rows are stored as JSON. [Encoding] takes another codec, and [Version] gives the encoding a
+// number, with a function for each older one.
+//
+// [bbolt]: https://pkg.go.dev/go.etcd.io/bbolt
+package durable
