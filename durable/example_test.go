@@ -52,32 +52,42 @@ func Example() {
 	// run 1 1 insert {Bob 0 10} <nil>
 }
 
-// Version 1 has renamed a field.
+// Version 1 has another name for a field. It is opened with a file of version 0.
 func ExampleVersion() {
-	players := newPlayers()
-	table := durable.Rows(players, durable.Version(1, map[int]func(data []byte, p *Player) error{
-		0: func(data []byte, p *Player) error {
-			var old struct {
-				Name   string
-				Points int
-			}
-			err := json.Unmarshal(data, &old)
-			*p = Player{old.Name, old.Points}
-			return err
-		},
-	}))
 	dir, err := os.MkdirTemp("", "durable")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	store, err := durable.Open(filepath.Join(dir, "players.db"), []durable.Table{table})
+	file := filepath.Join(dir, "players.db")
+	type oldPlayer struct {
+		Name   string
+		Points int
+	}
+	old := changefeed.NewTable("players", func(p *oldPlayer) string { return p.Name })
+	store, err := durable.Open(file, []durable.Table{durable.Rows(old)})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(store.Close())
+	old.Insert(oldPlayer{"Bob", 10})
+	store.Close()
+
+	players := newPlayers()
+	store, err = durable.Open(file, []durable.Table{durable.Rows(players, durable.Version(1, map[int]func([]byte, *Player) error{
+		0: func(data []byte, p *Player) error {
+			var old oldPlayer
+			err := json.Unmarshal(data, &old)
+			*p = Player{old.Name, old.Points}
+			return err
+		},
+	}))})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	fmt.Println(players.Get("Bob"))
 	// Output:
-	// <nil>
+	// {Bob 10} true
 }
 
 // Rows as text, for people and for other programs.
