@@ -45,6 +45,7 @@ func (s *Store) follow() {
 			m.dropped.Store(true)
 		}
 	}
+	s.report(nil)
 	if len(s.tables()) == 0 {
 		f.feed, f.cancel, f.wake = func(func(changefeed.Commit, error) bool) {}, func() {}, nil
 		return
@@ -60,18 +61,17 @@ func (s *Store) follow() {
 func (s *Store) run() {
 	defer close(s.done)
 	f := &s.follower
-	defer f.cancel()
+	defer func() { f.cancel() }()
 	for {
-		err := s.write()
 		var retry <-chan time.Time
-		if err != nil {
+		if err := s.write(); err != nil {
 			err = fileError(s.path, err)
-			retry = time.After(s.config.retry)
+			s.report(err)
 			if s.config.onError != nil {
 				s.config.onError(err)
 			}
+			retry = time.After(s.config.retry)
 		}
-		s.report(err)
 		select {
 		case <-f.wake:
 		case <-retry:
@@ -327,6 +327,9 @@ func (s *Store) catchUp() error {
 		})
 	}, s.tables()...)
 	if err != nil {
+		if !s.follower.failed {
+			s.discard()
+		}
 		return err
 	}
 	s.follower.behind = false
@@ -406,7 +409,10 @@ func (s *Store) reopen() error {
 		return true
 	}
 	switch {
-	case is(func(m *member) tableMeta { return m.meta }): // without the batch
+	case is(func(m *member) tableMeta { return m.meta }): // without the batch, or the present rows
+		if s.follower.behind {
+			s.discard()
+		}
 	case is(func(m *member) tableMeta { return m.next }):
 		s.committed()
 	default:

@@ -51,7 +51,7 @@ type Progress struct {
 }
 
 // OnProgress makes Open call f at the beginning and at the end of each table, and after every few
-// thousand rows.
+// thousand rows. f must not use the tables.
 func OnProgress(f func(p Progress)) Option { return func(c *config) { c.progress = f } }
 
 // Forget makes Open delete tables from the file that are not passed to it.

@@ -60,8 +60,8 @@ type lineageOnDisk struct{ names []changefeed.Position }
 // changes of the tables to the file.
 //
 // Tables that are in the file must be new: nobody has written to them, and nobody follows them. A
-// table that is not in the file is added with the rows that it has. If Open returns an error,
-// tables and file are as they were.
+// table that is not in the file is added with the rows that it has. If a table cannot be restored,
+// Open returns an error, and all tables and the file are as they were.
 //
 // If the last store of the file was not closed, feeds may have seen changes that the file lacks.
 // Therefore Open forks the histories then: see [changefeed.Table.Fork]. Positions of changes that
