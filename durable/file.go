@@ -41,8 +41,9 @@ func rowsBucket(table string) []byte   { return []byte("rows:" + table) }
 func newestBucket(table string) []byte { return []byte("newest:" + table) }
 
 type storeMeta struct {
-	Format string `json:"format"`
-	Clean  bool   `json:"clean"` // the store was closed, and nobody has opened it since
+	Format string   `json:"format"`
+	Clean  bool     `json:"clean"`  // the store was closed, and nobody has opened it since
+	Tables []string `json:"tables"` // the names in the bucket tables
 }
 
 type tableMeta struct {

@@ -115,7 +115,7 @@ func (s *Store) markClean(file *bolt.Tx) error {
 			return err
 		}
 	}
-	return putMeta(file, storeBucket, storeKey, storeMeta{Format: format, Clean: true})
+	return putMeta(file, storeBucket, storeKey, s.meta(true))
 }
 
 // write writes all changes that there are.

@@ -160,21 +160,29 @@ func (s *Store) restore(tx *changefeed.Tx, file *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if first, _ := file.Cursor().First(); !known && first != nil || known && meta.Format != format {
+	const firstTx = 2 // of a file that is new
+	switch first, _ := file.Cursor().First(); {
+	case known && meta.Format != format, !known && first != nil:
 		return ErrForeign
+	case !known && file.ID() > firstTx:
+		return fmt.Errorf("%w: it is empty", ErrDamaged)
 	}
-	if err := s.forgetTables(file); err != nil {
+	if err := s.forgetTables(file, meta.Tables); err != nil {
 		return err
 	}
 	for _, m := range s.members {
-		if ok, err := getMeta(file, tableBucket, []byte(m.name), &m.meta); err != nil || !ok {
-			if err != nil {
+		ok, err := getMeta(file, tableBucket, []byte(m.name), &m.meta)
+		switch {
+		case err != nil:
+			return err
+		case slices.Contains(meta.Tables, m.name) && (!ok || len(m.meta.Lineage) == 0):
+			return tableError(m.name, fmt.Errorf("%w: it has no history", ErrDamaged))
+		case !ok: // nothing of it is in the file yet
+			m.next = tableMeta{Version: m.version(), Lineage: []changefeed.Position{{History: m.lineageIn(tx)[0].History}}}
+			if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
 				return err
 			}
 			continue
-		}
-		if len(m.meta.Lineage) == 0 {
-			return tableError(m.name, fmt.Errorf("%w: it has no history", ErrDamaged))
 		}
 		if !m.decodes(m.meta.Version) {
 			return tableError(m.name, fmt.Errorf("%w %d; the present one is %d", ErrUnknownVersion, m.meta.Version, m.version()))
@@ -191,39 +199,33 @@ func (s *Store) restore(tx *changefeed.Tx, file *bolt.Tx) error {
 			return err
 		}
 	}
-	return putMeta(file, storeBucket, storeKey, storeMeta{Format: format})
+	return putMeta(file, storeBucket, storeKey, s.meta(false))
+}
+
+// meta returns the storeMeta of the store.
+func (s *Store) meta(clean bool) storeMeta {
+	meta := storeMeta{Format: format, Clean: clean}
+	for _, m := range s.members {
+		meta.Tables = append(meta.Tables, m.name)
+	}
+	return meta
 }
 
 // forgetTables deletes the tables that are to be forgotten. It returns an error for others that
 // are not members.
-func (s *Store) forgetTables(file *bolt.Tx) error {
-	b := file.Bucket(tableBucket)
-	if b == nil {
-		return nil
-	}
-	var unknown []string
-	for name := range keysOf(b) {
-		if !slices.ContainsFunc(s.members, func(m *member) bool { return m.name == string(name) }) {
-			unknown = append(unknown, string(name))
+func (s *Store) forgetTables(file *bolt.Tx, names []string) error {
+	for _, name := range names {
+		if slices.ContainsFunc(s.members, func(m *member) bool { return m.name == name }) {
+			continue
 		}
-	}
-	for _, name := range unknown {
 		if !slices.Contains(s.config.forget, name) {
 			return tableError(name, ErrUnknownTable)
 		}
-		if err := errors.Join(b.Delete([]byte(name)), deleteBucket(file, rowsBucket(name)), deleteBucket(file, newestBucket(name))); err != nil {
+		if err := errors.Join(file.Bucket(tableBucket).Delete([]byte(name)), deleteBucket(file, rowsBucket(name)), deleteBucket(file, newestBucket(name))); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func keysOf(b *bolt.Bucket) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		c := b.Cursor()
-		for key, _ := c.First(); key != nil && yield(key); key, _ = c.Next() {
-		}
-	}
 }
 
 func deleteBucket(file *bolt.Tx, name []byte) error {
