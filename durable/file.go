@@ -105,14 +105,16 @@ func checksum(bucket, key, value []byte) uint32 {
 	return crc32.Update(sum, castagnoli, value)
 }
 
+const checksumSize = 4
+
 // checked appends the checksum to the value of a key.
 func checked(bucket, key, value []byte) []byte {
-	return binary.LittleEndian.AppendUint32(slices.Clip(value), checksum(bucket, key, value))
+	return binary.LittleEndian.AppendUint32(value, checksum(bucket, key, value))
 }
 
 // unchecked returns the value that checked was called with.
 func unchecked(bucket, key, data []byte) ([]byte, error) {
-	n := len(data) - 4
+	n := len(data) - checksumSize
 	if n < 0 || binary.LittleEndian.Uint32(data[n:]) != checksum(bucket, key, data[:n]) {
 		return nil, fmt.Errorf("%w: the checksum of key %s in %q is wrong", ErrDamaged, keyText(key), bucket)
 	}
@@ -159,7 +161,7 @@ type change struct {
 	oldKey []byte
 	old    []byte // the row before, when read from the file
 	key    []byte
-	row    []byte // the row after
+	row    []byte // the row after, as stored without its checksum
 }
 
 // A record is a change in newest: its number is the key. The value has the kind, whether it is
@@ -170,11 +172,12 @@ func (c *change) record() []byte {
 	if c.first {
 		flags |= 1
 	}
-	data := []byte{flags}
 	key := c.key
 	if key == nil {
 		key = c.oldKey
 	}
+	data := make([]byte, 0, 1+3*binary.MaxVarintLen32+len(key)+len(c.old)+len(c.row)+checksumSize)
+	data = append(data, flags)
 	for _, part := range [][]byte{key, c.old, c.row} {
 		if part == nil {
 			data = append(data, 0)

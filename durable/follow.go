@@ -28,7 +28,8 @@ type follower struct {
 
 type batchChange struct {
 	change
-	of *member
+	of         *member
+	checkedRow []byte
 }
 
 // errDropped says that a table was dropped, so that the others are to be followed without it.
@@ -202,13 +203,17 @@ func (s *Store) add(commit changefeed.Commit) error {
 		if has(m.next.Lineage, at) {
 			continue
 		}
-		e, err := m.change(c)
+		encoded, err := m.change(c)
 		if err != nil {
 			return tableError(m.name, err)
 		}
+		e := batchChange{change: encoded, of: m}
 		e.first, m.commit = m.commit != f.number, f.number
+		if e.row != nil {
+			e.checkedRow = checked(m.rowsName, e.key, e.row)
+		}
 		m.next.extend(at)
-		f.batch = append(f.batch, batchChange{e, m})
+		f.batch = append(f.batch, e)
 	}
 	return nil
 }
@@ -245,7 +250,7 @@ func (s *Store) writeBatch(file *bolt.Tx) error {
 		w := writers[c.of]
 		if w == nil {
 			var err error
-			if w, err = newTableWriter(file, c.of.name); err != nil {
+			if w, err = newTableWriter(file, c.of); err != nil {
 				return err
 			}
 			writers[c.of] = w
@@ -295,7 +300,7 @@ func (s *Store) writeChange(w *tableWriter, c *batchChange) (err error) {
 	if c.key == nil {
 		return nil
 	}
-	return w.putRow(c.key, c.row)
+	return w.rows.Put(c.key, c.checkedRow)
 }
 
 // catchUp writes the present rows of the tables of which the file does not have all changes. All
@@ -338,10 +343,10 @@ func (s *Store) catchUp() error {
 }
 
 func (s *Store) writePresent(tx *changefeed.Tx, file *bolt.Tx, m *member, lineage []changefeed.Position) error {
-	if err := errors.Join(deleteBucket(file, rowsBucket(m.name)), deleteBucket(file, newestBucket(m.name))); err != nil {
+	if err := errors.Join(deleteBucket(file, m.rowsName), deleteBucket(file, m.newestName)); err != nil {
 		return err
 	}
-	w, err := newTableWriter(file, m.name)
+	w, err := newTableWriter(file, m)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func isPlain(t reflect.Type) bool {
 }
 
 func ordered(kind byte, bits uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte{kind}, bits)
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 9), kind), bits)
 }
 
 // floatBits returns bits in the order of [cmp.Compare]. All NaN are one key, the lowest, and 0

@@ -65,8 +65,9 @@ type rowsConfig[V any] struct {
 }
 
 // Encoding makes the store encode rows by a codec of the user's. The default is encoding/json.
-// encode must not keep or change the row. decode must not keep data. A row that was decoded must
-// be equal to the row that was encoded. Both functions are called by one goroutine at a time.
+// encode must not keep or change the row, and the store may append to the slice that it returns.
+// decode must not keep data. A row that was decoded must be equal to the row that was encoded. Both
+// functions are called by one goroutine at a time.
 func Encoding[V any](encode func(row *V) ([]byte, error), decode func(data []byte, row *V) error) RowsOption[V] {
 	return func(c *rowsConfig[V]) { c.encode, c.decode = encode, decode }
 }

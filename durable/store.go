@@ -42,6 +42,8 @@ type member struct {
 	Table
 	name string
 
+	rowsName, newestName []byte // of its buckets
+
 	durable atomic.Pointer[lineageOnDisk]
 	dropped atomic.Bool
 
@@ -118,6 +120,7 @@ func (s *Store) addMembers(tables []Table) error {
 			return errors.New("nil table")
 		}
 		m := &member{Table: t, name: t.table().Name()}
+		m.rowsName, m.newestName = rowsBucket(m.name), newestBucket(m.name)
 		switch err := t.check(); {
 		case err != nil:
 			return tableError(m.name, err)
@@ -246,7 +249,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	from.rows = func(yield func(key, row []byte) bool) {
 		n := 0
 		report(n)
-		for key, row := range s.checkedIn(file, rowsBucket(m.name), &from.err) {
+		for key, row := range s.checkedIn(file, m.rowsName, &from.err) {
 			if !yield(key, row) {
 				return
 			}
@@ -268,7 +271,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 		return err
 	}
 	if s.config.keep == 0 {
-		if err := deleteBucket(file, newestBucket(m.name)); err != nil {
+		if err := deleteBucket(file, m.newestName); err != nil {
 			return err
 		}
 	}
@@ -302,7 +305,7 @@ func (s *Store) checkedIn(file *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]
 func (s *Store) newest(file *bolt.Tx, m *member, err *error) iter.Seq[[]change] {
 	return func(yield func([]change) bool) {
 		var commit []change
-		for key, data := range s.checkedIn(file, newestBucket(m.name), err) {
+		for key, data := range s.checkedIn(file, m.newestName, err) {
 			var c change
 			if e := c.parse(data); e != nil || len(key) != 8 {
 				*err = fmt.Errorf("%w: the change %x is %w", ErrDamaged, key, e)
@@ -327,7 +330,7 @@ func (s *Store) newest(file *bolt.Tx, m *member, err *error) iter.Seq[[]change] 
 
 // storeAgain stores the rows and changes that restore has encoded again.
 func (s *Store) storeAgain(file *bolt.Tx, m *member, from *stored) error {
-	w, err := newTableWriter(file, m.name)
+	w, err := newTableWriter(file, m)
 	if err != nil {
 		return err
 	}
@@ -351,35 +354,35 @@ func (s *Store) storeAgain(file *bolt.Tx, m *member, from *stored) error {
 
 // A tableWriter writes to the buckets of a table.
 type tableWriter struct {
-	rows, newest           *bolt.Bucket
-	rowsBucket, newsBucket []byte
+	*member
+	rows, newest *bolt.Bucket
 }
 
-func newTableWriter(file *bolt.Tx, table string) (w *tableWriter, err error) {
-	w = &tableWriter{rowsBucket: rowsBucket(table), newsBucket: newestBucket(table)}
-	if w.rows, err = file.CreateBucketIfNotExists(w.rowsBucket); err != nil {
+func newTableWriter(file *bolt.Tx, m *member) (w *tableWriter, err error) {
+	w = &tableWriter{member: m}
+	if w.rows, err = file.CreateBucketIfNotExists(m.rowsName); err != nil {
 		return nil, err
 	}
-	w.newest, err = file.CreateBucketIfNotExists(w.newsBucket)
+	w.newest, err = file.CreateBucketIfNotExists(m.newestName)
 	return w, err
 }
 
-// row returns a copy of a stored row, or nil.
+// row returns a stored row, or nil.
 func (w *tableWriter) row(key []byte) ([]byte, error) {
 	data := w.rows.Get(key)
 	if data == nil {
 		return nil, nil
 	}
-	return unchecked(w.rowsBucket, key, data)
+	return unchecked(w.rowsName, key, data)
 }
 
 func (w *tableWriter) putRow(key, row []byte) error {
-	return w.rows.Put(key, checked(w.rowsBucket, key, row))
+	return w.rows.Put(key, checked(w.rowsName, key, row))
 }
 
 func (w *tableWriter) putChange(c *change) error {
 	key := numberKey(c.at.Seq)
-	return w.newest.Put(key, checked(w.newsBucket, key, c.record()))
+	return w.newest.Put(key, checked(w.newestName, key, c.record()))
 }
 
 // deleteNewest deletes the changes up to the one numbered seq.
