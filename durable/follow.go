@@ -75,11 +75,28 @@ func (s *Store) run() {
 		}
 		select {
 		case <-f.wake:
+			s.gather()
 		case <-retry:
 		case <-s.stop:
 			s.ended = s.end()
 			return
 		}
+	}
+}
+
+// gatherTime is for how long changes are gathered that nobody waits for.
+const gatherTime = 5 * time.Millisecond
+
+// gather lets more changes come, while nobody waits for them. A write then wakes the follower
+// seldom, and the pages of the file are written for more changes at a time.
+func (s *Store) gather() {
+	if s.waiting.Load() > 0 {
+		return
+	}
+	select {
+	case <-time.After(gatherTime):
+	case <-s.urgent:
+	case <-s.stop:
 	}
 }
 

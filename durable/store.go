@@ -25,6 +25,9 @@ type Store struct {
 	stop     chan struct{} // closed by Close
 	done     chan struct{} // closed when the follower has ended
 
+	waiting atomic.Int64  // calls of Wait that wait
+	urgent  chan struct{} // gets a value when one begins to wait
+
 	mu      sync.Mutex
 	changed chan struct{} // closed when something that Wait looks at has changed, and replaced
 	err     error         // why the last attempt to write failed, or nil
@@ -71,7 +74,7 @@ type lineageOnDisk struct{ names []changefeed.Position }
 func Open(path string, tables []Table, opts ...Option) (*Store, error) {
 	s := &Store{
 		path: path, config: newConfig(opts), memberOf: make(map[changefeed.AnyTable]*member),
-		stop: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}), urgent: make(chan struct{}, 1),
 	}
 	if err := s.open(tables); err != nil {
 		return nil, fileError(path, err)
@@ -436,6 +439,8 @@ func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
 	if err != nil {
 		return err
 	}
+	s.waiting.Add(1)
+	defer s.waiting.Add(-1)
 	for {
 		s.mu.Lock()
 		changed, err, ended := s.changed, s.err, s.hasEnded()
@@ -455,6 +460,10 @@ func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
 			if m, err = s.memberAt(p); err != nil { // the table was reset
 				return err
 			}
+		}
+		select {
+		case s.urgent <- struct{}{}:
+		default:
 		}
 		select {
 		case <-changed:
