@@ -30,9 +30,10 @@
 // position before it saves the position never comes to this.
 //
 // If the disk falls behind further than the buffer ([Buffer]), the store writes all present rows
-// in one transaction. The changes that are kept begin anew then, and so do they after a
-// [changefeed.Table.Reset]. If a table is dropped, its rows remain in the file as they were before,
-// unless changes of it were waiting behind more of them than the buffer holds.
+// in one transaction. The changes that are kept begin anew then. So do they after a
+// [changefeed.Table.Reset] or a Drop of one of the tables, for all tables whose changes the store
+// has not read yet. The rows of a dropped table remain in the file. If more changes were waiting
+// than the buffer holds, the last ones before the drop are missing.
 //
 // # What a crash can do
 //

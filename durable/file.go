@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"os"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -44,6 +45,7 @@ type storeMeta struct {
 	Format string   `json:"format"`
 	Clean  bool     `json:"clean"`  // the store was closed, and nobody has opened it since
 	Tables []string `json:"tables"` // the names in the bucket tables
+	Store  string   `json:"store"`  // of the store that has opened it last, a name of its own
 }
 
 type tableMeta struct {
@@ -63,12 +65,18 @@ func (m tableMeta) clone() tableMeta {
 // lockTimeout is for how long Open waits for another store to unlock the file.
 const lockTimeout = time.Second
 
-// openFile opens the file, or makes it.
-func openFile(path string) (*file, error) {
+// openFile opens the file, or makes it if create is true.
+func openFile(path string, create bool) (*file, error) {
 	f := &file{path: path}
 	err := f.guard(func() (err error) { // a panic leaves the file locked
 		f.db, err = bolt.Open(path, 0o600, &bolt.Options{
 			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+			OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+				if !create {
+					flag &^= os.O_CREATE
+				}
+				return os.OpenFile(name, flag, perm)
+			},
 		})
 		return err
 	})

@@ -3,6 +3,7 @@ package durable
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -23,6 +24,7 @@ type follower struct {
 	number int  // of the last commit that was added
 	ending bool // Close waits
 	behind bool // the file lacks changes that are not in the batch either
+	reset  bool // rows may be others under the same position, because of a Reset
 	failed bool // the last attempt to write has failed, so the file is to be opened again
 }
 
@@ -76,6 +78,7 @@ func (s *Store) run() {
 		select {
 		case <-f.wake:
 			s.gather()
+		case <-s.urgent: // perhaps for a name
 		case <-retry:
 		case <-s.stop:
 			s.ended = s.end()
@@ -102,11 +105,7 @@ func (s *Store) gather() {
 
 // end writes what is left, and closes the file.
 func (s *Store) end() error {
-	s.follower.ending = true
-	for _, m := range s.members {
-		l := m.lineage()
-		m.until = l[len(l)-1]
-	}
+	s.isEnding()
 	err := s.write()
 	if err == nil {
 		err = s.update(s.markClean)
@@ -121,13 +120,12 @@ func (s *Store) end() error {
 	return nil
 }
 
-// markClean marks the file as closed. It also stores names of histories under which there are no
-// changes yet.
+// markClean marks the file as closed. A dropped table whose last changes are not in the file is
+// forked, because others may have seen them.
 func (s *Store) markClean(file *bolt.Tx) error {
 	for _, m := range s.members {
-		live := m.lineage()
-		if n := len(m.meta.Lineage); !m.dropped.Load() && len(live) > n && slices.Equal(live[:n], m.meta.Lineage) && live[len(live)-1].Seq == m.meta.at().Seq {
-			m.next.Lineage = pruned(live)
+		if live := m.lineage(); m.dropped.Load() && live[len(live)-1].Seq != m.next.at().Seq {
+			m.next.Lineage = pruned(append(m.next.Lineage, changefeed.Position{History: newHistoryID(), Seq: m.next.at().Seq}))
 		}
 		if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
 			return err
@@ -166,14 +164,13 @@ func (s *Store) writeOnce() error {
 		return err
 	}
 	for commit, err := range f.feed {
-		if _, ok := errors.AsType[*changefeed.SkippedError](err); ok {
+		if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
 			s.discard()
+			f.reset = f.reset || skipped.Reset
 			if err := s.catchUp(); err != nil {
 				return err
 			}
-			continue
-		}
-		if err != nil {
+		} else if err != nil {
 			if err := s.flush(); err != nil {
 				return err
 			}
@@ -188,15 +185,37 @@ func (s *Store) writeOnce() error {
 				return err
 			}
 		}
-		if f.ending && !slices.ContainsFunc(s.members, (*member).isShort) {
+		if s.isEnding() && !slices.ContainsFunc(s.members, (*member).isShort) {
 			break // writers may go on for ever
 		}
 	}
 	return s.flush()
 }
 
-// isShort reports whether changes that were made before Close was called are to be added.
-func (m *member) isShort() bool { return !m.dropped.Load() && !has(m.next.Lineage, m.until) }
+// isEnding reports whether Close was called.
+func (s *Store) isEnding() bool {
+	f := &s.follower
+	if f.ending {
+		return true
+	}
+	select {
+	case <-s.stop:
+	default:
+		return false
+	}
+	f.ending = true
+	for _, m := range s.members {
+		l := m.lineage()
+		m.until = l[len(l)-1]
+	}
+	return true
+}
+
+// isShort reports whether changes that were made before Close was called are to be added. A table
+// that was reset since is not waited for.
+func (m *member) isShort() bool {
+	return !m.dropped.Load() && m.next.at().Seq < m.until.Seq && has(m.lineage(), m.until)
+}
 
 // discard discards the batch. The file is then behind.
 func (s *Store) discard() {
@@ -246,8 +265,11 @@ func (m *tableMeta) extend(at changefeed.Position) {
 
 // flush writes the batch in one transaction of the file.
 func (s *Store) flush() error {
-	f := &s.follower
-	if len(f.batch) == 0 {
+	named := false
+	for _, m := range s.members {
+		named = m.addNames() || named
+	}
+	if len(s.follower.batch) == 0 && !named {
 		return nil
 	}
 	if err := s.update(s.writeBatch); err != nil {
@@ -255,6 +277,29 @@ func (s *Store) flush() error {
 	}
 	s.committed()
 	return nil
+}
+
+// addNames adds the names that the table's history has got since, up to the number of the last
+// change in the batch. It does nothing if the table was reset meanwhile.
+func (m *member) addNames() bool {
+	if m.dropped.Load() || len(m.next.Lineage) == 0 {
+		return false
+	}
+	live, seq := m.lineage(), m.next.at().Seq
+	for i, name := range live {
+		if name.Seq > seq { // the name of the last change, or one that is later than that
+			live[i].Seq = seq
+			live = live[:i+1]
+			break
+		}
+	}
+	live = pruned(live)
+	isOther := func(name changefeed.Position) bool { return !slices.Contains(live, name) }
+	if len(live) <= len(m.next.Lineage) || slices.ContainsFunc(m.next.Lineage, isOther) {
+		return false
+	}
+	m.next.Lineage = live
+	return true
 }
 
 func (s *Store) writeBatch(file *bolt.Tx) error {
@@ -281,6 +326,11 @@ func (s *Store) writeBatch(file *bolt.Tx) error {
 			if err := w.deleteNewest(seq - uint64(s.config.keep)); err != nil {
 				return err
 			}
+		}
+	}
+	for _, m := range s.members {
+		if slices.Equal(m.meta.Lineage, m.next.Lineage) {
+			continue
 		}
 		if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
 			return err
@@ -332,7 +382,7 @@ func (s *Store) catchUp() error {
 			if m.isDropped() { // otherwise it was not when Read began
 				return errDropped
 			}
-			if lineage := pruned(m.lineageIn(tx)); !slices.Equal(lineage, m.meta.Lineage) {
+			if lineage := pruned(m.lineageIn(tx)); s.follower.reset || !slices.Equal(lineage, m.meta.Lineage) {
 				lineages[m] = lineage
 			}
 		}
@@ -354,7 +404,7 @@ func (s *Store) catchUp() error {
 		}
 		return err
 	}
-	s.follower.behind = false
+	s.follower.behind, s.follower.reset = false, false
 	s.committed()
 	return nil
 }
@@ -401,7 +451,7 @@ func (s *Store) reopen() error {
 	s.fileMu.Lock()
 	defer s.fileMu.Unlock()
 	_ = s.file.db.Close()
-	file, err := openFile(s.path)
+	file, err := openFile(s.path, false)
 	if err != nil {
 		return err
 	}
@@ -409,6 +459,13 @@ func (s *Store) reopen() error {
 	metas := make(map[*member]tableMeta)
 	err = s.file.guard(func() error {
 		return s.file.db.View(func(file *bolt.Tx) error {
+			var meta storeMeta
+			if _, err := getMeta(file, storeBucket, storeKey, &meta); err != nil {
+				return err
+			}
+			if meta.Store != s.id {
+				return fmt.Errorf("%w: it is not the one that was opened", ErrForeign)
+			}
 			for _, m := range s.members {
 				var meta tableMeta
 				if _, err := getMeta(file, tableBucket, []byte(m.name), &meta); err != nil {
@@ -436,6 +493,10 @@ func (s *Store) reopen() error {
 			s.discard()
 		}
 	case is(func(m *member) tableMeta { return m.next }):
+		// Pages that could not be synced before may still be in memory only.
+		if err := s.update(func(file *bolt.Tx) error { return putMeta(file, storeBucket, storeKey, s.meta(false)) }); err != nil {
+			return err
+		}
 		s.committed()
 	default:
 		for m, meta := range metas {

@@ -1,10 +1,12 @@
 package durable
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -48,12 +50,19 @@ func keyEncoder[K any]() (func(key K) ([]byte, error), error) {
 		}, nil
 	case reflect.String:
 		return func(key K) ([]byte, error) { return shortened(stringKey, reflect.ValueOf(key).String()), nil }, nil
+	case reflect.Bool:
+		return func(key K) ([]byte, error) {
+			return ordered(uintKey, map[bool]uint64{true: 1}[reflect.ValueOf(key).Bool()]), nil
+		}, nil
 	}
 	if !isPlain(t) {
-		return nil, fmt.Errorf("keys of type %v cannot be stored: use integers, floats, strings, an encoding.TextMarshaler, or structs and arrays of these with exported fields", t)
+		return nil, fmt.Errorf("keys of type %v cannot be stored: use integers, floats, strings, bools, an encoding.TextMarshaler, or arrays of these, or structs of these whose fields are exported and not embedded", t)
 	}
 	return func(key K) ([]byte, error) {
 		text, err := json.Marshal(key)
+		if err == nil && hasReplacement(text) {
+			err = errNotUTF8
+		}
 		return shortened(jsonKey, string(text)), err
 	}, nil
 }
@@ -64,7 +73,7 @@ func isPlain(t reflect.Type) bool {
 		return t.Kind() != reflect.Interface
 	}
 	switch t.Kind() {
-	case reflect.Bool, reflect.String,
+	case reflect.Bool, reflect.String, reflect.Float32, reflect.Float64,
 		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
 		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
 		return !t.Implements(reflect.TypeFor[json.Marshaler]())
@@ -72,11 +81,26 @@ func isPlain(t reflect.Type) bool {
 		return isPlain(t.Elem())
 	case reflect.Struct:
 		for i := range t.NumField() {
-			if f := t.Field(i); !f.IsExported() || f.Tag.Get("json") != "" || !isPlain(f.Type) {
+			if f := t.Field(i); !f.IsExported() || f.Anonymous || f.Tag.Get("json") != "" || !isPlain(f.Type) {
 				return false
 			}
 		}
 		return !t.Implements(reflect.TypeFor[json.Marshaler]())
+	}
+	return false
+}
+
+var errNotUTF8 = errors.New("a string is not UTF-8, so JSON would make it another one")
+
+// hasReplacement reports whether encoding/json has replaced a part of a string that is not UTF-8.
+func hasReplacement(text []byte) bool {
+	for i := 0; i < len(text); i++ {
+		if text[i] == '\\' {
+			if bytes.HasPrefix(text[i:], []byte(`\ufffd`)) {
+				return true
+			}
+			i++ // what is escaped
+		}
 	}
 	return false
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"reflect"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/seed-637b77f9/changefeed"
 )
@@ -58,18 +60,19 @@ type move struct{ old, key, row []byte }
 type RowsOption[V any] func(r *rowsConfig[V])
 
 type rowsConfig[V any] struct {
-	encode func(row *V) ([]byte, error)
-	decode func(data []byte, row *V) error
-	number int
-	older  map[int]func(data []byte, row *V) error
+	encode   func(row *V) ([]byte, error)
+	decode   func(data []byte, row *V) error
+	usesJSON bool // encode is that of encoding/json
+	number   int
+	older    map[int]func(data []byte, row *V) error
 }
 
 // Encoding makes the store encode rows by a codec of the user's. The default is encoding/json.
-// encode must not keep or change the row, and the store may append to the slice that it returns.
+// encode must not keep or change the row, and the slice that it returns belongs to the store.
 // decode must not keep data. A row that was decoded must be equal to the row that was encoded. Both
 // functions are called by one goroutine at a time.
 func Encoding[V any](encode func(row *V) ([]byte, error), decode func(data []byte, row *V) error) RowsOption[V] {
-	return func(c *rowsConfig[V]) { c.encode, c.decode = encode, decode }
+	return func(c *rowsConfig[V]) { c.encode, c.decode, c.usesJSON = encode, decode, false }
 }
 
 // Version gives the rows a schema version, which is not negative. The default is 0. older has a
@@ -81,13 +84,17 @@ func Version[V any](number int, older map[int]func(data []byte, row *V) error) R
 
 // Rows makes a table a part of a store, under its name. It can be passed to one call of [Open].
 //
-// Keys can be integers, floats, strings, of a type with MarshalText, or structs and arrays of
-// these with exported fields. Integer and string keys are stored in the order of the table, which
-// makes Open faster.
+// Keys can be integers, floats, strings, bools, of a type with MarshalText, arrays of these, or
+// structs of these whose fields are exported and not embedded. Integer and string keys are stored
+// in the order of the table, which makes Open faster. Without [Encoding], a row whose key is a
+// string that is not UTF-8 is [ErrRow], and in other fields encoding/json replaces what is not
+// UTF-8. While a table has a row that cannot be encoded, the store writes nothing, and reports the
+// row.
 func Rows[K, V any](t *changefeed.Table[K, V], opts ...RowsOption[V]) Table {
 	r := &rows[K, V]{t: t, rowsConfig: rowsConfig[V]{
-		encode: func(row *V) ([]byte, error) { return json.Marshal(row) },
-		decode: func(data []byte, row *V) error { return json.Unmarshal(data, row) },
+		usesJSON: true,
+		encode:   func(row *V) ([]byte, error) { return json.Marshal(row) },
+		decode:   func(data []byte, row *V) error { return json.Unmarshal(data, row) },
 	}}
 	for _, opt := range opts {
 		opt(&r.rowsConfig)
@@ -130,13 +137,22 @@ func (r *rows[K, V]) decodes(version int) bool {
 }
 
 // key returns the stored key of a row.
-func (r *rows[K, V]) key(row *V) ([]byte, error) {
+func (r *rows[K, V]) key(row *V) (encoded []byte, err error) {
+	text := "unknown"
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+		if err != nil {
+			err = rowError(text, "encoded", err)
+		}
+	}()
 	key := r.t.Key(row)
-	k, err := r.encodeKey(key)
-	if err != nil {
-		return nil, rowError(fmt.Sprint(key), "encoded", err)
+	text = fmt.Sprint(key)
+	if s := reflect.ValueOf(&key).Elem(); r.usesJSON && s.Kind() == reflect.String && !utf8.ValidString(s.String()) {
+		return nil, errNotUTF8
 	}
-	return k, nil
+	return r.encodeKey(key)
 }
 
 // row returns a stored row.

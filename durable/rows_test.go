@@ -33,6 +33,8 @@ func TestStoredKeys(t *testing.T) {
 		Seat int
 	}
 	requireKeys(t, nil, seat{}, seat{"a", 1}, seat{"a", 2}, seat{"a1", 2})
+	requireKeys(t, nil, false, true)
+	requireKeys(t, nil, [2]float64{1, 2}, [2]float64{1, 2.5})
 	requireKeys(t, nil, [2]bool{}, [2]bool{true, false}, [2]bool{false, true})
 	requireKeys(t, nil, netip.MustParseAddr("::1"), netip.MustParseAddr("1.2.3.4"))
 	requireKeys(t, nil, time.Unix(0, 1).UTC(), time.Unix(0, 2).UTC())
@@ -41,6 +43,7 @@ func TestStoredKeys(t *testing.T) {
 		func() error { _, err := keyEncoder[*int](); return err },
 		func() error { _, err := keyEncoder[any](); return err },
 		func() error { _, err := keyEncoder[struct{ A []int }](); return err },
+		func() error { _, err := keyEncoder[struct{ account }](); return err },
 	} {
 		require.ErrorContains(t, encoder(), "cannot be stored")
 	}
@@ -203,4 +206,57 @@ func TestExportAndImport(t *testing.T) {
 		require.Equal(t, 2, other.accounts.Len())
 	}
 	require.NoError(t, Import(strings.NewReader(""), other.tables()...))
+}
+
+// A key that JSON would make another one is refused, so that the file can be opened again.
+func TestAKeyThatIsNotUTF8(t *testing.T) {
+	b := openBank(t, filepath.Join(t.TempDir(), "bank.db"), func(c *config) { c.retry = time.Millisecond })
+	for _, owner := range []string{"\xff", "\xfe", `\ufffd`, "\ufffd"} {
+		_, err := b.accounts.Insert(account{Owner: owner})
+		require.NoError(t, err)
+	}
+	require.ErrorIs(t, b.Wait(t.Context(), b.accounts.Position()), ErrRow)
+	for _, owner := range []string{"\xff", "\xfe"} {
+		_, err := b.accounts.Delete(owner)
+		require.NoError(t, err)
+	}
+	require.NoError(t, b.Close())
+	again := openBank(t, b.path)
+	requireSame(t, b, again)
+	require.NoError(t, again.Close())
+
+	encode, err := keyEncoder[[1]string]()
+	require.NoError(t, err)
+	_, err = encode([1]string{"\xff"})
+	require.ErrorIs(t, err, errNotUTF8)
+	for _, valid := range []string{`\ufffd`, "\ufffd", `\\ufffd`} {
+		_, err = encode([1]string{valid})
+		require.NoError(t, err)
+	}
+}
+
+// A panic in a function of a row is reported as an error of the row.
+func TestAKeyThatPanics(t *testing.T) {
+	panics := false
+	table := changefeed.NewTableFunc("keys", func(k *panicKey) panicKey { k.panics = &panics; return *k },
+		func(a, b panicKey) int { return cmp.Compare(a.N, b.N) })
+	store, err := Open(filepath.Join(t.TempDir(), "file.db"), []Table{Rows(table)}, func(c *config) { c.retry = time.Millisecond })
+	require.NoError(t, err)
+	panics = true
+	_, err = table.Insert(panicKey{N: 1})
+	require.NoError(t, err)
+	require.ErrorContains(t, store.Wait(t.Context(), table.Position()), "cannot be encoded: panic: oops")
+	require.ErrorIs(t, store.Close(), ErrRow)
+}
+
+type panicKey struct {
+	N      int
+	panics *bool
+}
+
+func (k panicKey) MarshalText() ([]byte, error) {
+	if *k.panics {
+		panic("oops")
+	}
+	return fmt.Append(nil, k.N), nil
 }

@@ -18,6 +18,7 @@ import (
 
 // A Store keeps tables in a file. Its methods can be called by any goroutine.
 type Store struct {
+	id       string // a name of its own, which is in the file
 	path     string
 	config   config
 	members  []*member
@@ -73,7 +74,7 @@ type lineageOnDisk struct{ names []changefeed.Position }
 // the file lacks are refused from then on.
 func Open(path string, tables []Table, opts ...Option) (*Store, error) {
 	s := &Store{
-		path: path, config: newConfig(opts), memberOf: make(map[changefeed.AnyTable]*member),
+		id: newHistoryID().String(), path: path, config: newConfig(opts), memberOf: make(map[changefeed.AnyTable]*member),
 		stop: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}), urgent: make(chan struct{}, 1),
 	}
 	if err := s.open(tables); err != nil {
@@ -87,7 +88,7 @@ func (s *Store) open(tables []Table) (err error) {
 	if err := s.addMembers(tables); err != nil {
 		return err
 	}
-	if s.file, err = openFile(s.path); err != nil {
+	if s.file, err = openFile(s.path, true); err != nil {
 		return err
 	}
 	defer func() {
@@ -210,7 +211,7 @@ func (s *Store) restore(tx *changefeed.Tx, file *bolt.Tx) error {
 
 // meta returns the storeMeta of the store.
 func (s *Store) meta(clean bool) storeMeta {
-	meta := storeMeta{Format: format, Clean: clean}
+	meta := storeMeta{Format: format, Clean: clean, Store: s.id}
 	for _, m := range s.members {
 		meta.Tables = append(meta.Tables, m.name)
 	}
@@ -421,7 +422,8 @@ func newHistoryID() (id changefeed.HistoryID) {
 // table ([changefeed.ErrOtherHistory]), and if the table was dropped before
 // ([changefeed.ErrTableDropped]).
 //
-// Wait must not be called in Transact on one of the tables.
+// Wait must not be called in Transact on one of the tables. After a Reset that keeps the names of a
+// history, two states of the table have the same positions, and Wait cannot tell them apart.
 func (s *Store) Wait(ctx context.Context, positions ...changefeed.Position) error {
 	for _, p := range positions {
 		if err := s.wait(ctx, p); err != nil {
@@ -435,19 +437,36 @@ func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
 	if p.IsZero() {
 		return nil
 	}
-	m, err := s.memberAt(p)
-	if err != nil {
-		return err
+	found := false
+	for _, m := range s.members { // replicas have the same history
+		if has(m.durable.Load().names, p) {
+			found = true
+			continue
+		}
+		if !has(m.lineage(), p) {
+			continue
+		}
+		found = true
+		if err := s.waitFor(ctx, m, p); err != nil {
+			return err
+		}
 	}
+	if !found {
+		return fileError(s.path, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, p))
+	}
+	return nil
+}
+
+// waitFor waits for a position of a table.
+func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) error {
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
 	for {
 		s.mu.Lock()
 		changed, err, ended := s.changed, s.err, s.hasEnded()
 		s.mu.Unlock()
-		names := m.durable.Load().names
 		switch {
-		case has(names, p):
+		case has(m.durable.Load().names, p):
 			return nil
 		case err != nil:
 			return err
@@ -455,11 +474,8 @@ func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
 			return fileError(s.path, tableError(m.name, changefeed.ErrTableDropped))
 		case ended:
 			return fileError(s.path, ErrClosed)
-		}
-		if !slices.ContainsFunc(names, func(name changefeed.Position) bool { return name.History == p.History }) {
-			if m, err = s.memberAt(p); err != nil { // the table was reset
-				return err
-			}
+		case !has(m.lineage(), p): // the table was reset
+			return fileError(s.path, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, p))
 		}
 		select {
 		case s.urgent <- struct{}{}:
@@ -471,21 +487,6 @@ func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// memberAt returns the table of a position.
-func (s *Store) memberAt(p changefeed.Position) (*member, error) {
-	for _, m := range s.members {
-		if has(m.durable.Load().names, p) {
-			return m, nil
-		}
-	}
-	for _, m := range s.members {
-		if has(m.lineage(), p) {
-			return m, nil
-		}
-	}
-	return nil, fileError(s.path, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, p))
 }
 
 // hasEnded reports whether nothing will be written any more.
@@ -523,7 +524,9 @@ func (s *Store) Close() error {
 	return s.ended
 }
 
-// Backup writes a copy of the file, as it is on disk at one moment. The store goes on working. The
+// Backup writes a copy of the file, as it is on disk at one moment. The tables go on working, and
+// so does the store, except that it waits for the end of the backup when the file must grow. w must
+// therefore not wait for the store. Close waits, too. The
 // copy can be opened as a file of its own. Since it may lack the last changes, [Open] forks its
 // histories.
 func (s *Store) Backup(w io.Writer) error {

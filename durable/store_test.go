@@ -9,8 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -382,4 +384,126 @@ func TestDamagedFiles(t *testing.T) {
 		_ = again.Close()
 	}
 	require.Greater(t, reported, 50)
+}
+
+// A Reset that keeps the position may have changed all rows.
+func TestAResetToTheSamePosition(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	for id := range 6 {
+		require.NoError(t, b.pay(transfer{id + 1, "Ann", "Bob", 10}))
+	}
+	b.wait(t)
+	require.NoError(t, b.transfers.Reset(changefeed.Past[transfer]{Lineage: b.transfers.Lineage(), Rows: slices.Values([]transfer{{ID: 7}})}))
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	requireSame(t, b, again)
+	require.NoError(t, again.transfers.Reset(changefeed.Past[transfer]{Lineage: []changefeed.Position{again.transfers.At(3)}}))
+	for id := range 3 {
+		require.NoError(t, again.pay(transfer{id + 10, "Ann", "Bob", 10}))
+	}
+	require.NoError(t, again.Close())
+	last := openBank(t, path)
+	requireSame(t, again, last)
+	require.NoError(t, last.Close())
+}
+
+// A name of a history without a change is stored as soon as somebody waits for it.
+func TestWaitForANameOfAHistory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	first := b.transfers.Fork()
+	require.NoError(t, b.Wait(t.Context(), first))
+	second := b.transfers.Fork()
+	b.transfers.Fork()
+	require.NoError(t, b.pay(transfer{2, "Ann", "Bob", 10}))
+	b.wait(t)
+	require.NoError(t, b.Wait(t.Context(), second))
+	backup := backupOf(t, b, t.TempDir())
+	require.NoError(t, b.Close())
+	again := openBank(t, backup)
+	for _, p := range []changefeed.Position{first, second} {
+		changes, err := changesAfter(again.transfers, p)
+		require.NoError(t, err)
+		require.Len(t, changes, 1)
+	}
+	require.NoError(t, again.Close())
+}
+
+// Two tables of a store can have one history. Both must be on disk then.
+func TestWaitForTablesOfOneHistory(t *testing.T) {
+	newTable := func(name string) *changefeed.Table[int, transfer] {
+		return changefeed.NewTable(name, func(t *transfer) int { return t.ID })
+	}
+	a, b := newTable("a"), newTable("b")
+	require.NoError(t, b.Restore(changefeed.Past[transfer]{Lineage: a.Lineage()}))
+	never := Encoding(func(*transfer) ([]byte, error) { return nil, errors.New("never") }, func([]byte, *transfer) error { return nil })
+	store, err := Open(filepath.Join(t.TempDir(), "file.db"), []Table{Rows(a), Rows(b, never)})
+	require.NoError(t, err)
+	_, err = a.Insert(transfer{ID: 1})
+	require.NoError(t, err)
+	require.NoError(t, store.Wait(t.Context(), a.Position()))
+	_, err = b.Insert(transfer{ID: 1})
+	require.NoError(t, err)
+	require.ErrorIs(t, store.Wait(t.Context(), b.Position()), ErrRow)
+	require.ErrorIs(t, store.Close(), ErrRow)
+}
+
+// Close ends although writers go on.
+func TestCloseBesideWriters(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path, Buffer(2))
+	var writers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		writers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = b.pay(transfer{0, "Ann", "Bob", 1})
+				}
+			}
+		})
+	}
+	for b.transfers.Seq() < 100 {
+		runtime.Gosched()
+	}
+	p := b.transfers.Position()
+	require.NoError(t, b.Close())
+	close(stop)
+	writers.Wait()
+	again := openBank(t, path)
+	require.True(t, has(again.transfers.Lineage(), p))
+	require.Equal(t, 2*again.transfers.Seq(), again.accounts.Seq())
+	require.NoError(t, again.Close())
+}
+
+// A file that is not the one that was opened is not written to.
+func TestAFileThatIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.wait(t)
+	moved := filepath.Join(dir, "moved")
+	require.NoError(t, os.Rename(path, moved))
+	for _, replace := range []func() error{
+		func() error { return nil },
+		func() error { return openBank(t, path).Close() },
+		func() error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		require.NoError(t, replace())
+		require.Error(t, b.reopen())
+		_ = os.Remove(path)
+	}
+	require.NoError(t, os.Rename(moved, path))
+	require.NoError(t, b.reopen())
+	require.NoError(t, b.pay(transfer{2, "Ann", "Bob", 10}))
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	requireSame(t, b, again)
+	require.NoError(t, again.Close())
 }
