@@ -1775,6 +1775,10 @@ func (h *partHistory) open(ctx context.Context, random *rand.Rand, number int) *
 		f.buffer = 1 + random.IntN(2)
 		f.squash, f.wait = false, 0
 		f.hasOverflow, f.overflow = true, Overflow(number/4%3)
+	case 3:
+		if number%16 == 7 { // four that are there to the end
+			f.squash, f.wait = true, time.Duration(number)*time.Microsecond
+		}
 	}
 	f.handle = new(Feed)
 	opts := []FeedOption{Buffer(f.buffer), Track(f.handle)}
