@@ -4,8 +4,8 @@ import "fmt"
 
 // Apply makes changes that were made to another table, its source, in this table. It keeps the
 // table a replica of its source: it has the same rows and sequence numbers, and its feeds report
-// the same changes. of is the history of the changes: that of [Feed.Position]
-// in a loop over the source's changes, or AnyChange.History.
+// the same changes. of is the history of the changes: that of [Feed.Position] in a loop over the
+// source's changes, or AnyChange.History.
 //
 // The changes are those of a feed of the whole source, in order. They become one transaction. If
 // one of them cannot be applied, none is. So a program passes the changes of one transaction of

@@ -25,10 +25,7 @@ import (
 //
 // The metas are JSON, checked. What is checked ends with a checksum of the bucket's name, the
 // key and the value.
-type file struct {
-	path string
-	db   *bolt.DB
-}
+type file struct{ db *bolt.DB }
 
 const format = "changefeed durable 1"
 
@@ -67,7 +64,7 @@ const lockTimeout = time.Second
 
 // openFile opens the file, or makes it if create is true.
 func openFile(path string, create bool) (*file, error) {
-	f := &file{path: path}
+	f := new(file)
 	err := f.guard(func() (err error) { // a panic leaves the file locked
 		f.db, err = bolt.Open(path, 0o600, &bolt.Options{
 			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true,

@@ -340,18 +340,16 @@ func (s *Store) writeBatch(file *bolt.Tx) error {
 }
 
 func (s *Store) writeChange(w *tableWriter, c *batchChange) (err error) {
-	if s.config.keep > 0 && c.oldKey != nil {
-		if c.old, err = w.row(c.oldKey); err != nil {
-			return err
+	if s.config.keep > 0 {
+		if c.oldKey != nil {
+			if c.old, err = w.row(c.oldKey); err != nil {
+				return err
+			}
 		}
 		if err := w.putChange(&c.change); err != nil {
 			return err
 		}
 		c.old = nil // not valid after the transaction
-	} else if s.config.keep > 0 {
-		if err := w.putChange(&c.change); err != nil {
-			return err
-		}
 	}
 	if c.oldKey != nil && !slices.Equal(c.oldKey, c.key) {
 		if err := w.rows.Delete(c.oldKey); err != nil {

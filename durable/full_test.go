@@ -14,6 +14,25 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// fillDisk makes files fail to grow beyond the size of one of them, until makeRoom is called or the
+// test ends.
+func fillDisk(t *testing.T, path string) (makeRoom func()) {
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	signal.Ignore(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
+	full := limit
+	full.Cur = uint64(info.Size())
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
+	makeRoom = func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)) }
+	t.Cleanup(func() {
+		makeRoom()
+		signal.Reset(syscall.SIGXFSZ)
+	})
+	return makeRoom
+}
+
 // While the disk is full, Wait and the callback report it, and the tables go on working. When
 // there is room again, the store writes what it could not write.
 func TestAFullDisk(t *testing.T) {
@@ -27,17 +46,7 @@ func TestAFullDisk(t *testing.T) {
 	}), func(c *config) { c.retry = time.Millisecond })
 	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
 	b.wait(t)
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-
-	signal.Ignore(syscall.SIGXFSZ)
-	defer signal.Reset(syscall.SIGXFSZ)
-	var limit syscall.Rlimit
-	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
-	full := limit
-	full.Cur = uint64(info.Size())
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
-	defer func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)) }()
+	makeRoom := fillDisk(t, path)
 	id := 1
 	pay := func(n int) {
 		for range n {
@@ -49,14 +58,14 @@ func TestAFullDisk(t *testing.T) {
 		pay(100)
 		_ = b.Wait(t.Context(), b.transfers.Position())
 	}
-	err = <-failed
+	err := <-failed
 	require.ErrorContains(t, err, "file too large")
 	require.ErrorContains(t, err, "durable: "+path+": ")
 	pay(100)
 	require.ErrorContains(t, b.Wait(t.Context(), b.transfers.Position()), "file too large")
 	<-failed // it has tried again
 
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
+	makeRoom()
 	for b.Wait(t.Context(), b.transfers.Position()) != nil {
 		runtime.Gosched() // the last attempt was before there was room
 	}
@@ -74,22 +83,13 @@ func TestCloseOnAFullDisk(t *testing.T) {
 	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
 	b.wait(t)
 	saved := b.transfers.Position()
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	signal.Ignore(syscall.SIGXFSZ)
-	defer signal.Reset(syscall.SIGXFSZ)
-	var limit syscall.Rlimit
-	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
-	full := limit
-	full.Cur = uint64(info.Size())
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
-	defer func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)) }()
+	makeRoom := fillDisk(t, path)
 	for id := range 5000 {
 		require.NoError(t, b.pay(transfer{id + 2, "Ann", "Bob", 1}))
 	}
 	require.ErrorContains(t, b.Close(), "file too large")
 	lost := b.transfers.Position()
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
+	makeRoom()
 	again := openBank(t, path)
 	require.Equal(t, 2*again.transfers.Seq(), again.accounts.Seq())
 	require.True(t, has(again.transfers.Lineage(), saved))

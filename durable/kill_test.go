@@ -164,8 +164,7 @@ func TestKill(t *testing.T) {
 	t.Log(lost, "feeds had seen changes that the disk never got;", resumed, "resumed")
 }
 
-// requireSums requires that each transfer is in the balances, and that the file has kept the
-// newest changes.
+// requireSums requires that each transfer is in the balances, and that no number is missing.
 func requireSums(t *testing.T, b *bank) {
 	t.Helper()
 	want := make(map[string]int)

@@ -40,8 +40,9 @@ func Keep(n int) Option { return func(c *config) { c.keep = n } }
 // for feeds begin anew then. The default is [changefeed.DefaultBuffer].
 func Buffer(n int) Option { return func(c *config) { c.buffer = n } }
 
-// OnError makes the store call f with each error of the disk, in a goroutine of the store. f
-// should return soon, and must not call Close. The tables go on working, and the store tries again every second.
+// OnError makes the store call f with each error of the disk, and of a row that cannot be encoded,
+// in a goroutine of the store. f should return soon, and must not call Close. The tables go on
+// working, and the store tries again every second.
 func OnError(f func(err error)) Option { return func(c *config) { c.onError = f } }
 
 // A Progress says how far Open has come.

@@ -417,13 +417,15 @@ func newHistoryID() (id changefeed.HistoryID) {
 // has returned, or with the table's Position. Many writers that wait share one write to the disk.
 //
 // If a write to the disk fails, Wait returns the error at once. The store tries again every
-// second, so a later Wait may succeed. Wait also returns an error if ctx is done, if the store is
-// closed before the position is on disk ([ErrClosed]), if a position is not in the history of a
-// table ([changefeed.ErrOtherHistory]), and if the table was dropped before
-// ([changefeed.ErrTableDropped]).
+// second, so a later Wait may succeed. Other errors are:
 //
-// Wait must not be called in Transact on one of the tables. After a Reset that keeps the names of a
-// history, two states of the table have the same positions, and Wait cannot tell them apart.
+//   - the cause of ctx, if it is done
+//   - [ErrClosed], if the store is closed before the position is on disk
+//   - [changefeed.ErrOtherHistory], if a position is not in the history of a table
+//   - [changefeed.ErrTableDropped], if the table was dropped before the position was on disk
+//
+// Wait must not be called in Transact on one of the tables. A Reset that keeps the names of the
+// history gives old positions to new rows. Wait may then return before the new rows are on disk.
 func (s *Store) Wait(ctx context.Context, positions ...changefeed.Position) error {
 	for _, p := range positions {
 		if err := s.wait(ctx, p); err != nil {
@@ -524,11 +526,10 @@ func (s *Store) Close() error {
 	return s.ended
 }
 
-// Backup writes a copy of the file, as it is on disk at one moment. The tables go on working, and
-// so does the store, except that it waits for the end of the backup when the file must grow. w must
-// therefore not wait for the store. Close waits, too. The
-// copy can be opened as a file of its own. Since it may lack the last changes, [Open] forks its
-// histories.
+// Backup writes a copy of the file, as it is on disk at one moment. The tables go on working. When
+// the file must grow, the store waits for the end of the backup. Close waits, too. w must
+// therefore not wait for the store. The copy can be opened as a file of its own. Since it may lack
+// the last changes, [Open] forks its histories.
 func (s *Store) Backup(w io.Writer) error {
 	s.fileMu.RLock()
 	defer s.fileMu.RUnlock()
