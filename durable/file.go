@@ -22,7 +22,8 @@ import (
 //	changefeed     "store": a storeMeta
 //	tables         for each table its name: a tableMeta
 //	rows:NAME      for each row of a table its key: the row, checked
-//	newest:NAME    for each of the newest changes its number: a record, checked
+//	newest:NAME    for the newest changes, in blocks, the number of a block's first one: the
+//	               records of the block's changes, checked
 //
 // The metas are JSON, checked. What is checked ends with a checksum of the bucket's name, the
 // key and the value.
@@ -158,62 +159,3 @@ func getMeta(tx *bolt.Tx, bucket, key []byte, meta any) (ok bool, err error) {
 	}
 	return true, nil
 }
-
-// A change is a changefeed.Change for the file.
-type change struct {
-	at     changefeed.Position
-	kind   changefeed.Kind
-	first  bool // of its commit
-	oldKey []byte
-	old    []byte // the row before, when read from the file
-	key    []byte
-	row    []byte // the row after, as stored without its checksum
-}
-
-// A record is a change in newest: its number is the key. The value has the kind, whether it is
-// the first one of its commit, the key of the row, the row before and the row after. The last
-// three are preceded by their lengths, plus one if there is one.
-func (c *change) record() []byte {
-	flags := byte(c.kind) << 1
-	if c.first {
-		flags |= 1
-	}
-	key := c.key
-	if key == nil {
-		key = c.oldKey
-	}
-	data := make([]byte, 0, 1+3*binary.MaxVarintLen32+len(key)+len(c.old)+len(c.row)+checksumSize)
-	data = append(data, flags)
-	for _, part := range [][]byte{key, c.old, c.row} {
-		if part == nil {
-			data = append(data, 0)
-			continue
-		}
-		data = binary.AppendUvarint(data, uint64(len(part))+1)
-		data = append(data, part...)
-	}
-	return data
-}
-
-// parse reads a record. It does not fail for one that record has returned.
-func (c *change) parse(data []byte) error {
-	if len(data) == 0 {
-		return errors.New("an empty record")
-	}
-	c.kind, c.first = changefeed.Kind(data[0]>>1), data[0]&1 == 1
-	data = data[1:]
-	for _, part := range []*[]byte{&c.key, &c.old, &c.row} {
-		length, n := binary.Uvarint(data)
-		if n <= 0 || length > uint64(len(data)-n)+1 {
-			return errors.New("a record that is too short")
-		}
-		data = data[n:]
-		if length > 0 {
-			*part = data[: length-1 : length-1]
-			data = data[length-1:]
-		}
-	}
-	return nil
-}
-
-func numberKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }

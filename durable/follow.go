@@ -322,10 +322,8 @@ func (s *Store) writeBatch(file *bolt.Tx) error {
 		}
 	}
 	for m, w := range writers {
-		if seq := m.next.at().Seq; s.config.keep > 0 && seq > uint64(s.config.keep) {
-			if err := w.deleteNewest(seq - uint64(s.config.keep)); err != nil {
-				return err
-			}
+		if err := errors.Join(w.putBlock(), w.deleteNewest(s.kept(m))); err != nil {
+			return err
 		}
 	}
 	for _, m := range s.members {
@@ -339,14 +337,19 @@ func (s *Store) writeBatch(file *bolt.Tx) error {
 	return nil
 }
 
+// kept returns the number of the first change that is kept, when the file has the batch.
+func (s *Store) kept(m *member) uint64 {
+	return max(m.next.at().Seq, uint64(s.config.keep)) - uint64(s.config.keep) + 1
+}
+
 func (s *Store) writeChange(w *tableWriter, c *batchChange) (err error) {
-	if s.config.keep > 0 {
+	if c.at.Seq >= s.kept(c.of) {
 		if c.oldKey != nil {
 			if c.old, err = w.row(c.oldKey); err != nil {
 				return err
 			}
 		}
-		if err := w.putChange(&c.change); err != nil {
+		if err := w.keep(&c.change); err != nil {
 			return err
 		}
 		c.old = nil // not valid after the transaction

@@ -3,7 +3,6 @@ package durable
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -253,7 +252,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	from.rows = func(yield func(key, row []byte) bool) {
 		n := 0
 		report(n)
-		for key, row := range s.checkedIn(file, m.rowsName, &from.err) {
+		for key, row := range checkedIn(file, m.rowsName, &from.err) {
 			if !yield(key, row) {
 				return
 			}
@@ -267,14 +266,14 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 		report(n)
 	}
 	from.newest = func(yield func([]change) bool) {
-		if s.config.keep > 0 {
-			s.newest(file, m, &from.err)(yield)
+		if s.config.keep > 0 && from.err == nil {
+			newestCommits(file, m.newestName, &from.err)(yield)
 		}
 	}
 	if err := m.restore(tx, &from); err != nil {
 		return err
 	}
-	if s.config.keep == 0 {
+	if s.config.keep == 0 || len(from.changes) > 0 {
 		if err := deleteBucket(file, m.newestName); err != nil {
 			return err
 		}
@@ -284,7 +283,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 
 // checkedIn yields the values in a bucket, without their checksums. It ends at a wrong one, and
 // sets err.
-func (s *Store) checkedIn(file *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]byte, []byte] {
+func checkedIn(file *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, value []byte) bool) {
 		b := file.Bucket(bucket)
 		if b == nil {
@@ -300,34 +299,6 @@ func (s *Store) checkedIn(file *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]
 			if !yield(key, value) {
 				return
 			}
-		}
-	}
-}
-
-// newest yields the newest commits of a table. A commit whose beginning is not there any more is
-// left out.
-func (s *Store) newest(file *bolt.Tx, m *member, err *error) iter.Seq[[]change] {
-	return func(yield func([]change) bool) {
-		var commit []change
-		for key, data := range s.checkedIn(file, m.newestName, err) {
-			var c change
-			if e := c.parse(data); e != nil || len(key) != 8 {
-				*err = fmt.Errorf("%w: the change %x is %w", ErrDamaged, key, e)
-				return
-			}
-			c.at.Seq = binary.BigEndian.Uint64(key)
-			if c.first && len(commit) > 0 {
-				if !yield(commit) {
-					return
-				}
-				commit = nil
-			}
-			if c.first || len(commit) > 0 {
-				commit = append(commit, c)
-			}
-		}
-		if len(commit) > 0 && *err == nil {
-			yield(commit)
 		}
 	}
 }
@@ -349,55 +320,11 @@ func (s *Store) storeAgain(file *bolt.Tx, m *member, from *stored) error {
 		}
 	}
 	for _, c := range from.changes {
-		if err := w.putChange(&c); err != nil {
+		if err := w.keep(&c); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// A tableWriter writes to the buckets of a table.
-type tableWriter struct {
-	*member
-	rows, newest *bolt.Bucket
-}
-
-func newTableWriter(file *bolt.Tx, m *member) (w *tableWriter, err error) {
-	w = &tableWriter{member: m}
-	if w.rows, err = file.CreateBucketIfNotExists(m.rowsName); err != nil {
-		return nil, err
-	}
-	w.newest, err = file.CreateBucketIfNotExists(m.newestName)
-	return w, err
-}
-
-// row returns a stored row, or nil.
-func (w *tableWriter) row(key []byte) ([]byte, error) {
-	data := w.rows.Get(key)
-	if data == nil {
-		return nil, nil
-	}
-	return unchecked(w.rowsName, key, data)
-}
-
-func (w *tableWriter) putRow(key, row []byte) error {
-	return w.rows.Put(key, checked(w.rowsName, key, row))
-}
-
-func (w *tableWriter) putChange(c *change) error {
-	key := numberKey(c.at.Seq)
-	return w.newest.Put(key, checked(w.newestName, key, c.record()))
-}
-
-// deleteNewest deletes the changes up to the one numbered seq.
-func (w *tableWriter) deleteNewest(seq uint64) error {
-	c := w.newest.Cursor()
-	for key, _ := c.First(); key != nil && binary.BigEndian.Uint64(key) <= seq; key, _ = c.First() {
-		if err := c.Delete(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.putBlock()
 }
 
 // maxNames is the number of names of a history that a file keeps. Each unclean end adds one.
