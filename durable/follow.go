@@ -77,29 +77,12 @@ func (s *Store) run() {
 		}
 		select {
 		case <-f.wake:
-			s.gather()
 		case <-s.urgent: // perhaps for a name
 		case <-retry:
 		case <-s.stop:
 			s.ended = s.end()
 			return
 		}
-	}
-}
-
-// gatherTime is for how long changes are gathered that nobody waits for.
-const gatherTime = 5 * time.Millisecond
-
-// gather lets more changes come, while nobody waits for them. A write then wakes the follower
-// seldom, and the pages of the file are written for more changes at a time.
-func (s *Store) gather() {
-	if s.waiting.Load() > 0 {
-		return
-	}
-	select {
-	case <-time.After(gatherTime):
-	case <-s.urgent:
-	case <-s.stop:
 	}
 }
 
@@ -153,9 +136,15 @@ func (s *Store) write() error {
 	}
 }
 
+// gatherTime is for how long changes are gathered that nobody waits for. The pages of the file are
+// then written for more changes at a time, and writers are disturbed less.
+const (
+	gatherTime = 50 * time.Millisecond
+	gatherStep = 5 * time.Millisecond
+)
+
 func (s *Store) writeOnce() error {
-	f := &s.follower
-	if f.behind {
+	if s.follower.behind {
 		if err := s.catchUp(); err != nil {
 			return err
 		}
@@ -163,6 +152,25 @@ func (s *Store) writeOnce() error {
 	if err := s.flush(); err != nil { // what could not be written before
 		return err
 	}
+	for range gatherTime / gatherStep {
+		if err := s.read(); err != nil {
+			return err
+		}
+		if s.waiting.Load() > 0 || s.isEnding() {
+			break
+		}
+		select {
+		case <-time.After(gatherStep):
+		case <-s.urgent:
+		case <-s.stop:
+		}
+	}
+	return s.flush()
+}
+
+// read adds the commits that there are to the batch. When the batch is large it is written.
+func (s *Store) read() error {
+	f := &s.follower
 	for commit, err := range f.feed {
 		if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
 			s.discard()
@@ -189,7 +197,7 @@ func (s *Store) writeOnce() error {
 			break // writers may go on for ever
 		}
 	}
-	return s.flush()
+	return nil
 }
 
 // isEnding reports whether Close was called.

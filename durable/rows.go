@@ -138,17 +138,22 @@ func (r *rows[K, V]) decodes(version int) bool {
 
 // key returns the stored key of a row.
 func (r *rows[K, V]) key(row *V) (encoded []byte, err error) {
-	text := "unknown"
+	var key K
+	known := false
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v", v)
 		}
-		if err != nil {
-			err = rowError(text, "encoded", err)
+		switch {
+		case err == nil:
+		case known:
+			err = rowError(fmt.Sprint(key), "encoded", err)
+		default:
+			err = rowError("unknown", "encoded", err)
 		}
 	}()
-	key := r.t.Key(row)
-	text = fmt.Sprint(key)
+	key = r.t.Key(row)
+	known = true
 	if s := reflect.ValueOf(&key).Elem(); r.usesJSON && s.Kind() == reflect.String && !utf8.ValidString(s.String()) {
 		return nil, errNotUTF8
 	}
