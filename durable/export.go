@@ -46,7 +46,8 @@ func Export(w io.Writer, tables ...Table) error {
 
 // Import inserts the rows that [Export] has written, in one transaction. A row whose key is in its
 // table is an error, and so is one of a table that was not passed. After an error, no table is
-// changed. The error names the line.
+// changed. The error names the line. Lines are decoded by encoding/json, so a field that is missing
+// is zero.
 func Import(r io.Reader, tables ...Table) error {
 	all, err := anyTables(tables)
 	if err != nil {
@@ -70,6 +71,9 @@ func Import(r io.Reader, tables ...Table) error {
 			if t == nil {
 				return fmt.Errorf("table %q was not passed", l.Table)
 			}
+			if len(l.Row) == 0 || string(l.Row) == "null" {
+				return tableError(l.Table, errors.New("no row"))
+			}
 			if err := t.add(tx, l.Row); err != nil {
 				return err
 			}
@@ -82,10 +86,16 @@ func Import(r io.Reader, tables ...Table) error {
 }
 
 func anyTables(tables []Table) (all []changefeed.AnyTable, err error) {
+	names := make(map[string]bool)
 	for _, t := range tables {
 		if t == nil {
-			return nil, errors.New("nil table")
+			return nil, errNil
 		}
+		name := t.table().Name()
+		if names[name] {
+			return nil, tableError(name, errTwice)
+		}
+		names[name] = true
 		all = append(all, t.table())
 	}
 	return all, nil

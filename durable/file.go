@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"iter"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -27,7 +28,10 @@ import (
 //
 // The metas are JSON, checked. What is checked ends with a checksum of the bucket's name, the
 // key and the value.
-type file struct{ db *bolt.DB }
+type file struct {
+	db   *bolt.DB
+	user bool // code of the user's runs, so that a panic does not come from the file
+}
 
 const format = "changefeed durable 1"
 
@@ -93,11 +97,16 @@ func openFile(path string, create bool) (*file, error) {
 }
 
 // guard calls a function that reads the file. bbolt panics, or reads outside of the file, if
-// pages are damaged. guard returns that as an error.
+// pages are damaged. guard returns that as an error, and a panic of the user's code as another
+// one.
 func (f *file) guard(read func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if v := recover(); v != nil {
+		switch v := recover(); {
+		case v == nil:
+		case f.user:
+			err = fmt.Errorf("panic: %v", v)
+		default:
 			err = fmt.Errorf("%w: %v", ErrDamaged, v)
 		}
 	}()
@@ -126,6 +135,32 @@ func unchecked(bucket, key, data []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the checksum of key %s in %q is wrong", ErrDamaged, keyText(key), bucket)
 	}
 	return data[:n:n], nil
+}
+
+// checkedIn yields the values in a bucket, without their checksums, to code of the user's. It ends
+// at a wrong checksum, and sets err.
+func (f *file) checkedIn(tx *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, value []byte) bool) {
+		f.user = false
+		b := tx.Bucket(bucket)
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		for key, data := c.First(); key != nil; key, data = c.Next() {
+			value, e := unchecked(bucket, key, data)
+			if e != nil {
+				*err = e
+				return
+			}
+			f.user = true
+			if !yield(key, value) {
+				return
+			}
+			f.user = false
+		}
+		f.user = true
+	}
 }
 
 // putMeta stores a meta.

@@ -96,3 +96,32 @@ func TestCloseOnAFullDisk(t *testing.T) {
 	require.False(t, has(again.transfers.Lineage(), lost))
 	require.NoError(t, again.Close())
 }
+
+// A table that is new to the file, and for which there is no room, leaves all tables as they were.
+func TestOpenOnAFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	old := newBank()
+	store, err := Open(path, old.tables()[:1])
+	require.NoError(t, err)
+	_, err = old.accounts.Insert(account{Owner: "Ann"})
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+
+	b := newBank()
+	for id := range 5000 {
+		_, err := b.transfers.Insert(transfer{ID: id})
+		require.NoError(t, err)
+	}
+	makeRoom := fillDisk(t, path)
+	_, err = Open(path, b.tables())
+	require.ErrorContains(t, err, "file too large")
+	require.Zero(t, b.accounts.Seq())
+	makeRoom()
+	b.Store, err = Open(path, b.tables())
+	require.NoError(t, err)
+	require.Equal(t, 1, b.accounts.Len())
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	requireSame(t, b, again)
+	require.NoError(t, again.Close())
+}

@@ -117,6 +117,10 @@ func TestKill(t *testing.T) {
 		lines := bufio.NewScanner(stdout)
 		require.True(t, lines.Scan())
 		require.Equal(t, "open", lines.Text())
+		if round == 0 {
+			_, err := Open(path, newBank().tables())
+			require.ErrorIs(t, err, ErrLocked)
+		}
 		kill := time.AfterFunc(time.Duration(rand.IntN(40_000))*time.Microsecond, func() { _ = child.Process.Kill() })
 		var seen changefeed.Position
 		before := waited

@@ -160,17 +160,17 @@ func (r *rows[K, V]) key(row *V) (encoded []byte, err error) {
 	return r.encodeKey(key)
 }
 
-// row returns a stored row.
-func (r *rows[K, V]) row(row *V) (data []byte, err error) {
+// row returns a stored row, whose stored key is known.
+func (r *rows[K, V]) row(key []byte, row *V) (data []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = rowError(fmt.Sprint(r.t.Key(row)), "encoded", fmt.Errorf("panic: %v", v))
+			err = fmt.Errorf("panic: %v", v)
+		}
+		if err != nil {
+			err = rowError(keyText(key), "encoded", err)
 		}
 	}()
-	if data, err = r.encode(row); err != nil {
-		return nil, rowError(fmt.Sprint(r.t.Key(row)), "encoded", err)
-	}
-	return data, nil
+	return r.encode(row)
 }
 
 func (r *rows[K, V]) change(c *changefeed.AnyChange) (e change, err error) {
@@ -186,7 +186,7 @@ func (r *rows[K, V]) change(c *changefeed.AnyChange) (e change, err error) {
 		return e, nil
 	}
 	if e.key, err = r.key(row); err == nil {
-		e.row, err = r.row(row)
+		e.row, err = r.row(e.key, row)
 	}
 	return e, err
 }
@@ -197,7 +197,7 @@ func (r *rows[K, V]) present(tx *changefeed.Tx, put func(key, row []byte) error)
 		if err != nil {
 			return err
 		}
-		data, err := r.row(&row)
+		data, err := r.row(key, &row)
 		if err != nil {
 			return err
 		}
@@ -234,7 +234,7 @@ func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
 			}
 			key, err := r.key(&v)
 			if err == nil && (from.version != r.number || !slices.Equal(key, old)) {
-				if data, err = r.row(&v); err == nil {
+				if data, err = r.row(key, &v); err == nil {
 					from.moves = append(from.moves, move{old, key, data})
 				}
 			}
@@ -255,7 +255,7 @@ func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
 		if err != nil {
 			from.err = rowError(keyText(e.key), "decoded", err)
 		} else if from.version != r.number {
-			*data, from.err = r.row(&v)
+			*data, from.err = r.row(e.key, &v)
 		}
 		return &v
 	}

@@ -200,12 +200,15 @@ func TestExportAndImport(t *testing.T) {
 		{lines[0], `durable: import: line 1: changefeed: insert into "accounts": duplicate primary key "Ann"`},
 		{`{"table":"accounts","row":{"Owner":"Eve"}}` + "\n" + `{"table":"other","row":{}}`, `durable: import: line 2: table "other" was not passed`},
 		{`{"table":"accounts","row":{"Owner":"Eve"}}` + "\n" + `{"table":"accounts","row":7}`, `durable: import: line 2: table "accounts": json: cannot unmarshal number into Go value of type durable.account`},
+		{`{"table":"accounts","row":null}`, `durable: import: line 1: table "accounts": no row`},
+		{`{"table":"accounts"}`, `durable: import: line 1: table "accounts": no row`},
 		{`{"table":"accounts","row":{"Owner":"Eve"}}` + "\n" + `{"table":`, `durable: import: line 2: unexpected EOF`},
 	} {
 		require.EqualError(t, Import(strings.NewReader(test.text), other.tables()...), test.want)
 		require.Equal(t, 2, other.accounts.Len())
 	}
 	require.NoError(t, Import(strings.NewReader(""), other.tables()...))
+	require.EqualError(t, Import(strings.NewReader(""), Rows(b.accounts), Rows(other.accounts)), `durable: import: table "accounts": passed twice`)
 }
 
 // A key that JSON would make another one is refused, so that the file can be opened again.

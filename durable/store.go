@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -92,9 +91,6 @@ func (s *Store) open(tables []Table) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			if s.follower.cancel != nil {
-				s.follower.cancel()
-			}
 			err = errors.Join(err, s.file.db.Close())
 		}
 	}()
@@ -113,29 +109,27 @@ func (s *Store) open(tables []Table) (err error) {
 	}
 	s.committed()
 	s.follow()
-	return s.write()
+	_ = s.catchUp() // with what was written since the transaction; after an error, run does it again
+	return nil
 }
 
 func (s *Store) addMembers(tables []Table) error {
-	names := make(map[string]bool)
-	for _, t := range tables {
-		if t == nil {
-			return errors.New("nil table")
-		}
-		m := &member{Table: t, name: t.table().Name()}
+	all, err := anyTables(tables)
+	if err != nil {
+		return err
+	}
+	for i, t := range tables {
+		m := &member{Table: t, name: all[i].Name()}
 		m.rowsName, m.newestName = rowsBucket(m.name), newestBucket(m.name)
-		switch err := t.check(); {
-		case err != nil:
-			return tableError(m.name, err)
-		case names[m.name]:
-			return tableError(m.name, errors.New("passed twice"))
-		case m.name == "":
+		if m.name == "" {
 			return errors.New("a table without a name")
 		}
-		names[m.name] = true
+		if err := t.check(); err != nil {
+			return tableError(m.name, err)
+		}
 		m.durable.Store(&lineageOnDisk{})
 		s.members = append(s.members, m)
-		s.memberOf[m.table()] = m
+		s.memberOf[all[i]] = m
 	}
 	switch {
 	case len(tables) == 0:
@@ -183,10 +177,9 @@ func (s *Store) restore(tx *changefeed.Tx, file *bolt.Tx) error {
 			return err
 		case slices.Contains(meta.Tables, m.name) && (!ok || len(m.meta.Lineage) == 0):
 			return tableError(m.name, fmt.Errorf("%w: it has no history", ErrDamaged))
-		case !ok: // nothing of it is in the file yet
-			m.next = tableMeta{Version: m.version(), Lineage: []changefeed.Position{{History: m.lineageIn(tx)[0].History}}}
-			if err := putMeta(file, tableBucket, []byte(m.name), &m.next); err != nil {
-				return err
+		case !ok: // it is new to the file
+			if err := s.writePresent(tx, file, m, pruned(m.lineageIn(tx))); err != nil {
+				return tableError(m.name, err)
 			}
 			continue
 		}
@@ -252,7 +245,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	from.rows = func(yield func(key, row []byte) bool) {
 		n := 0
 		report(n)
-		for key, row := range checkedIn(file, m.rowsName, &from.err) {
+		for key, row := range s.file.checkedIn(file, m.rowsName, &from.err) {
 			if !yield(key, row) {
 				return
 			}
@@ -267,10 +260,13 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	}
 	from.newest = func(yield func([]change) bool) {
 		if s.config.keep > 0 && from.err == nil {
-			newestCommits(file, m.newestName, &from.err)(yield)
+			s.file.newestCommits(file, m.newestName, &from.err)(yield)
 		}
 	}
-	if err := m.restore(tx, &from); err != nil {
+	s.file.user = true
+	err := m.restore(tx, &from)
+	s.file.user = false
+	if err != nil {
 		return err
 	}
 	if s.config.keep == 0 || len(from.changes) > 0 {
@@ -279,28 +275,6 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 		}
 	}
 	return s.storeAgain(file, m, &from)
-}
-
-// checkedIn yields the values in a bucket, without their checksums. It ends at a wrong one, and
-// sets err.
-func checkedIn(file *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]byte, []byte] {
-	return func(yield func(key, value []byte) bool) {
-		b := file.Bucket(bucket)
-		if b == nil {
-			return
-		}
-		c := b.Cursor()
-		for key, data := c.First(); key != nil; key, data = c.Next() {
-			value, e := unchecked(bucket, key, data)
-			if e != nil {
-				*err = e
-				return
-			}
-			if !yield(key, value) {
-				return
-			}
-		}
-	}
 }
 
 // storeAgain stores the rows and changes that restore has encoded again.

@@ -176,6 +176,51 @@ func backupOf(t testing.TB, b *bank, dir string) string {
 	return f.Name()
 }
 
+// The file keeps the newest changes that Keep asks for, and not many more: however many changes a
+// batch has, however long their rows are, and when the commit at the limit has several changes.
+func TestKeep(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path, Keep(10))
+	rowOf := map[int]string{0: "", 1: strings.Repeat("x", maxBlock/4)}
+	for size := range 40 {
+		for range size {
+			require.NoError(t, b.pay(transfer{0, "Ann", "Bob" + rowOf[size%2], 1}))
+		}
+		if size%3 == 0 {
+			b.wait(t)
+			continue
+		}
+		require.NoError(t, b.Close())
+		again := openBank(t, path, Keep(10))
+		requireSame(t, b, again)
+		requireKept(t, b.accounts, again.accounts)
+		requireKept(t, b.transfers, again.transfers)
+		b = again
+	}
+	require.NoError(t, b.Close())
+	db, err := bolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.View(func(tx *bolt.Tx) error {
+		blocks := 0
+		require.NoError(t, tx.Bucket(newestBucket("transfers")).ForEach(func(_, _ []byte) error { blocks++; return nil }))
+		require.Positive(t, blocks)
+		require.LessOrEqual(t, blocks, 10)
+		return nil
+	}))
+	require.NoError(t, db.Close())
+}
+
+// requireKept requires that a table that was restored has the newest 10 changes.
+func requireKept[K, V any](t *testing.T, want, got *changefeed.Table[K, V]) {
+	t.Helper()
+	after := got.At(got.Seq() - min(10, got.Seq()))
+	all, err := changesAfter(want, after)
+	require.NoError(t, err)
+	kept, err := changesAfter(got, after)
+	require.NoError(t, err)
+	require.Equal(t, all, kept)
+}
+
 // Where the disk has fallen behind further than the buffer, the present rows are stored. A commit
 // that is larger than the buffer is such a case.
 func TestAStoreCatchesUp(t *testing.T) {
@@ -324,6 +369,8 @@ func TestFilesThatCannotBeOpened(t *testing.T) {
 			}
 		})
 	}
+	_, err = Open(path, newBank().tables(), OnProgress(func(Progress) { panic("oops") }))
+	require.EqualError(t, err, "durable: "+path+": panic: oops")
 	again := openBank(t, path)
 	requireSame(t, b, again)
 	require.NoError(t, again.Close())
@@ -506,4 +553,46 @@ func TestAFileThatIsReplaced(t *testing.T) {
 	again := openBank(t, path)
 	requireSame(t, b, again)
 	require.NoError(t, again.Close())
+}
+
+// A table of a million rows is stored and restored, with a commit that is larger than the buffer
+// and changes one row of each page.
+func TestAMillionRows(t *testing.T) {
+	const count = 1_000_000
+	path := filepath.Join(t.TempDir(), "rows.db")
+	newTable := func() *changefeed.Table[int, int] {
+		return changefeed.NewTable("rows", func(row *int) int { return *row / 10 })
+	}
+	table := newTable()
+	numbers := func(yield func(int) bool) {
+		for i := range count {
+			if !yield(i * 10) {
+				return
+			}
+		}
+	}
+	require.NoError(t, table.Restore(changefeed.Past[int]{Lineage: []changefeed.Position{table.At(count)}, Rows: numbers}))
+	store, err := Open(path, []Table{Rows(table)}, Buffer(1000))
+	require.NoError(t, err)
+	require.NoError(t, changefeed.Transact(func(tx *changefeed.Tx) error {
+		for id := 0; id < count; id += 50 {
+			if _, err := table.In(tx).Update(id, func(row *int) { *row++ }); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, table))
+	require.NoError(t, store.Close())
+	again := newTable()
+	rows := -1
+	store, err = Open(path, []Table{Rows(again)}, OnProgress(func(p Progress) {
+		require.Equal(t, count, p.Total)
+		require.Greater(t, p.Rows, rows)
+		rows = p.Rows
+	}))
+	require.NoError(t, err)
+	require.Equal(t, count, rows)
+	require.Equal(t, table.Lineage(), again.Lineage())
+	require.True(t, slices.Equal(rowsIn(table), rowsIn(again)))
+	require.NoError(t, store.Close())
 }

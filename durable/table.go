@@ -142,10 +142,10 @@ func (w *tableWriter) deleteNewest(seq uint64) error {
 
 // newestCommits yields the commits in the blocks of a table. A commit whose beginning is not there
 // any more is left out. It ends at a block that is damaged, and sets err.
-func newestCommits(file *bolt.Tx, bucket []byte, err *error) iter.Seq[[]change] {
+func (f *file) newestCommits(tx *bolt.Tx, bucket []byte, err *error) iter.Seq[[]change] {
 	return func(yield func([]change) bool) {
 		var commit []change
-		for key, block := range checkedIn(file, bucket, err) {
+		for key, block := range f.checkedIn(tx, bucket, err) {
 			if len(key) != 8 {
 				*err = fmt.Errorf("%w: the key %x in %q has %d bytes", ErrDamaged, key, bucket, len(key))
 				return
