@@ -81,6 +81,7 @@ func TestBatchesOfAPredicate(t *testing.T) {
 // A transaction of any length is in one batch, wherever the ring's pages end, and a batch
 // is longer than max only for that.
 func TestBatchesDoNotDivideATransaction(t *testing.T) {
+	t.Parallel()
 	lens := []int{2, 3, 5, 8, 63, 64, 65, 300, 1000}
 	for before := range 6 {
 		for first := range lens {

@@ -132,6 +132,7 @@ func (m *hashModel) check() {
 
 // A hash index is a map of keys to cells, through whatever segments it gets.
 func TestAHashIndexIsAMap(t *testing.T) {
+	t.Parallel()
 	rng, reached := newRand(t), make(map[string]int)
 	for range 40 {
 		m := newHashModel(t, rng.IntN, reached)
@@ -278,6 +279,7 @@ func TestAHashIndexGrowsBySegments(t *testing.T) {
 
 // Keys with a common factor are as well spread as others.
 func TestAHashIndexSpreadsKeys(t *testing.T) {
+	t.Parallel()
 	const keys = 20_000
 	for shift := range 48 {
 		x := newHashIndex[int, int]()
@@ -301,6 +303,7 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 // Consecutive keys, of which the most common tables consist, fill the segments as well as random
 // ones do, which need about two slots for a key.
 func TestAHashIndexOfConsecutiveKeys(t *testing.T) {
+	t.Parallel()
 	const keys = 1_000_000
 	x := newHashIndex[int, int]()
 	cells := make([]cell[int, int], keys)

@@ -708,6 +708,7 @@ func modelOutcomes() []string {
 // A table does what its model does, step by step: every sentence of the contract
 // that is about one goroutine (T2, T3, T4, R2, F1, F2, F4).
 func TestModel(t *testing.T) {
+	t.Parallel()
 	forSeeds(t, 200, modelOutcomes(), func(t *testing.T, random *rand.Rand, reached map[string]int) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newModelRun(t, random.IntN, reached)
@@ -724,6 +725,7 @@ func TestModel(t *testing.T) {
 // As in pebble's metamorphic tests there is no model here: the writes and the readers
 // vouch for each other.
 func TestModelOtherBuffersSameHistory(t *testing.T) {
+	t.Parallel()
 	outcomes := []string{"1 overflows", "2 overflows", "64 overflows", "100000 is complete"}
 	forSeeds(t, 40, outcomes, func(t *testing.T, random *rand.Rand, reached map[string]int) {
 		table := NewTable("model", modelKey)

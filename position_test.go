@@ -672,6 +672,7 @@ func TestResumedFeedsAreOneFeedBesideAWriter(t *testing.T) {
 // the selection once a feed is drained, also if a program loses what it had since an earlier
 // save.
 func TestResumedFeedsFoldToTheSelection(t *testing.T) {
+	t.Parallel()
 	random := newRand(t)
 	for run := range 600 {
 		b := newBoard()

@@ -165,6 +165,7 @@ func TestATableWithThePastOfAnother(t *testing.T) {
 
 // Tables of each kind and size.
 func TestRestoreTables(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	for _, n := range []int{0, 1, 2, 63, 1000, 100_000} {
 		rows := make([]game, n)

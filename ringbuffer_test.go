@@ -489,6 +489,7 @@ func (t *tally) counts() map[uint64]int {
 // holds for each window, and R3 for the ring. In a ring that is whole, the rest of a transaction
 // whose first elements are skipped is skipped, too.
 func TestRingIsOneBufferForEachWindow(t *testing.T) {
+	t.Parallel()
 	rng, reached := newRand(t), make(map[string]int)
 	for run := range 12 {
 		m := newRingModel(t, run%2 == 0, rng.IntN, reached)
@@ -681,6 +682,7 @@ func TestRingTallyCountsByLimit(t *testing.T) {
 // A writer may have to wait while a window is opened, and itself drops pages. Both take a
 // few steps, though 100,000 windows stall that all have different limits. T6
 func TestRingTakesAFewStepsHoweverManyLimitsThereAre(t *testing.T) {
+	t.Parallel()
 	const n = 100_000
 	opening := func(limit func(i int) uint64) (r *ring[int], took time.Duration) {
 		r = new(ring[int])

@@ -59,6 +59,7 @@ func (t *intervals[B, K, V]) check(tb testing.TB, n *intervalNode[B, K, V]) (nod
 // that contain an element are found, each once, and no others. The priorities decide on
 // the tree's shape, and on nothing else.
 func TestIntervalsAgainstAList(t *testing.T) {
+	t.Parallel()
 	for name, priority := range map[string]func(r *rand.Rand, n int) uint64{
 		"as scope draws them": nil,
 		"few":                 func(r *rand.Rand, _ int) uint64 { return r.Uint64N(3) },

@@ -1606,6 +1606,7 @@ func partOutcomes() []string {
 // do, step by step: every sentence of section 3 of DESIGN that is about one goroutine
 // (T1, T2, T4, R2, F1, F2, F4). The laws are in checkView, fold and expectBatch.
 func TestSelectionModel(t *testing.T) {
+	t.Parallel()
 	seed, reached := testSeed(t), make(map[string]int)
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range 120 {

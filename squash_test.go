@@ -19,6 +19,7 @@ import (
 // change. Equal rows are left out, also rows that came and went. The rows 1, 2 and 3 are
 // there at first, and the changes begin with 4.
 func TestSquashedSets(t *testing.T) {
+	t.Parallel()
 	var tests []feedTest
 	for _, test := range []struct{ writes, want string }{
 		{"set 1 1", "4"},

@@ -21,7 +21,7 @@
 // The file has the tables as they were at one place in the order of their commits. A transaction
 // is in it with all of its changes to all of the tables, or not at all. All that [Store.Wait] has
 // confirmed is in it. Commits that nobody has waited for can be missing after a crash: those of
-// the last moments.
+// the last 50 milliseconds, or more if the disk is slow.
 //
 // The file also has the newest changes of each table ([Keep]) and the names of its history, so
 // [changefeed.After] resumes feeds across a restart. After a crash, a feed may have seen changes

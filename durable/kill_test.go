@@ -97,6 +97,7 @@ func runChild(path, kind string) error {
 // with whole transactions only. Feeds resume, and positions of changes that the file lacks are
 // refused.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "bank.db")
 	self, err := os.Executable()
 	require.NoError(t, err)

@@ -179,6 +179,7 @@ func backupOf(t testing.TB, b *bank, dir string) string {
 // The file keeps the newest changes that Keep asks for, and not many more: however many changes a
 // batch has, however long their rows are, and when the commit at the limit has several changes.
 func TestKeep(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "bank.db")
 	b := openBank(t, path, Keep(10))
 	rowOf := map[int]string{0: "", 1: strings.Repeat("x", maxBlock/4)}
@@ -391,6 +392,7 @@ func TestFilesThatCannotBeOpened(t *testing.T) {
 
 // Whatever bytes of a file are wrong, Open reports it, or restores what was there at some time.
 func TestDamagedFiles(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "bank.db")
 	b := openBank(t, path)
@@ -558,6 +560,7 @@ func TestAFileThatIsReplaced(t *testing.T) {
 // A table of a million rows is stored and restored, with a commit that is larger than the buffer
 // and changes one row of each page.
 func TestAMillionRows(t *testing.T) {
+	t.Parallel()
 	const count = 1_000_000
 	path := filepath.Join(t.TempDir(), "rows.db")
 	newTable := func() *changefeed.Table[int, int] {
