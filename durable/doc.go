@@ -14,6 +14,9 @@
 // never wait for the disk, unless they ask for it:
 //
 //	c, err := players.Update("Bob", func(p *Player) { p.Score++ })
+//	if err != nil {
+//		return err
+//	}
 //	err = store.Wait(ctx, players.At(c.Seq)) // until the change is on disk
 //
 // # What is in the file
@@ -26,14 +29,19 @@
 // The file also has the newest changes of each table ([Keep]) and the names of its history, so
 // [changefeed.After] resumes feeds across a restart. After a crash, a feed may have seen changes
 // that the disk never got. Its position is then refused with [changefeed.ErrOtherHistory], or
-// replaced by the present rows with [changefeed.Resync]. A consumer that calls Wait with its
-// position before it saves the position never comes to this.
+// replaced by the present rows with [changefeed.Resync]. A consumer never comes to this if it
+// calls Wait with its position before it saves the position. A consumer that saves its position in a
+// table of the same store, in the transaction with its results, needs no Wait. The file then has
+// both or neither.
 //
 // If the disk falls behind further than the buffer ([Buffer]), the store writes all present rows
 // in one transaction. The changes that are kept begin anew then. So do they after a
 // [changefeed.Table.Reset] or a Drop of one of the tables, for all tables whose changes the store
-// has not read yet. The rows of a dropped table remain in the file. If more changes were waiting
-// than the buffer holds, the last ones before the drop are missing.
+// has not read yet, and after a row that cannot be encoded.
+//
+// A table that is dropped remains in the file, and the next Open restores it. If more changes were
+// waiting than the buffer holds, the last ones before the drop are missing. The store goes on with
+// the other tables. To delete a table from the file, do not pass it to Open, and use [Forget].
 //
 // # What a crash can do
 //
@@ -48,8 +56,11 @@
 //
 // # Encodings
 //
-// Rows are stored as JSON. [Encoding] takes another codec, and [Version] gives the encoding a
-// number, with a function for each older one.
+// Rows are stored as JSON. [Encoding] takes another codec. [Version] gives the encoding a number,
+// with a function for each older one. With JSON, a new field needs no new version, because it is
+// zero in old rows. A field that is renamed, removed or gets another type needs one, because
+// encoding/json ignores what it does not know. Make a backup first: an older program cannot open
+// the file any more.
 //
 // [bbolt]: https://pkg.go.dev/go.etcd.io/bbolt
 package durable

@@ -21,7 +21,7 @@ var (
 
 	// ErrUnknownTable is returned by [Open] when the file has a table that was not passed. The
 	// option [Forget] deletes it.
-	ErrUnknownTable = errors.New("the file has a table that was not passed to Open")
+	ErrUnknownTable = errors.New("the file has a table that was not passed to Open; pass it, or use Forget")
 
 	// ErrUnknownVersion is returned by [Open] when the file has rows of a version that the
 	// table's [Version] option does not name.

@@ -46,8 +46,10 @@ func Export(w io.Writer, tables ...Table) error {
 
 // Import inserts the rows that [Export] has written, in one transaction. A row whose key is in its
 // table is an error, and so is one of a table that was not passed. After an error, no table is
-// changed. The error names the line. Lines are decoded by encoding/json, so a field that is missing
-// is zero.
+// changed. The error names the line. The rows are decoded by encoding/json, whatever [Encoding] and
+// [Version] are. So a field that is missing is zero, and one that the row's type lacks is ignored.
+//
+// In tables of a store, the rows are on disk when [Store.Wait] returns for their positions.
 func Import(r io.Reader, tables ...Table) error {
 	all, err := anyTables(tables)
 	if err != nil {

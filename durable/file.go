@@ -107,7 +107,7 @@ func (f *file) guard(read func() error) (err error) {
 		case f.user:
 			err = fmt.Errorf("panic: %v", v)
 		default:
-			err = fmt.Errorf("%w: %v", ErrDamaged, v)
+			err = fmt.Errorf("%w: a page cannot be read: %v", ErrDamaged, v)
 		}
 	}()
 	return read()

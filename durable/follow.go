@@ -66,18 +66,22 @@ func (s *Store) run() {
 	f := &s.follower
 	defer func() { f.cancel() }()
 	for {
+		wake, urgent := f.wake, s.urgent // a call of Wait may be for a name, without a change
 		var retry <-chan time.Time
+		s.mu.Lock()
+		s.attempt++
+		s.mu.Unlock()
 		if err := s.write(); err != nil {
 			err = fileError(s.path, err)
 			s.report(err)
 			if s.config.onError != nil {
 				s.config.onError(err)
 			}
-			retry = time.After(s.config.retry)
+			wake, urgent, retry = nil, nil, time.After(s.config.retry)
 		}
 		select {
-		case <-f.wake:
-		case <-s.urgent: // perhaps for a name
+		case <-wake:
+		case <-urgent:
 		case <-retry:
 		case <-s.stop:
 			s.ended = s.end()

@@ -31,8 +31,8 @@ func newConfig(opts []Option) config {
 
 // Keep keeps the newest n changes of each table in the file, and calls its Retain with n. A feed
 // can then be resumed across a restart, by After with a position that is at most n changes old.
-// Each commit is kept whole or not at all. 0 keeps none, which makes commits cheaper. The default
-// is [DefaultKeep].
+// Each commit is kept whole or not at all, so a larger one than n is not kept. 0 keeps none, which
+// makes commits cheaper, and does not call Retain. The default is [DefaultKeep].
 func Keep(n int) Option { return func(c *config) { c.keep = n } }
 
 // Buffer sets how many changes may wait for the disk. If it is too slow for them, the store
@@ -55,5 +55,6 @@ type Progress struct {
 // thousand rows. f must not use the tables.
 func OnProgress(f func(p Progress)) Option { return func(c *config) { c.progress = f } }
 
-// Forget makes Open delete tables from the file that are not passed to it.
+// Forget makes Open delete tables from the file that are not passed to it. Names of others have no
+// effect, so the option can stay.
 func Forget(names ...string) Option { return func(c *config) { c.forget = append(c.forget, names...) } }

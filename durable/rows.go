@@ -7,6 +7,7 @@ import (
 	"iter"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -77,19 +78,26 @@ func Encoding[V any](encode func(row *V) ([]byte, error), decode func(data []byt
 
 // Version gives the rows a schema version, which is not negative. The default is 0. older has a
 // function for each earlier version that a file may have. It decodes a row of that version. [Open]
-// then stores all rows in the present version.
+// then stores all rows and the changes that are kept in the present version. Positions remain
+// valid. The rows may have other keys than before.
 func Version[V any](number int, older map[int]func(data []byte, row *V) error) RowsOption[V] {
 	return func(c *rowsConfig[V]) { c.number, c.older = number, older }
 }
 
-// Rows makes a table a part of a store, under its name. It can be passed to one call of [Open].
+// Rows makes a table a part of a store, under its name. It can be passed to one call of [Open], and
+// to [Export] and [Import].
 //
 // Keys can be integers, floats, strings, bools, of a type with MarshalText, arrays of these, or
 // structs of these whose fields are exported and not embedded. Integer and string keys are stored
-// in the order of the table, which makes Open faster. Without [Encoding], a row whose key is a
-// string that is not UTF-8 is [ErrRow], and in other fields encoding/json replaces what is not
-// UTF-8. While a table has a row that cannot be encoded, the store writes nothing, and reports the
-// row.
+// in the order of the table, which makes Open faster.
+//
+// Without [Encoding], a row is stored as encoding/json encodes it. Fields that are not exported are
+// lost, and so are those tagged `json:"-"`. A number in an interface becomes a float64, and a
+// [time.Time] loses its monotonic reading. What is not UTF-8 in a string is replaced, and in a key
+// it is [ErrRow].
+//
+// While a table has a row that cannot be encoded, the store writes nothing of any table, and reports
+// the row.
 func Rows[K, V any](t *changefeed.Table[K, V], opts ...RowsOption[V]) Table {
 	r := &rows[K, V]{t: t, rowsConfig: rowsConfig[V]{
 		usesJSON: true,
@@ -105,9 +113,10 @@ func Rows[K, V any](t *changefeed.Table[K, V], opts ...RowsOption[V]) Table {
 
 type rows[K, V any] struct {
 	rowsConfig[V]
-	t         *changefeed.Table[K, V]
-	encodeKey func(key K) ([]byte, error)
-	err       error
+	t          *changefeed.Table[K, V]
+	encodeKey  func(key K) ([]byte, error)
+	err        error
+	decodesKey atomic.Bool // a decoded row has the key that was encoded
 }
 
 func (r *rows[K, V]) table() changefeed.AnyTable                        { return r.t }
@@ -128,6 +137,17 @@ func (r *rows[K, V]) check() error {
 	}
 	if r.err == nil && r.number < 0 {
 		return fmt.Errorf("negative Version %d", r.number)
+	}
+	for version, decode := range r.older {
+		if version < 0 || version >= r.number || decode == nil {
+			return fmt.Errorf("Version %d with a function for version %d that is nil, or not for an earlier version", r.number, version)
+		}
+	}
+	if r.usesJSON {
+		_, err := r.row(nil, new(V))
+		if e, ok := errors.AsType[*json.UnsupportedTypeError](err); ok {
+			return fmt.Errorf("rows of type %v: %w", reflect.TypeFor[V](), e)
+		}
 	}
 	return r.err
 }
@@ -173,6 +193,48 @@ func (r *rows[K, V]) row(key []byte, row *V) (data []byte, err error) {
 	return r.encode(row)
 }
 
+// encoded returns the stored key and the stored row of a row.
+func (r *rows[K, V]) encoded(row *V) (key, data []byte, err error) {
+	if key, err = r.key(row); err != nil {
+		return nil, nil, err
+	}
+	if data, err = r.row(key, row); err != nil || r.decodesKey.Load() {
+		return key, data, err
+	}
+	return key, data, r.checkKey(key, data)
+}
+
+// checkKey returns an error if the decoded row has another key than the row had: a field that the
+// codec leaves out, for example. One row whose key is not the zero one shows it.
+func (r *rows[K, V]) checkKey(key, data []byte) error {
+	row, err := decoded(r.decode, data)
+	if err != nil {
+		return rowError(keyText(key), "decoded", err)
+	}
+	again, err := r.key(&row)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(key, again) {
+		return rowError(keyText(key), "encoded", fmt.Errorf("it would be decoded as a row with key %s", keyText(again)))
+	}
+	if zero, err := r.key(new(V)); err == nil && !slices.Equal(key, zero) {
+		r.decodesKey.Store(true)
+	}
+	return nil
+}
+
+// decoded calls decode.
+func decoded[V any](decode func(data []byte, row *V) error, data []byte) (row V, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	err = decode(data, &row)
+	return row, err
+}
+
 func (r *rows[K, V]) change(c *changefeed.AnyChange) (e change, err error) {
 	e.kind, e.at = c.Kind, c.Position()
 	old, _ := c.Old.(*V)
@@ -185,19 +247,13 @@ func (r *rows[K, V]) change(c *changefeed.AnyChange) (e change, err error) {
 	if row == nil {
 		return e, nil
 	}
-	if e.key, err = r.key(row); err == nil {
-		e.row, err = r.row(e.key, row)
-	}
+	e.key, e.row, err = r.encoded(row)
 	return e, err
 }
 
 func (r *rows[K, V]) present(tx *changefeed.Tx, put func(key, row []byte) error) error {
 	for _, row := range r.t.In(tx).All() {
-		key, err := r.key(&row)
-		if err != nil {
-			return err
-		}
-		data, err := r.row(key, &row)
+		key, data, err := r.encoded(&row)
 		if err != nil {
 			return err
 		}
@@ -215,19 +271,10 @@ func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
 	if from.version != r.number {
 		decode = r.older[from.version]
 	}
-	row := func(data []byte) (row V, err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = fmt.Errorf("panic: %v", v)
-			}
-		}()
-		err = decode(data, &row)
-		return row, err
-	}
 	past := changefeed.Past[V]{Lineage: from.lineage}
 	past.Rows = func(yield func(V) bool) {
 		for old, data := range from.rows {
-			v, err := row(data)
+			v, err := decoded(decode, data)
 			if err != nil {
 				from.err = rowError(keyText(old), "decoded", err)
 				return
@@ -251,7 +298,7 @@ func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
 		if *data == nil || from.err != nil {
 			return nil
 		}
-		v, err := row(*data)
+		v, err := decoded(decode, *data)
 		if err != nil {
 			from.err = rowError(keyText(e.key), "decoded", err)
 		} else if from.version != r.number {

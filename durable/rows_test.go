@@ -238,6 +238,58 @@ func TestAKeyThatIsNotUTF8(t *testing.T) {
 	}
 }
 
+// A row whose key is not in its encoding, and a type that JSON cannot encode, are refused before
+// anything is lost.
+func TestRowsThatDoNotComeBack(t *testing.T) {
+	type hidden struct {
+		ID    int `json:"-"`
+		Value int
+	}
+	table := changefeed.NewTable("hidden", func(h *hidden) int { return h.ID })
+	path := filepath.Join(t.TempDir(), "file.db")
+	store, err := Open(path, []Table{Rows(table)}, func(c *config) { c.retry = time.Millisecond })
+	require.NoError(t, err)
+	_, err = table.Insert(hidden{0, 1})
+	require.NoError(t, err)
+	require.NoError(t, store.Wait(t.Context(), table.Position()))
+	_, err = table.Insert(hidden{5, 1})
+	require.NoError(t, err)
+	err = store.Wait(t.Context(), table.Position())
+	require.ErrorIs(t, err, ErrRow)
+	require.ErrorContains(t, err, `row with key 5 cannot be encoded: it would be decoded as a row with key 0`)
+	require.ErrorIs(t, store.Close(), ErrRow)
+
+	type called struct {
+		ID int
+		Do func()
+	}
+	calls := changefeed.NewTable("calls", func(c *called) int { return c.ID })
+	_, err = Open(path, []Table{Rows(calls)})
+	require.ErrorContains(t, err, `table "calls": rows of type durable.called: json: unsupported type: func()`)
+
+	for _, older := range []map[int]func([]byte, *hidden) error{{1: func([]byte, *hidden) error { return nil }}, {0: nil}, {-1: func([]byte, *hidden) error { return nil }}} {
+		_, err = Open(path, []Table{Rows(table, Version(1, older))})
+		require.ErrorContains(t, err, "Version 1 with a function for version")
+	}
+}
+
+// After a failure, a call of Wait waits for the next attempt, so its error is not an old one.
+func TestWaitAfterAFailure(t *testing.T) {
+	b := openBank(t, filepath.Join(t.TempDir(), "bank.db"), func(c *config) { c.retry = time.Millisecond })
+	_, err := b.accounts.Insert(account{Owner: "\xff"})
+	require.NoError(t, err)
+	require.ErrorIs(t, b.Wait(t.Context(), b.accounts.Position()), ErrRow)
+	for range 100 {
+		_, err = b.accounts.Delete("\xff")
+		require.NoError(t, err)
+		b.wait(t)
+		_, err = b.accounts.Insert(account{Owner: "\xff"})
+		require.NoError(t, err)
+		require.ErrorIs(t, b.Wait(t.Context(), b.accounts.Position()), ErrRow)
+	}
+	require.ErrorIs(t, b.Close(), ErrRow)
+}
+
 // A panic in a function of a row is reported as an error of the row.
 func TestAKeyThatPanics(t *testing.T) {
 	panics := false

@@ -29,7 +29,9 @@ type Store struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed when something that Wait looks at has changed, and replaced
-	err     error         // why the last attempt to write failed, or nil
+	attempt int           // the number of the attempt to write that began last
+	err     error         // why that one, or the one before it, has failed, or nil
+	failed  int           // the number of the attempt that err is of
 	closed  bool          // Close was called
 	ended   error         // what Close returns, once done is closed
 
@@ -65,7 +67,8 @@ type lineageOnDisk struct{ names []changefeed.Position }
 //
 // Tables that are in the file must be new: nobody has written to them, and nobody follows them. A
 // table that is not in the file is added with the rows that it has. If a table cannot be restored,
-// Open returns an error, and all tables and the file are as they were.
+// Open returns an error, and all tables and the file are as they were. If another store has the
+// file open, Open tries for a second.
 //
 // If the last store of the file was not closed, feeds may have seen changes that the file lacks.
 // Therefore Open forks the histories then: see [changefeed.Table.Fork]. Positions of changes that
@@ -266,6 +269,9 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	s.file.user = true
 	err := m.restore(tx, &from)
 	s.file.user = false
+	if errors.Is(err, changefeed.ErrNotEmpty) {
+		return fmt.Errorf("make a new table for each Open: %w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -316,16 +322,18 @@ func newHistoryID() (id changefeed.HistoryID) {
 // Wait waits until the tables are on disk up to the positions, which are positions of tables of
 // the store. A writer waits for its change with [changefeed.Table.At] and the Seq that the write
 // has returned, or with the table's Position. Many writers that wait share one write to the disk.
+// One position of a transaction stands for all of it. A write that changes nothing returns the Seq
+// 0, for which Wait does not wait: if the row was written a moment ago, use the table's Position.
 //
-// If a write to the disk fails, Wait returns the error at once. The store tries again every
-// second, so a later Wait may succeed. Other errors are:
+// If the next write to the disk fails, Wait returns the error. The store tries again every second,
+// so a later Wait may succeed. Other errors are:
 //
 //   - the cause of ctx, if it is done
 //   - [ErrClosed], if the store is closed before the position is on disk
 //   - [changefeed.ErrOtherHistory], if a position is not in the history of a table
 //   - [changefeed.ErrTableDropped], if the table was dropped before the position was on disk
 //
-// Wait must not be called in Transact on one of the tables. A Reset that keeps the names of the
+// In Transact on one of the tables, Wait blocks forever, whatever ctx is. A Reset that keeps the names of the
 // history gives old positions to new rows. Wait may then return before the new rows are on disk.
 func (s *Store) Wait(ctx context.Context, positions ...changefeed.Position) error {
 	for _, p := range positions {
@@ -364,14 +372,17 @@ func (s *Store) wait(ctx context.Context, p changefeed.Position) error {
 func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) error {
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
+	s.mu.Lock()
+	attempt := s.attempt // an error of this one may be of a row that was replaced since
+	s.mu.Unlock()
 	for {
 		s.mu.Lock()
-		changed, err, ended := s.changed, s.err, s.hasEnded()
+		changed, failed, err, ended := s.changed, s.failed, s.err, s.hasEnded()
 		s.mu.Unlock()
 		switch {
 		case has(m.durable.Load().names, p):
 			return nil
-		case err != nil:
+		case err != nil && (failed > attempt || ended):
 			return err
 		case m.dropped.Load():
 			return fileError(s.path, tableError(m.name, changefeed.ErrTableDropped))
@@ -430,7 +441,8 @@ func (s *Store) Close() error {
 // Backup writes a copy of the file, as it is on disk at one moment. The tables go on working. When
 // the file must grow, the store waits for the end of the backup. Close waits, too. w must
 // therefore not wait for the store. The copy can be opened as a file of its own. Since it may lack
-// the last changes, [Open] forks its histories.
+// the last changes, [Open] forks its histories. w is not synced: write to a file of another name,
+// sync and rename it.
 func (s *Store) Backup(w io.Writer) error {
 	s.fileMu.RLock()
 	defer s.fileMu.RUnlock()
@@ -451,7 +463,7 @@ func (s *Store) Backup(w io.Writer) error {
 func (s *Store) report(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = err
+	s.err, s.failed = err, s.attempt
 	close(s.changed)
 	s.changed = make(chan struct{})
 }

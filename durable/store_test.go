@@ -343,7 +343,7 @@ func TestFilesThatCannotBeOpened(t *testing.T) {
 	}{
 		{name: "text", path: text, is: ErrForeign, want: "not a file of this version of durable: invalid database"},
 		{name: "another program", path: bbolt, is: ErrForeign, want: "not a file of this version of durable"},
-		{name: "unknown table", tables: func(t []Table) []Table { return t[:1] }, is: ErrUnknownTable, want: `table "transfers": the file has a table that was not passed to Open`},
+		{name: "unknown table", tables: func(t []Table) []Table { return t[:1] }, is: ErrUnknownTable, want: `table "transfers": the file has a table that was not passed to Open; pass it, or use Forget`},
 		{name: "no tables", tables: func([]Table) []Table { return nil }, want: "no tables"},
 		{name: "a table twice", tables: func(t []Table) []Table { return append(t, t[0]) }, want: `table "accounts": passed twice`},
 		{name: "unknown version", rows: []RowsOption[transfer]{Version[transfer](2, nil)}, is: ErrUnknownVersion, want: `table "transfers": rows of an unknown version 0; the present one is 2`},
