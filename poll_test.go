@@ -313,19 +313,23 @@ func TestAContextWhoseErrPanicsLosesNoInitialRow(t *testing.T) {
 
 // All of many feeds that poll are notified, most of them by a goroutine. F3, T6
 func TestManyPollingFeedsAreNotified(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		games := newGames()
-		wake := make(chan struct{}, 3*maxNotify)
-		var feeds []Stream[Change[game]]
-		for range 3 * maxNotify {
-			feed := games.Changes(t.Context(), Poll(wake))
-			require.Empty(t, allOf(feed))
-			feeds = append(feeds, feed)
-		}
-		feedWrites(t, games, 1)
-		require.Equal(t, maxNotify, notifications(wake), "by the writer")
-		synctest.Wait()
-		require.Equal(t, 2*maxNotify, notifications(wake), "by the goroutine")
-		runtime.KeepAlive(feeds)
-	})
+	byWriter := 0
+	for n := 0; n < 100 && byWriter != maxNotify; n++ { // the goroutine may run before the write has returned
+		synctest.Test(t, func(t *testing.T) {
+			games := newGames()
+			wake := make(chan struct{}, 3*maxNotify)
+			var feeds []Stream[Change[game]]
+			for range 3 * maxNotify {
+				feed := games.Changes(t.Context(), Poll(wake))
+				require.Empty(t, allOf(feed))
+				feeds = append(feeds, feed)
+			}
+			feedWrites(t, games, 1)
+			byWriter = notifications(wake)
+			synctest.Wait()
+			require.Equal(t, 3*maxNotify, byWriter+notifications(wake))
+			runtime.KeepAlive(feeds)
+		})
+	}
+	require.Equal(t, maxNotify, byWriter)
 }
