@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -144,11 +145,17 @@ func (f *file) checkedIn(tx *bolt.Tx, bucket []byte, err *error) iter.Seq2[[]byt
 		f.user = false
 		b := tx.Bucket(bucket)
 		if b == nil {
+			*err = fmt.Errorf("%w: %q is not there", ErrDamaged, bucket)
 			return
 		}
 		c := b.Cursor()
+		var before []byte
 		for key, data := c.First(); key != nil; key, data = c.Next() {
 			value, e := unchecked(bucket, key, data)
+			if e == nil && before != nil && bytes.Compare(before, key) >= 0 {
+				e = fmt.Errorf("%w: key %s in %q comes after key %s", ErrDamaged, keyText(key), bucket, keyText(before))
+			}
+			before = key
 			if e != nil {
 				*err = e
 				return

@@ -11,8 +11,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// maxBatch is the number of changes from which a batch is written while more are waiting.
-const maxBatch = 10_000
+// A batch is written while more changes are waiting, if it is one of these.
+const (
+	maxBatch     = 10_000   // changes
+	maxAwaited   = 1000     // changes, while somebody waits
+	maxBatchSize = 16 << 20 // bytes of rows
+)
 
 // A follower follows the tables, and writes their commits to the file in batches. It belongs to
 // one goroutine, but first to Open.
@@ -21,6 +25,7 @@ type follower struct {
 	cancel context.CancelFunc
 	wake   chan struct{}
 	batch  []batchChange
+	size   int  // of the rows in the batch, in bytes
 	number int  // of the last commit that was added
 	ending bool // Close waits
 	behind bool // the file lacks changes that are not in the batch either
@@ -192,7 +197,7 @@ func (s *Store) read() error {
 			s.discard()
 			return err
 		}
-		if len(f.batch) >= maxBatch {
+		if len(f.batch) >= maxBatch || f.size >= maxBatchSize || len(f.batch) >= maxAwaited && s.waiting.Load() > 0 {
 			if err := s.flush(); err != nil {
 				return err
 			}
@@ -233,7 +238,7 @@ func (m *member) isShort() bool {
 func (s *Store) discard() {
 	f := &s.follower
 	clear(f.batch)
-	f.batch = f.batch[:0]
+	f.batch, f.size = f.batch[:0], 0
 	f.behind = true
 	for _, m := range s.members {
 		m.next = m.meta.clone()
@@ -262,6 +267,7 @@ func (s *Store) add(commit changefeed.Commit) error {
 		}
 		m.next.extend(at)
 		f.batch = append(f.batch, e)
+		f.size += len(e.row)
 	}
 	return nil
 }
@@ -277,14 +283,19 @@ func (m *tableMeta) extend(at changefeed.Position) {
 
 // flush writes the batch in one transaction of the file.
 func (s *Store) flush() error {
-	named := false
+	f := &s.follower
+	named := false // also by an attempt that has failed
 	for _, m := range s.members {
-		named = m.addNames() || named
+		m.addNames()
+		named = named || !slices.Equal(m.meta.Lineage, m.next.Lineage)
 	}
-	if len(s.follower.batch) == 0 && !named {
+	if len(f.batch) == 0 && !named {
 		return nil
 	}
 	if err := s.update(s.writeBatch); err != nil {
+		if !f.failed { // a stored row is damaged
+			s.discard()
+		}
 		return err
 	}
 	s.committed()
@@ -293,11 +304,12 @@ func (s *Store) flush() error {
 
 // addNames adds the names that the table's history has got since, up to the number of the last
 // change in the batch. It does nothing if the table was reset meanwhile.
-func (m *member) addNames() bool {
-	if m.dropped.Load() || len(m.next.Lineage) == 0 {
-		return false
+func (m *member) addNames() {
+	live := m.lineage()
+	if m.dropped.Load() || len(m.next.Lineage) == 0 || !has(live, m.next.at()) {
+		return
 	}
-	live, seq := m.lineage(), m.next.at().Seq
+	seq := m.next.at().Seq
 	for i, name := range live {
 		if name.Seq > seq { // the name of the last change, or one that is later than that
 			live[i].Seq = seq
@@ -305,13 +317,9 @@ func (m *member) addNames() bool {
 			break
 		}
 	}
-	live = pruned(live)
-	isOther := func(name changefeed.Position) bool { return !slices.Contains(live, name) }
-	if len(live) <= len(m.next.Lineage) || slices.ContainsFunc(m.next.Lineage, isOther) {
-		return false
+	if live[len(live)-1] != m.next.at() {
+		m.next.Lineage = pruned(live)
 	}
-	m.next.Lineage = live
-	return true
 }
 
 func (s *Store) writeBatch(file *bolt.Tx) error {
@@ -432,10 +440,15 @@ func (s *Store) writePresent(tx *changefeed.Tx, file *bolt.Tx, m *member, lineag
 	}
 	w.rows.FillPercent = 0.9 // they come in order
 	m.next = tableMeta{Version: m.version(), Lineage: slices.Clone(lineage)}
+	s.file.user = true
 	err = m.present(tx, func(key, row []byte) error {
+		s.file.user = false
 		m.next.Rows++
-		return w.putRow(key, row)
+		err := w.putRow(key, row)
+		s.file.user = true
+		return err
 	})
+	s.file.user = false
 	if err != nil {
 		return err
 	}
@@ -524,7 +537,7 @@ func (s *Store) reopen() error {
 func (s *Store) committed() {
 	f := &s.follower
 	clear(f.batch)
-	f.batch = f.batch[:0]
+	f.batch, f.size = f.batch[:0], 0
 	for _, m := range s.members {
 		if len(m.next.Lineage) > 0 {
 			m.meta, m.next = m.next, m.next.clone()

@@ -19,11 +19,16 @@ import (
 func fillDisk(t *testing.T, path string) (makeRoom func()) {
 	info, err := os.Stat(path)
 	require.NoError(t, err)
+	return limitFiles(t, uint64(info.Size()))
+}
+
+// limitFiles makes writes fail beyond a place in a file.
+func limitFiles(t *testing.T, size uint64) (makeRoom func()) {
 	signal.Ignore(syscall.SIGXFSZ)
 	var limit syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
 	full := limit
-	full.Cur = uint64(info.Size())
+	full.Cur = size
 	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
 	makeRoom = func() { require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)) }
 	t.Cleanup(func() {
@@ -94,6 +99,26 @@ func TestCloseOnAFullDisk(t *testing.T) {
 	require.Equal(t, 2*again.transfers.Seq(), again.accounts.Seq())
 	require.True(t, has(again.transfers.Lineage(), saved))
 	require.False(t, has(again.transfers.Lineage(), lost))
+	require.NoError(t, again.Close())
+}
+
+// A new name of a history, without a change, is written when there is room again.
+func TestANameOnAFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path, func(c *config) { c.retry = time.Millisecond })
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.wait(t)
+	makeRoom := limitFiles(t, 1)
+	p := b.transfers.Fork()
+	require.ErrorContains(t, b.Wait(t.Context(), p), "file too large")
+	require.ErrorContains(t, b.Wait(t.Context(), p), "file too large")
+	makeRoom()
+	for b.Wait(t.Context(), p) != nil {
+		runtime.Gosched() // an attempt has begun before there was room
+	}
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	requireSame(t, b, again)
 	require.NoError(t, again.Close())
 }
 

@@ -190,7 +190,10 @@ func (r *rows[K, V]) row(key []byte, row *V) (data []byte, err error) {
 			err = rowError(keyText(key), "encoded", err)
 		}
 	}()
-	return r.encode(row)
+	if data, err = r.encode(row); data == nil {
+		data = []byte{} // nil stands for no row
+	}
+	return data, err
 }
 
 // encoded returns the stored key and the stored row of a row.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -273,6 +274,43 @@ func TestRowsThatDoNotComeBack(t *testing.T) {
 	}
 }
 
+// A row whose encoding has no bytes is a row, also among the changes that are kept.
+func TestAnEmptyEncoding(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file.db")
+	open := func() (*changefeed.Table[int, int], *Store) {
+		table := changefeed.NewTable("numbers", func(n *int) int { return *n })
+		store, err := Open(path, []Table{Rows(table, Encoding(
+			func(n *int) ([]byte, error) {
+				if *n == 0 {
+					return nil, nil
+				}
+				return fmt.Append(nil, *n), nil
+			},
+			func(data []byte, n *int) error { *n, _ = strconv.Atoi(string(data)); return nil },
+		))})
+		require.NoError(t, err)
+		return table, store
+	}
+	table, store := open()
+	start := table.Position()
+	for _, n := range []int{0, 1} {
+		_, err := table.Insert(n)
+		require.NoError(t, err)
+	}
+	require.NoError(t, store.Wait(t.Context(), table.Position()))
+	_, err := table.Delete(0)
+	require.NoError(t, err)
+	want, err := changesAfter(table, start)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+	table, store = open()
+	require.Equal(t, []int{1}, rowsIn(table))
+	got, err := changesAfter(table, start)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.NoError(t, store.Close())
+}
+
 // After a failure, a call of Wait waits for the next attempt, so its error is not an old one.
 func TestWaitAfterAFailure(t *testing.T) {
 	b := openBank(t, filepath.Join(t.TempDir(), "bank.db"), func(c *config) { c.retry = time.Millisecond })
@@ -301,6 +339,20 @@ func TestAKeyThatPanics(t *testing.T) {
 	_, err = table.Insert(panicKey{N: 1})
 	require.NoError(t, err)
 	require.ErrorContains(t, store.Wait(t.Context(), table.Position()), "cannot be encoded: panic: oops")
+
+	failing := changefeed.NewTable("failing", func(n *int) int {
+		if panics && *n == 7 {
+			panic("oops")
+		}
+		return *n
+	})
+	panics = false
+	_, err = failing.Insert(7)
+	require.NoError(t, err)
+	panics = true
+	_, err = Open(filepath.Join(t.TempDir(), "other.db"), []Table{Rows(failing)})
+	require.ErrorContains(t, err, "panic: oops")
+	require.NotErrorIs(t, err, ErrDamaged)
 	require.ErrorIs(t, store.Close(), ErrRow)
 }
 

@@ -67,7 +67,7 @@ type lineageOnDisk struct{ names []changefeed.Position }
 //
 // Tables that are in the file must be new: nobody has written to them, and nobody follows them. A
 // table that is not in the file is added with the rows that it has. If a table cannot be restored,
-// Open returns an error, and all tables and the file are as they were. If another store has the
+// Open returns an error, and all tables and the file are as they were, except for what [Keep] does. If another store has the
 // file open, Open tries for a second.
 //
 // If the last store of the file was not closed, feeds may have seen changes that the file lacks.
@@ -263,7 +263,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	}
 	from.newest = func(yield func([]change) bool) {
 		if s.config.keep > 0 && from.err == nil {
-			s.file.newestCommits(file, m.newestName, &from.err)(yield)
+			s.file.newestCommits(file, m.newestName, m.meta.at().Seq, &from.err)(yield)
 		}
 	}
 	s.file.user = true
@@ -275,7 +275,7 @@ func (s *Store) restoreTable(tx *changefeed.Tx, file *bolt.Tx, m *member) error 
 	if err != nil {
 		return err
 	}
-	if s.config.keep == 0 || len(from.changes) > 0 {
+	if s.config.keep == 0 || m.meta.Version != m.version() {
 		if err := deleteBucket(file, m.newestName); err != nil {
 			return err
 		}
@@ -380,7 +380,7 @@ func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) e
 		changed, failed, err, ended := s.changed, s.failed, s.err, s.hasEnded()
 		s.mu.Unlock()
 		switch {
-		case has(m.durable.Load().names, p):
+		case isDurable(m.durable.Load().names, m.lineage(), p):
 			return nil
 		case err != nil && (failed > attempt || ended):
 			return err
@@ -401,6 +401,19 @@ func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) e
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// isDurable reports whether a position of a table is on disk. The file does not have the oldest
+// names of a history that has very many.
+func isDurable(durable, live []changefeed.Position, p changefeed.Position) bool {
+	if has(durable, p) {
+		return true
+	}
+	is := func(id changefeed.HistoryID) func(changefeed.Position) bool {
+		return func(name changefeed.Position) bool { return name.History == id }
+	}
+	return len(durable) == maxNames && has(live, p) &&
+		slices.IndexFunc(live, is(p.History)) < slices.IndexFunc(live, is(durable[0].History))
 }
 
 // hasEnded reports whether nothing will be written any more.

@@ -199,16 +199,75 @@ func TestKeep(t *testing.T) {
 		b = again
 	}
 	require.NoError(t, b.Close())
-	db, err := bolt.Open(path, 0o600, nil)
-	require.NoError(t, err)
-	require.NoError(t, db.View(func(tx *bolt.Tx) error {
+	require.Len(t, b.transfers.Lineage(), 1)
+	inFile(t, path, func(tx *bolt.Tx) {
 		blocks := 0
 		require.NoError(t, tx.Bucket(newestBucket("transfers")).ForEach(func(_, _ []byte) error { blocks++; return nil }))
 		require.Positive(t, blocks)
 		require.LessOrEqual(t, blocks, 10)
-		return nil
-	}))
+	})
+
+	b = openBank(t, path, Keep(1))
+	require.NoError(t, b.pay(transfer{0, "Ann", "Bob", 1}))
+	require.NoError(t, b.Close())
+	inFile(t, path, func(tx *bolt.Tx) { // only the last block is left, and it is lost
+		key, _ := tx.Bucket(newestBucket("transfers")).Cursor().First()
+		require.Equal(t, blockKey(b.transfers.Seq()), key)
+		require.NoError(t, tx.DeleteBucket(newestBucket("transfers")))
+	})
+	_, err := Open(path, newBank().tables())
+	require.ErrorIs(t, err, ErrDamaged)
+}
+
+// Blocks of changes of which one is missing are damage.
+func TestAMissingBlock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	for range 5 {
+		require.NoError(t, b.pay(transfer{0, "Ann", "Bob", 1}))
+		b.wait(t)
+	}
+	require.NoError(t, b.Close())
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, seq := range []uint64{3, 5} {
+		require.NoError(t, os.WriteFile(path, good, 0o600))
+		inFile(t, path, func(tx *bolt.Tx) {
+			require.NoError(t, tx.Bucket(newestBucket("transfers")).Delete(blockKey(seq)))
+		})
+		_, err := Open(path, newBank().tables())
+		require.ErrorIs(t, err, ErrDamaged)
+	}
+}
+
+// inFile changes a file that no store has open.
+func inFile(t *testing.T, path string, change func(tx *bolt.Tx)) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error { change(tx); return nil }))
 	require.NoError(t, db.Close())
+}
+
+// A history with more names than the file keeps has positions that can be waited for, old and new.
+func TestVeryManyNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	require.NoError(t, b.pay(transfer{0, "Ann", "Bob", 1}))
+	first := b.transfers.Position()
+	for range maxNames + 5 {
+		b.transfers.Fork()
+	}
+	b.wait(t)
+	require.NoError(t, b.Wait(t.Context(), b.transfers.Fork()))
+	require.NoError(t, b.pay(transfer{0, "Ann", "Bob", 1}))
+	b.wait(t)
+	require.NoError(t, b.Wait(t.Context(), first))
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	lineage := b.transfers.Lineage()
+	require.Equal(t, lineage[len(lineage)-maxNames:], again.transfers.Lineage())
+	require.NoError(t, again.Close())
 }
 
 // requireKept requires that a table that was restored has the newest 10 changes.

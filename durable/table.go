@@ -127,34 +127,41 @@ func (w *tableWriter) putBlock() error {
 
 // deleteNewest deletes the blocks whose changes are all older than the one numbered seq.
 func (w *tableWriter) deleteNewest(seq uint64) error {
+	var old [][]byte
 	c := w.newest.Cursor()
-	for {
-		first, _ := c.First()
-		second, _ := c.Next()
-		if second == nil || binary.BigEndian.Uint64(second) > seq {
-			return nil
+	for key, _ := c.First(); key != nil; {
+		next, _ := c.Next()
+		if next == nil || binary.BigEndian.Uint64(next) > seq {
+			break
 		}
-		if err := w.newest.Delete(first); err != nil {
+		old = append(old, key)
+		key = next
+	}
+	for _, key := range old {
+		if err := w.newest.Delete(key); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
-// newestCommits yields the commits in the blocks of a table. A commit whose beginning is not there
-// any more is left out. It ends at a block that is damaged, and sets err.
-func (f *file) newestCommits(tx *bolt.Tx, bucket []byte, err *error) iter.Seq[[]change] {
+// newestCommits yields the commits in the blocks of a table, up to the change numbered last. A
+// commit whose beginning is not there any more is left out. It ends at a block that is damaged, and
+// sets err.
+func (f *file) newestCommits(tx *bolt.Tx, bucket []byte, last uint64, err *error) iter.Seq[[]change] {
 	return func(yield func([]change) bool) {
 		var commit []change
+		next := uint64(0) // the number of the next change, or 0 before the first
 		for key, block := range f.checkedIn(tx, bucket, err) {
-			if len(key) != 8 {
-				*err = fmt.Errorf("%w: the key %x in %q has %d bytes", ErrDamaged, key, bucket, len(key))
+			if len(key) != 8 || next > 0 && binary.BigEndian.Uint64(key) != next {
+				*err = fmt.Errorf("%w: a block in %q has the key %x", ErrDamaged, bucket, key)
 				return
 			}
-			for seq := binary.BigEndian.Uint64(key); len(block) > 0; seq++ {
-				c := change{at: changefeed.Position{Seq: seq}}
+			for next = binary.BigEndian.Uint64(key); len(block) > 0; next++ {
+				c := change{at: changefeed.Position{Seq: next}}
 				var e error
 				if block, e = c.parse(block); e != nil {
-					*err = fmt.Errorf("%w: the change %d in %q is %w", ErrDamaged, seq, bucket, e)
+					*err = fmt.Errorf("%w: the change %d in %q is %w", ErrDamaged, next, bucket, e)
 					return
 				}
 				if c.first && len(commit) > 0 {
@@ -167,6 +174,9 @@ func (f *file) newestCommits(tx *bolt.Tx, bucket []byte, err *error) iter.Seq[[]
 					commit = append(commit, c)
 				}
 			}
+		}
+		if *err == nil && next > 0 && next != last+1 {
+			*err = fmt.Errorf("%w: the last change in %q is %d, not %d", ErrDamaged, bucket, next-1, last)
 		}
 		if len(commit) > 0 && *err == nil {
 			yield(commit)
