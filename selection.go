@@ -33,6 +33,9 @@ type Selection[K, V any] struct {
 	keep  func(row *V) bool // nil: all rows of part
 }
 
+// Table returns the table that s is a part of.
+func (s Selection[K, V]) Table() *Table[K, V] { return s.table }
+
 // A part is a selection without a predicate, which a table and its indexes can look up.
 type part[K, V any] interface {
 	// has reports whether row is in the part. It calls users' functions.

@@ -1,0 +1,137 @@
+//go:build unix
+
+package web_test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed/web"
+	"github.com/stretchr/testify/require"
+)
+
+// The environment variables of a process of clients: the server's address, and their number.
+const (
+	clientsOf     = "CHANGEFEED_WEB_ADDRESS"
+	clientsNumber = "CHANGEFEED_WEB_CLIENTS"
+)
+
+func TestMain(m *testing.M) {
+	if address := os.Getenv(clientsOf); address != "" {
+		n, _ := strconv.Atoi(os.Getenv(clientsNumber))
+		if err := runClients(address, n); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// runClients reads feeds, and prints a line for each event that all of them have got.
+func runClients(address string, n int) error {
+	events := make(chan error, 1024)
+	for range n {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"); err != nil {
+			return err
+		}
+		go func() {
+			for lines := bufio.NewReader(conn); ; {
+				line, err := lines.ReadSlice('\n')
+				if err != nil {
+					events <- err
+				}
+				if len(line) > 5 && string(line[:5]) == "data:" {
+					events <- nil
+				}
+			}
+		}()
+	}
+	out := bufio.NewWriter(os.Stdout)
+	for got := 0; ; {
+		if err := <-events; err != nil {
+			return err
+		}
+		if got++; got%n == 0 {
+			_, _ = out.WriteString("all\n")
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// cpu returns the processor time that this process has used.
+func cpu(tb testing.TB) time.Duration {
+	var u syscall.Rusage
+	require.NoError(tb, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Changes are sent to clients in another process. A burst of changes is made, and all clients get
+// it, before the next one.
+func BenchmarkFanOut(b *testing.B) {
+	for _, clients := range []int{1, 100, 1000} {
+		for _, burst := range []int{1, 64} {
+			b.Run(fmt.Sprintf("clients=%d/burst=%d", clients, burst), func(b *testing.B) {
+				players := newPlayers()
+				_, err := players.Insert(player{1, "red", 0})
+				require.NoError(b, err)
+				server := httptest.NewUnstartedServer(web.Changes(players.Selection()))
+				server.Start()
+				self, err := os.Executable()
+				require.NoError(b, err)
+				var before, after runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				child := exec.Command(self)
+				child.Env = append(os.Environ(), clientsOf+"="+server.Listener.Addr().String(), fmt.Sprint(clientsNumber, "=", clients))
+				stdout, err := child.StdoutPipe()
+				require.NoError(b, err)
+				require.NoError(b, child.Start())
+				lines := bufio.NewScanner(stdout)
+				wait := func(n int) {
+					for range n {
+						require.True(b, lines.Scan())
+						require.Equal(b, "all", lines.Text())
+					}
+				}
+				wait(3) // reset, one row, ready
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/float64(clients)/1024, "KB/client")
+				began := cpu(b)
+				b.ReportAllocs()
+				rounds := 0
+				for b.Loop() {
+					rounds++
+					for range burst {
+						_, _ = players.Update(1, func(p *player) { p.Score++ })
+					}
+					wait(burst)
+				}
+				b.ReportMetric(float64((cpu(b)-began).Nanoseconds())/float64(rounds*burst*clients), "cpu-ns/client/change")
+				_ = child.Process.Kill()
+				_ = child.Wait()
+				server.CloseClientConnections()
+				server.Close()
+			})
+		}
+	}
+}
+
+var _ http.Handler

@@ -1,0 +1,241 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// Changes returns a handler that sends the present rows of a selection and its changes as
+// server-sent events: see the package documentation.
+func Changes[K, V any](s changefeed.Selection[K, V], opts ...Option) http.Handler {
+	return ChangesFunc(func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }, opts...)
+}
+
+// ChangesFunc is like [Changes] but calls choose for the selection that a request asks for. If choose
+// returns a [*StatusError], the handler answers with its status and text. After any other error
+// it answers with the status 400, without the error's text.
+func ChangesFunc[K, V any](choose func(r *http.Request) (changefeed.Selection[K, V], error), opts ...Option) http.Handler {
+	return &changes[K, V]{config: newConfig(opts), choose: choose}
+}
+
+type changes[K, V any] struct {
+	config
+	choose  func(r *http.Request) (changefeed.Selection[K, V], error)
+	clients atomic.Int64
+	recent  recent[V]
+	servers shutdowns
+}
+
+// A reset or a feed without a position has this ID. A browser that has an empty one sends none, so
+// the parameter "after" of the page's address would count again.
+const noPosition = "0"
+
+func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !isRead(w, r) {
+		return
+	}
+	h.allowOrigin(w, r)
+	s, ok := choose(w, r, &h.config, h.choose)
+	if !ok {
+		return
+	}
+	after, err := position(r)
+	if err != nil {
+		httpError(w, http.StatusBadRequest, "the Last-Event-ID, or the parameter after, is not the position of a feed")
+		return
+	}
+	if n := h.clients.Add(1); h.maxClients > 0 && n > int64(h.maxClients) {
+		h.clients.Add(-1)
+		w.Header().Set("Retry-After", strconv.Itoa(int(h.retry/time.Second)+1))
+		httpError(w, http.StatusServiceUnavailable, "too many clients")
+		return
+	}
+	defer h.clients.Add(-1)
+
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	defer h.servers.onShutdown(r, func() { cancel(http.ErrServerClosed) })()
+
+	c := client[K, V]{handler: h, response: http.NewResponseController(w), w: w, wake: make(chan struct{}, 1)}
+	options := []changefeed.FeedOption{
+		changefeed.After(after), changefeed.OnOverflow(changefeed.Resync), changefeed.Buffer(h.buffer),
+		changefeed.Poll(c.wake), changefeed.Track(&c.feed), changefeed.Named(h.name),
+	}
+	if h.isSquashed {
+		options = append(options, changefeed.Squash(h.squash))
+	}
+	stream := s.Changes(ctx, options...)
+	_ = c.response.SetReadDeadline(time.Time{}) // the server's ReadTimeout would end the request
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-cache, no-transform")
+	header.Set("X-Accel-Buffering", "no") // nginx
+	if r.Method == http.MethodHead {
+		return
+	}
+	h.logger.Debug("feed begins", "table", s.Table().Name(), "client", r.RemoteAddr, "after", after)
+	err = c.follow(ctx, stream)
+	h.logger.Debug("feed ends", "table", s.Table().Name(), "client", r.RemoteAddr, "after", c.id, "cause", err)
+}
+
+// A client is the feed of one request.
+type client[K, V any] struct {
+	handler  *changes[K, V]
+	w        http.ResponseWriter
+	response *http.ResponseController
+	feed     changefeed.Feed
+	wake     chan struct{}
+
+	out []byte              // what is to be written
+	id  changefeed.Position // the last one that was sent
+}
+
+// outSize is the size in bytes from which out is written while more is ready.
+const outSize = 16 << 10
+
+// outBuffer has room for the last event, too, if it is not very long.
+type outBuffer [outSize + 4<<10]byte
+
+var outs = sync.Pool{New: func() any { return new(outBuffer) }}
+
+// follow sends the stream until it ends, and returns why.
+func (c *client[K, V]) follow(ctx context.Context, stream changefeed.Stream[changefeed.Change[V]]) error {
+	heartbeat := time.NewTimer(c.handler.heartbeat)
+	defer heartbeat.Stop()
+	for begins, beats := true, false; ; begins = false {
+		if err := c.send(stream, begins, beats); err != nil {
+			return err
+		}
+		beats = false
+		heartbeat.Reset(c.handler.heartbeat)
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+		case <-heartbeat.C:
+			beats = true
+		}
+	}
+}
+
+// send sends what is ready.
+func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], begins, beats bool) (err error) {
+	buffer := outs.Get().(*outBuffer)
+	defer func() {
+		c.out = nil
+		outs.Put(buffer)
+	}()
+	c.out = buffer[:0]
+	if begins {
+		c.out = fmt.Appendf(c.out, "retry: %d\n\n", c.handler.retry.Milliseconds())
+	}
+	for change, e := range stream {
+		if err = c.add(change, e); err != nil {
+			break
+		}
+		if len(c.out) >= outSize {
+			if err = c.write(); err != nil {
+				return err
+			}
+		}
+	}
+	if p := c.feed.Position(); (len(c.out) > 0 || beats) && p != c.id && !p.IsZero() {
+		c.id = p
+		c.out = fmt.Appendf(c.out, "id: %v\n\n", p)
+	}
+	if len(c.out) == 0 && beats {
+		c.out = append(c.out, ":\n\n"...)
+	}
+	if len(c.out) == 0 {
+		return err
+	}
+	return errors.Join(err, c.write(), c.response.Flush())
+}
+
+func (c *client[K, V]) write() error {
+	_ = c.response.SetWriteDeadline(time.Now().Add(c.handler.deadline))
+	_, err := c.w.Write(c.out)
+	c.out = c.out[:0]
+	return err
+}
+
+// add adds an element of the stream to out. It returns an error if the stream ends.
+func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
+	switch {
+	case err == nil:
+		return c.addChange(change)
+	case errors.Is(err, changefeed.ErrTableDropped):
+		c.out = append(c.out, "event: end\ndata: {\"error\":\"the table was dropped\"}\n\n"...)
+		return err
+	}
+	skipped, ok := errors.AsType[*changefeed.SkippedError](err)
+	if !ok {
+		return err
+	}
+	data, _ := json.Marshal(skipped)
+	c.out = fmt.Appendf(c.out, "event: reset\nid: %s\ndata: %s\n\n", noPosition, data)
+	c.id = changefeed.Position{}
+	return nil
+}
+
+func (c *client[K, V]) addChange(change changefeed.Change[V]) error {
+	p := c.feed.Position()
+	if change.Kind == changefeed.Initial || p.Seq != change.Seq {
+		p = changefeed.Position{}
+	}
+	text, err := c.handler.recent.event(change, p)
+	if err != nil {
+		c.handler.logger.Error("a row cannot be encoded", "change", change.Seq, "error", err)
+		c.out = append(c.out, "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n"...)
+		return err
+	}
+	c.out = append(c.out, text...)
+	if !p.IsZero() {
+		c.id = p
+	}
+	return nil
+}
+
+// A recent keeps the text of recent events, so that a change is encoded once for all clients.
+type recent[V any] struct {
+	events [256]atomic.Pointer[event[V]] // by Seq
+}
+
+type event[V any] struct {
+	change changefeed.Change[V]
+	id     changefeed.Position
+	text   []byte
+}
+
+// event returns the text of an event. The position is its ID, if it is not zero.
+func (r *recent[V]) event(c changefeed.Change[V], id changefeed.Position) ([]byte, error) {
+	slot := &r.events[c.Seq%uint64(len(r.events))]
+	isShared := c.Kind != changefeed.Initial && c.Kind != changefeed.Ready
+	if e := slot.Load(); isShared && e != nil && e.change == c && e.id == id {
+		return e.text, nil
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	var text []byte
+	if c.Kind == changefeed.Ready {
+		text = append(text, "event: ready\n"...)
+	}
+	if !id.IsZero() {
+		text = fmt.Appendf(text, "id: %v\n", id)
+	}
+	text = fmt.Appendf(text, "data: %s\n\n", data)
+	if isShared {
+		slot.Store(&event[V]{c, id, text})
+	}
+	return text, nil
+}

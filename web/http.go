@@ -1,0 +1,99 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// A StatusError makes the handlers of [ChangesFunc] and [RowsFunc] answer with a status and a text.
+// The text must not contain what the request has sent.
+type StatusError struct {
+	Status int // 400 to 599
+	Text   string
+}
+
+// Error returns the text.
+func (e *StatusError) Error() string { return e.Text }
+
+// httpError answers with a status and a sentence.
+func httpError(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Error(w, text, status)
+}
+
+// isRead answers a request that does not read, and reports whether it does.
+func isRead(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return true
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	httpError(w, http.StatusMethodNotAllowed, "only GET is allowed")
+	return false
+}
+
+// choose calls a user's function, and answers if it returns an error.
+func choose[K, V any](w http.ResponseWriter, r *http.Request, c *config, f func(r *http.Request) (changefeed.Selection[K, V], error)) (s changefeed.Selection[K, V], ok bool) {
+	s, err := f(r)
+	if err == nil {
+		return s, true
+	}
+	status, text := http.StatusBadRequest, "the request does not choose any rows"
+	if e, ok := errors.AsType[*StatusError](err); ok {
+		status, text = e.Status, e.Text
+	}
+	c.logger.Debug("request refused", "client", r.RemoteAddr, "status", status, "error", err)
+	httpError(w, status, text)
+	return s, false
+}
+
+// allowOrigin sets the headers for a page of another origin.
+func (c *config) allowOrigin(w http.ResponseWriter, r *http.Request) {
+	if len(c.origins) == 0 {
+		return
+	}
+	w.Header().Add("Vary", "Origin")
+	if origin := r.Header.Get("Origin"); slices.Contains(c.origins, origin) {
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Expose-Headers", PositionHeader)
+	}
+}
+
+// position returns the position after which a request resumes: that of the header
+// Last-Event-ID, or else that of the parameter "after".
+func position(r *http.Request) (p changefeed.Position, err error) {
+	text := r.Header.Get("Last-Event-ID")
+	if text == "" {
+		text = r.URL.Query().Get("after")
+	}
+	if text == "" || text == noPosition {
+		return p, nil
+	}
+	return p, p.UnmarshalText([]byte(text))
+}
+
+// shutdowns has a context for each server that a handler has seen, which ends when Shutdown of the
+// server is called.
+type shutdowns struct{ contexts sync.Map } // by *http.Server
+
+// onShutdown calls f when the server of a request is shut down, until stop is called.
+func (s *shutdowns) onShutdown(r *http.Request, f func()) (stop func() bool) {
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if server == nil {
+		return func() bool { return true }
+	}
+	ctx, ok := s.contexts.Load(server)
+	if !ok {
+		c, cancel := context.WithCancel(context.Background())
+		if ctx, ok = s.contexts.LoadOrStore(server, c); ok {
+			cancel()
+		} else {
+			server.RegisterOnShutdown(cancel)
+		}
+	}
+	return context.AfterFunc(ctx.(context.Context), f)
+}

@@ -1,0 +1,93 @@
+package web
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// PositionHeader is the header with the position of the rows that the handler of [Rows] sends. A
+// feed that is opened with it as the parameter "after" goes on from there.
+const PositionHeader = "Changefeed-Position"
+
+// Rows returns a handler that sends the present rows of a selection as a JSON array, in the order of
+// the selection. All of them are of one moment. The header [PositionHeader] has its position, which
+// is the ETag, too.
+func Rows[K, V any](s changefeed.Selection[K, V], opts ...Option) http.Handler {
+	return RowsFunc(func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }, opts...)
+}
+
+// RowsFunc is like [Rows] but calls choose for the selection that a request asks for, as
+// [ChangesFunc] does.
+func RowsFunc[K, V any](choose func(r *http.Request) (changefeed.Selection[K, V], error), opts ...Option) http.Handler {
+	return &rows[K, V]{config: newConfig(opts), choose: choose}
+}
+
+type rows[K, V any] struct {
+	config
+	choose func(r *http.Request) (changefeed.Selection[K, V], error)
+}
+
+func (h *rows[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !isRead(w, r) {
+		return
+	}
+	h.allowOrigin(w, r)
+	s, ok := choose(w, r, &h.config, h.choose)
+	if !ok {
+		return
+	}
+	err := changefeed.Read(func(tx *changefeed.Tx) error {
+		lineage := s.Table().In(tx).Lineage()
+		position := lineage[len(lineage)-1].String()
+		header := w.Header()
+		header.Set(PositionHeader, position)
+		header.Set("ETag", `"`+position+`"`)
+		header.Set("Cache-Control", "no-cache")
+		header.Set("Content-Type", "application/json")
+		header.Set("X-Content-Type-Options", "nosniff")
+		if r.Header.Get("If-None-Match") == `"`+position+`"` {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+		if r.Method == http.MethodHead {
+			return nil
+		}
+		return h.write(w, s.In(tx))
+	}, s.Table())
+	if err != nil {
+		h.logger.Error("rows not sent", "client", r.RemoteAddr, "error", err)
+		panic(http.ErrAbortHandler) // so that the client does not take a part for the whole
+	}
+}
+
+// write writes rows as a JSON array, one row in a line.
+func (h *rows[K, V]) write(w http.ResponseWriter, s changefeed.TxSelection[K, V]) error {
+	response := http.NewResponseController(w)
+	flush := func(out []byte) error {
+		_ = response.SetWriteDeadline(time.Now().Add(h.deadline))
+		_, err := w.Write(out)
+		return err
+	}
+	buffer := outs.Get().(*outBuffer)
+	defer outs.Put(buffer)
+	out, comma := append(buffer[:0], '['), ""
+	for key, row := range s.All() {
+		data, err := json.Marshal(&row)
+		if err != nil {
+			return fmt.Errorf("row with key %v: %w", key, err)
+		}
+		out = append(append(append(out, comma...), '\n'), data...)
+		comma = ","
+		if len(out) >= outSize {
+			if err := flush(out); err != nil {
+				return err
+			}
+			out = out[:0]
+		}
+	}
+	return flush(append(out, "\n]\n"...))
+}
