@@ -1,0 +1,448 @@
+package web_test
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+	"github.com/seed-637b77f9/changefeed/web"
+	"github.com/stretchr/testify/require"
+)
+
+// A page that loses its connection after any event, and connects again at any time, has the rows of
+// the table. In between the table is written to, reset and forked.
+func TestAPageThatLosesItsConnection(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		players := newPlayers()
+		players.Retain(20)
+		options := []web.Option{web.Buffer(10)}
+		if seed%3 == 0 {
+			options = append(options, web.Squash(0))
+		}
+		selection := players.Selection()
+		if seed%2 == 0 {
+			selection = players.Where(func(p *player) bool { return p.Team == "red" })
+		}
+		server := httptest.NewServer(web.Changes(selection, options...))
+		p := &page{t: t}
+		write := func() {
+			for range r.IntN(5) * r.IntN(6) {
+				id := r.IntN(10)
+				switch r.IntN(40) {
+				case 0:
+					players.Fork()
+				case 1:
+					past := changefeed.Past[player]{Lineage: []changefeed.Position{players.At(players.Seq())}}
+					for _, row := range players.All() {
+						if row.ID != id {
+							past.Rows = func(yield func(player) bool) { yield(row) }
+						}
+					}
+					require.NoError(t, players.Reset(past))
+				default:
+					if r.IntN(3) == 0 {
+						_, _ = players.Delete(id)
+					} else {
+						_, _ = players.Upsert(player{id, []string{"red", "blue"}[r.IntN(2)], r.IntN(1000)})
+					}
+				}
+			}
+		}
+		resumed := 0
+		for range 40 {
+			p.open(server.URL)
+			for range r.IntN(8) {
+				write()
+				_, _ = players.Upsert(player{r.IntN(10), "red", 1000 + r.IntN(1<<30)}) // so that an event comes
+				if e, err := p.take(); e.name == "message" && p.ready {
+					require.NoError(t, err)
+					resumed++
+				}
+			}
+			p.close()
+			write()
+		}
+		// The last event is the insert of a row that nobody else writes.
+		p.open(server.URL)
+		_, err := players.Insert(player{99, "red", 0})
+		require.NoError(t, err)
+		for p.rows[99].ID == 0 || !p.ready {
+			_, err := p.take()
+			require.NoError(t, err)
+		}
+		want := make(map[int]player)
+		for id, row := range selection.All() {
+			want[id] = row
+		}
+		require.Equal(t, want, p.rows, "seed %d", seed)
+		require.Positive(t, resumed)
+		p.close()
+		server.Close()
+	}
+}
+
+// A pipe is a server and its clients in one process, without a network, so that synctest controls
+// their time.
+type pipe struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newPipe() *pipe { return &pipe{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipe) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipe) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipe) Addr() net.Addr { return &net.TCPAddr{} }
+
+// get begins a request, and returns its response as lines.
+func (p *pipe) get(t *testing.T, header string) (net.Conn, *bufio.Reader) {
+	client, server := net.Pipe()
+	p.conns <- server
+	_, err := fmt.Fprintf(client, "GET / HTTP/1.1\r\nHost: pipe\r\n%s\r\n", header)
+	require.NoError(t, err)
+	lines := bufio.NewReader(client)
+	return client, lines
+}
+
+// readUntil reads lines until one contains the text.
+func readUntil(t *testing.T, lines *bufio.Reader, text string) string {
+	t.Helper()
+	for {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		if strings.Contains(line, text) {
+			return line
+		}
+	}
+}
+
+// A heartbeat comes when nothing else has come for its time, and carries a new position.
+func TestHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		players := newPlayers()
+		p := newPipe()
+		server := &http.Server{Handler: web.Changes(players.Row(1), web.Heartbeat(time.Minute))}
+		go func() { _ = server.Serve(p) }()
+		client, lines := p.get(t, "")
+		readUntil(t, lines, "ready")
+		began := time.Now()
+		readUntil(t, lines, ":\n")
+		require.Equal(t, time.Minute, time.Since(began))
+		_, _ = players.Insert(player{ID: 2}) // not selected
+		require.Contains(t, readUntil(t, lines, "id: "), players.Position().String())
+		require.Equal(t, 2*time.Minute, time.Since(began))
+		time.Sleep(30 * time.Second)
+		_, _ = players.Insert(player{ID: 1})
+		readUntil(t, lines, "data: ")
+		began = time.Now()
+		readUntil(t, lines, ":\n")
+		require.Equal(t, time.Minute, time.Since(began))
+		require.NoError(t, client.Close())
+		require.NoError(t, server.Close())
+	})
+}
+
+// A client that stops reading is dropped after the deadline. Then it holds nothing any more.
+func TestAClientThatStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		players := newPlayers()
+		p := newPipe()
+		server := &http.Server{Handler: web.Changes(players.Selection(), web.Deadline(time.Minute), web.Heartbeat(time.Hour)), WriteTimeout: time.Second, ReadTimeout: time.Second}
+		go func() { _ = server.Serve(p) }()
+		client, lines := p.get(t, "")
+		readUntil(t, lines, "ready")
+		time.Sleep(30 * time.Minute) // the server's own timeouts do not matter
+		require.Len(t, players.Feeds(), 1)
+		_, _ = players.Insert(player{ID: 1})
+		synctest.Wait()
+		time.Sleep(59 * time.Second)
+		require.Len(t, players.Feeds(), 1)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Empty(t, players.Feeds())
+		require.NoError(t, client.Close())
+		require.NoError(t, server.Close())
+	})
+}
+
+// Shutdown of the server ends all feeds at once, also those that begin later on a connection.
+func TestShutdown(t *testing.T) {
+	players := newPlayers()
+	server := httptest.NewServer(web.Changes(players.Selection()))
+	var pages []*page
+	for range 20 {
+		pages = append(pages, (&page{t: t}).open(server.URL))
+	}
+	for _, p := range pages {
+		p.takeUntil("ready")
+	}
+	require.NoError(t, server.Config.Shutdown(t.Context()))
+	for _, p := range pages {
+		_, err := p.next()
+		require.Equal(t, io.EOF, err)
+	}
+	require.Empty(t, players.Feeds())
+	server.Close()
+}
+
+// A thousand clients get all changes, in the same order.
+func TestAThousandClients(t *testing.T) {
+	players := newPlayers()
+	server := httptest.NewServer(web.Changes(players.Selection()))
+	defer server.Close()
+	var pages sync.WaitGroup
+	for range 1000 {
+		p := (&page{t: t}).open(server.URL)
+		pages.Go(func() {
+			defer p.close()
+			for seen := -1; seen < 20; {
+				e, err := p.take()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if !p.ready || e.name != "message" {
+					seen = p.rows[1].Score
+					continue
+				}
+				if p.rows[1].Score != seen+1 {
+					t.Error(seen, e)
+					return
+				}
+				seen = p.rows[1].Score
+			}
+		})
+	}
+	_, _ = players.Insert(player{ID: 1})
+	for range 20 {
+		_, _ = players.Update(1, func(p *player) { p.Score++ })
+	}
+	pages.Wait()
+}
+
+// Requests that cannot be answered get a status and a sentence.
+func TestBadRequests(t *testing.T) {
+	players := newPlayers()
+	_, _ = players.Insert(player{ID: 1})
+	choose := func(r *http.Request) (changefeed.Selection[int, player], error) {
+		switch r.URL.Query().Get("team") {
+		case "secret":
+			return changefeed.Selection[int, player]{}, &web.StatusError{Status: http.StatusForbidden, Text: "not for you"}
+		case "other":
+			return changefeed.Selection[int, player]{}, errors.New("unknown team " + r.URL.Query().Get("team"))
+		}
+		return players.Selection(), nil
+	}
+	feed, rows := web.ChangesFunc(choose), web.RowsFunc(choose)
+	for _, test := range []struct {
+		handler      http.Handler
+		method, path string
+		id           string
+		status       int
+		body         string
+	}{
+		{feed, "POST", "/", "", 405, "only GET is allowed"},
+		{rows, "POST", "/", "", 405, "only GET is allowed"},
+		{feed, "GET", "/?team=secret", "", 403, "not for you"},
+		{rows, "GET", "/?team=secret", "", 403, "not for you"},
+		{feed, "GET", "/?team=other", "", 400, "the request does not choose any rows"},
+		{feed, "GET", "/?after=<script>", "", 400, "the Last-Event-ID, or the parameter after, is not the position of a feed"},
+		{feed, "GET", "/", "x.1", 400, "the Last-Event-ID, or the parameter after, is not the position of a feed"},
+		{feed, "HEAD", "/", "", 200, ""},
+		{rows, "HEAD", "/", "", 200, ""},
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(test.method, test.path, nil)
+		if test.id != "" {
+			r.Header.Set("Last-Event-ID", test.id)
+		}
+		test.handler.ServeHTTP(w, r)
+		require.Equal(t, test.status, w.Code)
+		require.Equal(t, test.body, strings.TrimSpace(w.Body.String()))
+	}
+	require.PanicsWithValue(t, "web: AllowOrigin(*)", func() { web.AllowOrigin("*") })
+	require.PanicsWithValue(t, "web: Buffer(0)", func() { web.Buffer(0) })
+}
+
+// The position of the header and that of the parameter "after" are those of a feed.
+func TestRows(t *testing.T) {
+	players := newPlayers()
+	players.Retain(100)
+	want := []player{}
+	for id := range 5000 {
+		want = append(want, player{id, "red", id})
+		_, _ = players.Insert(want[id])
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /rows", web.Rows(players.Selection()))
+	mux.Handle("GET /changes", web.Changes(players.Selection()))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	res, err := http.Get(server.URL + "/rows")
+	require.NoError(t, err)
+	var got []player
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&got))
+	require.Equal(t, want, got)
+	position := res.Header.Get(web.PositionHeader)
+	require.Equal(t, players.Position().String(), position)
+
+	_, _ = players.Delete(7)
+	p := (&page{t: t}).open(server.URL + "/changes?after=" + position)
+	e, err := p.next()
+	require.NoError(t, err)
+	require.Equal(t, `{"old_val":{"ID":7,"Team":"red","Score":7},"new_val":null}`, e.data)
+	p.close()
+
+	for tag, status := range map[string]int{res.Header.Get("ETag"): 200, `"` + players.Position().String() + `"`: 304} {
+		req, err := http.NewRequest(http.MethodGet, server.URL+"/rows", nil)
+		require.NoError(t, err)
+		req.Header.Set("If-None-Match", tag)
+		res, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		require.Equal(t, status, res.StatusCode)
+		require.NoError(t, res.Body.Close())
+	}
+}
+
+// A row that cannot be encoded ends a feed, and breaks the answer of Rows off.
+func TestARowThatCannotBeEncoded(t *testing.T) {
+	numbers := changefeed.NewTable("numbers", func(n *[2]float64) float64 { return n[0] })
+	_, _ = numbers.Insert([2]float64{1, math.NaN()})
+	var log strings.Builder
+	options := web.Logger(slog.New(slog.NewTextHandler(&log, nil)))
+	w := httptest.NewRecorder()
+	web.Changes(numbers.Selection(), options).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	require.Contains(t, w.Body.String(), "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n")
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		web.Rows(numbers.Selection(), options).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	})
+	require.Equal(t, 2, strings.Count(log.String(), "unsupported value: NaN"))
+}
+
+func TestMaxClients(t *testing.T) {
+	players := newPlayers()
+	server := httptest.NewServer(web.Changes(players.Selection(), web.MaxClients(2), web.Retry(5*time.Second)))
+	defer server.Close()
+	one, two := (&page{t: t}).open(server.URL), (&page{t: t}).open(server.URL)
+	one.takeUntil("ready")
+	two.takeUntil("ready")
+	res, err := http.Get(server.URL)
+	require.NoError(t, err)
+	require.Equal(t, 503, res.StatusCode)
+	require.Equal(t, "6", res.Header.Get("Retry-After"))
+	require.NoError(t, res.Body.Close())
+	two.close()
+	for three := (&page{t: t}).open(server.URL); three.res.StatusCode != 200; three.open(server.URL) {
+		require.Equal(t, 503, three.res.StatusCode) // the handler has not noticed yet
+	}
+}
+
+// Only the origins that were asked for may read a feed from pages of theirs.
+func TestOrigins(t *testing.T) {
+	players := newPlayers()
+	handler := web.Changes(players.Selection(), web.AllowOrigin("https://example.com"))
+	for origin, want := range map[string]string{"https://example.com": "https://example.com", "https://other.com": "", "": ""} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("HEAD", "/", nil)
+		r.Header.Set("Origin", origin)
+		handler.ServeHTTP(w, r)
+		require.Equal(t, want, w.Header().Get("Access-Control-Allow-Origin"))
+		require.Equal(t, "Origin", w.Header().Get("Vary"))
+	}
+	w := httptest.NewRecorder()
+	web.Changes(players.Selection()).ServeHTTP(w, httptest.NewRequest("HEAD", "/", nil))
+	require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"))
+}
+
+// Feeds work over HTTP/2, and behind middleware that compresses.
+func TestHTTP2AndGzip(t *testing.T) {
+	players := newPlayers()
+	_, _ = players.Insert(player{ID: 1})
+	feed := web.Changes(players.Selection())
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		z := &gzipWriter{ResponseWriter: w, z: gzip.NewWriter(w)}
+		feed.ServeHTTP(z, r)
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
+	require.NoError(t, err)
+	req.Header.Set("Accept-Encoding", "gzip")
+	res, err := server.Client().Do(req)
+	require.NoError(t, err)
+	require.Equal(t, 2, res.ProtoMajor)
+	z, err := gzip.NewReader(res.Body)
+	require.NoError(t, err)
+	p := &page{t: t, lines: bufio.NewScanner(z)}
+	p.takeUntil("ready")
+	_, _ = players.Delete(1)
+	p.takeUntil("message")
+	require.Empty(t, p.rows)
+	require.NoError(t, res.Body.Close())
+}
+
+type gzipWriter struct {
+	http.ResponseWriter
+	z *gzip.Writer
+}
+
+func (w *gzipWriter) Write(data []byte) (int, error) { return w.z.Write(data) }
+func (w *gzipWriter) Unwrap() http.ResponseWriter    { return w.ResponseWriter }
+func (w *gzipWriter) FlushError() error {
+	return errors.Join(w.z.Flush(), http.NewResponseController(w.ResponseWriter).Flush())
+}
+
+// Whatever a client sends as a position, it gets a bad request, or the rows.
+func FuzzLastEventID(f *testing.F) {
+	players := newPlayers()
+	players.Retain(10)
+	for id := range 20 {
+		_, _ = players.Insert(player{ID: id})
+	}
+	for _, id := range []string{"", "0", players.Position().String(), players.At(3).String(), players.At(1 << 40).String(), "x", "\n"} {
+		f.Add(id)
+	}
+	handler := web.Changes(players.Selection())
+	f.Fuzz(func(t *testing.T, id string) {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Last-Event-ID", id)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		handler.ServeHTTP(w, r.WithContext(ctx))
+		var p changefeed.Position
+		if id == "0" || p.UnmarshalText([]byte(id)) == nil {
+			require.Equal(t, 200, w.Code)
+		} else {
+			require.Equal(t, 400, w.Code)
+			require.NotContains(t, w.Body.String(), "event")
+		}
+	})
+}
