@@ -40,7 +40,7 @@ func TestAPageThatLosesItsConnection(t *testing.T) {
 		if seed%2 == 0 {
 			selection = players.Where(func(p *player) bool { return p.Team == "red" })
 		}
-		server := httptest.NewServer(web.Changes(selection, options...))
+		server := serve(t, web.Changes(selection, options...))
 		p := &page{t: t}
 		write := func() {
 			for range r.IntN(5) * r.IntN(6) {
@@ -94,7 +94,6 @@ func TestAPageThatLosesItsConnection(t *testing.T) {
 		require.Equal(t, want, p.rows, "seed %d", seed)
 		require.Positive(t, resumed)
 		p.close()
-		server.Close()
 	}
 }
 
@@ -193,7 +192,7 @@ func TestAClientThatStops(t *testing.T) {
 // Shutdown of the server ends all feeds at once, also those that begin later on a connection.
 func TestShutdown(t *testing.T) {
 	players := newPlayers()
-	server := httptest.NewServer(web.Changes(players.Selection()))
+	server := serve(t, web.Changes(players.Selection()))
 	var pages []*page
 	for range 20 {
 		pages = append(pages, (&page{t: t}).open(server.URL))
@@ -207,14 +206,13 @@ func TestShutdown(t *testing.T) {
 		require.Equal(t, io.EOF, err)
 	}
 	require.Empty(t, players.Feeds())
-	server.Close()
 }
 
 // A thousand clients get all changes, in the same order.
 func TestAThousandClients(t *testing.T) {
 	players := newPlayers()
-	server := httptest.NewServer(web.Changes(players.Selection()))
-	defer server.Close()
+	_, _ = players.Insert(player{ID: 1})
+	server := serve(t, web.Changes(players.Selection()))
 	var pages sync.WaitGroup
 	for range 1000 {
 		p := (&page{t: t}).open(server.URL)
@@ -238,7 +236,6 @@ func TestAThousandClients(t *testing.T) {
 			}
 		})
 	}
-	_, _ = players.Insert(player{ID: 1})
 	for range 20 {
 		_, _ = players.Update(1, func(p *player) { p.Score++ })
 	}
@@ -301,8 +298,7 @@ func TestRows(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /rows", web.Rows(players.Selection()))
 	mux.Handle("GET /changes", web.Changes(players.Selection()))
-	server := httptest.NewServer(mux)
-	defer server.Close()
+	server := serve(t, mux)
 	res, err := http.Get(server.URL + "/rows")
 	require.NoError(t, err)
 	var got []player
@@ -346,8 +342,7 @@ func TestARowThatCannotBeEncoded(t *testing.T) {
 
 func TestMaxClients(t *testing.T) {
 	players := newPlayers()
-	server := httptest.NewServer(web.Changes(players.Selection(), web.MaxClients(2), web.Retry(5*time.Second)))
-	defer server.Close()
+	server := serve(t, web.Changes(players.Selection(), web.MaxClients(2), web.Retry(5*time.Second)))
 	one, two := (&page{t: t}).open(server.URL), (&page{t: t}).open(server.URL)
 	one.takeUntil("ready")
 	two.takeUntil("ready")
@@ -391,7 +386,7 @@ func TestHTTP2AndGzip(t *testing.T) {
 	}))
 	server.EnableHTTP2 = true
 	server.StartTLS()
-	defer server.Close()
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	req, err := http.NewRequest(http.MethodGet, server.URL, nil)
 	require.NoError(t, err)
 	req.Header.Set("Accept-Encoding", "gzip")

@@ -25,6 +25,16 @@ func newPlayers() *changefeed.Table[int, player] {
 	return changefeed.NewTable("players", func(p *player) int { return p.ID })
 }
 
+// serve starts a server, which ends with the test, also if pages are open.
+func serve(t testing.TB, handler http.Handler) *httptest.Server {
+	server := httptest.NewServer(handler)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server
+}
+
 // An event is a server-sent event, as a browser reads it.
 type event struct{ name, id, data string }
 
@@ -131,8 +141,7 @@ func TestAFeed(t *testing.T) {
 	players := newPlayers()
 	_, _ = players.Insert(player{1, "red", 10})
 	players.Retain(100)
-	server := httptest.NewServer(web.Changes(players.Selection()))
-	defer server.Close()
+	server := serve(t, web.Changes(players.Selection()))
 	p := (&page{t: t}).open(server.URL)
 	for _, want := range []event{
 		{"reset", "0", `{"error":"Changefeed cache over array size limit, skipped 1 elements."}`},
