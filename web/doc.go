@@ -1,0 +1,76 @@
+// Package web sends the rows and changes of a table to browsers, and to other programs, over HTTP.
+// [Changes] sends a selection as server-sent events, [Rows] sends its present rows as JSON, and
+// [Script] is the other end in a browser:
+//
+//	mux.Handle("GET /players/changes", web.Changes(players.Selection()))
+//	mux.Handle("GET /players", web.Rows(players.Selection()))
+//	mux.Handle("GET /changefeed.js", web.Script())
+//
+// The page then has the rows in a Map, and is called for each change:
+//
+//	import { follow } from "/changefeed.js";
+//	const feed = follow("/players/changes", {
+//	  key: (player) => player.ID,
+//	  change: (before, now) => console.log(before, "->", now),
+//	});
+//
+// [ChangesFunc] and [RowsFunc] choose the selection by the request:
+//
+//	mux.Handle("GET /teams/{team}/changes", web.ChangesFunc(func(r *http.Request) (changefeed.Selection[int, Player], error) {
+//		return byTeam.Equal(r.PathValue("team")), nil
+//	}))
+//
+// # Events
+//
+// A feed begins with the event "reset" and the present rows. Then comes the event "ready", and then
+// each change. Rows and changes are events without a name, which a browser calls "message". Their
+// data is RethinkDB's JSON, see [changefeed.Change.MarshalJSON]:
+//
+//	event: reset
+//	id: 0
+//	data: {"error":"Changefeed cache over array size limit, skipped 1 elements."}
+//
+//	data: {"new_val":{"ID":1,"Score":10}}
+//
+//	event: ready
+//	id: B2bQ8pX1S5Gk0nVt3xYw9A.1
+//	data: {"state":"ready"}
+//
+//	id: B2bQ8pX1S5Gk0nVt3xYw9A.2
+//	data: {"old_val":{"ID":1,"Score":10},"new_val":{"ID":1,"Score":11}}
+//
+// The ID is the position of the feed, after the event. A browser that has lost its connection
+// connects again and sends the last one in the header Last-Event-ID. The feed then goes on with
+// the next change, if the table retains it: see [changefeed.Table.Retain]. Otherwise a reset
+// comes again, and the page discards its rows. That happens, too, when a client was slower than its
+// buffer, when the table was reset, and when the page has seen changes that were lost with the
+// server: see the package durable. The ID 0 stands for no position.
+//
+// The parameter "after" is for the first request of a page that has the rows already, for example
+// from [Rows]. The header counts before it.
+//
+// When the table is dropped, the event "end" comes. The page must then close its EventSource, or
+// the browser connects again and again.
+//
+// # Slow clients
+//
+// Changes that are ready are written together, and are encoded once for all clients of a handler. A
+// client that reads slowly costs a buffer ([Buffer]), which shares its changes with those of the
+// others. It delays nobody. A client that does not read at all is dropped after a time ([Deadline]),
+// and resumes when it comes back. A page that shows the newest state wants [Squash].
+//
+// [http.Server.Shutdown] ends all feeds at once. Servers with a WriteTimeout or a ReadTimeout can
+// serve feeds, because these do not apply to them.
+//
+// # What it protects from
+//
+// A handler reads, and never writes to a table. It sends to a client what its selection has, and
+// nothing else. It sends back nothing that a request contains. The data is JSON, whose characters
+// "<", ">" and "&" are escaped. Pages of other origins cannot read it, unless [AllowOrigin] names
+// them. The number of clients can be limited ([MaxClients]).
+//
+// A handler does not know who may read: that is for a middleware before it, which checks each
+// request. Whoever is logged out later still reads the feeds that were open then, until their
+// request's context ends. Rows are sent with all fields that encoding/json sees. To leave some out,
+// tag them, or keep a table of what may be seen. A position tells how many changes the table had.
+package web
