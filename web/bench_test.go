@@ -6,16 +6,17 @@ import (
 	"bufio"
 	"fmt"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/seed-637b77f9/changefeed"
 	"github.com/seed-637b77f9/changefeed/web"
 	"github.com/stretchr/testify/require"
 )
@@ -82,6 +83,31 @@ func cpu(tb testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// startClients starts a process of clients. The function that it returns waits until all of them have
+// got n more events.
+func startClients(b *testing.B, server *httptest.Server, clients int) (wait func(n int)) {
+	self, err := os.Executable()
+	require.NoError(b, err)
+	child := exec.Command(self)
+	child.Env = append(os.Environ(), clientsOf+"="+server.Listener.Addr().String(), fmt.Sprint(clientsNumber, "=", clients))
+	stdout, err := child.StdoutPipe()
+	require.NoError(b, err)
+	require.NoError(b, child.Start())
+	b.Cleanup(func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	})
+	lines := bufio.NewScanner(stdout)
+	return func(n int) {
+		for range n {
+			require.True(b, lines.Scan())
+			require.Equal(b, "all", lines.Text())
+		}
+	}
+}
+
+const startEvents = 3 // reset, one row, ready
+
 // Changes are sent to clients in another process. A burst of changes is made, and all clients get
 // it, before the next one.
 func BenchmarkFanOut(b *testing.B) {
@@ -91,32 +117,16 @@ func BenchmarkFanOut(b *testing.B) {
 				players := newPlayers()
 				_, err := players.Insert(player{1, "red", 0})
 				require.NoError(b, err)
-				server := httptest.NewUnstartedServer(web.Changes(players.Selection()))
-				server.Start()
-				self, err := os.Executable()
-				require.NoError(b, err)
+				server := serve(b, web.Changes(players.Selection()))
 				var before, after runtime.MemStats
 				runtime.GC()
 				runtime.ReadMemStats(&before)
-				child := exec.Command(self)
-				child.Env = append(os.Environ(), clientsOf+"="+server.Listener.Addr().String(), fmt.Sprint(clientsNumber, "=", clients))
-				stdout, err := child.StdoutPipe()
-				require.NoError(b, err)
-				require.NoError(b, child.Start())
-				lines := bufio.NewScanner(stdout)
-				wait := func(n int) {
-					for range n {
-						require.True(b, lines.Scan())
-						require.Equal(b, "all", lines.Text())
-					}
-				}
-				wait(3) // reset, one row, ready
+				wait := startClients(b, server, clients)
+				wait(startEvents)
 				runtime.GC()
 				runtime.ReadMemStats(&after)
-				b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/float64(clients)/1024, "KB/client")
-				began := cpu(b)
+				began, rounds := cpu(b), 0
 				b.ReportAllocs()
-				rounds := 0
 				for b.Loop() {
 					rounds++
 					for range burst {
@@ -124,14 +134,37 @@ func BenchmarkFanOut(b *testing.B) {
 					}
 					wait(burst)
 				}
+				b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/float64(clients)/1024, "KB/client")
 				b.ReportMetric(float64((cpu(b)-began).Nanoseconds())/float64(rounds*burst*clients), "cpu-ns/client/change")
-				_ = child.Process.Kill()
-				_ = child.Wait()
-				server.CloseClientConnections()
-				server.Close()
 			})
 		}
 	}
 }
 
-var _ http.Handler
+// The call of a write beside 1,000 clients that have read everything, compared with one beside none.
+func BenchmarkWriter(b *testing.B) {
+	const clients = 1000
+	followed, alone := newPlayers(), newPlayers()
+	for _, table := range []*changefeed.Table[int, player]{followed, alone} {
+		_, err := table.Insert(player{1, "red", 0})
+		require.NoError(b, err)
+	}
+	wait := startClients(b, serve(b, web.Changes(followed.Selection())), clients)
+	wait(startEvents)
+	write := func(table *changefeed.Table[int, player]) time.Duration {
+		start := time.Now()
+		_, _ = table.Update(1, func(p *player) { p.Score++ })
+		return time.Since(start)
+	}
+	var ours, other []time.Duration
+	for b.Loop() {
+		ours = append(ours, write(followed))
+		wait(1)
+		other = append(other, write(alone))
+	}
+	slices.Sort(ours)
+	slices.Sort(other)
+	b.ReportMetric(float64(ours[len(ours)/2].Nanoseconds()), "p50-ns")
+	b.ReportMetric(float64(other[len(other)/2].Nanoseconds()), "other-p50-ns")
+	b.ReportMetric(float64(ours[len(ours)/2])/float64(other[len(other)/2]), "ratio")
+}
