@@ -75,6 +75,7 @@ var mayUse = map[string]string{
 	// What users see of a change, and what they ask for.
 	"changefeed.go": "errors.go row.go",
 	"option.go":     "errors.go position.go track.go",
+	"log.go":        "changefeed.go errors.go feed.go position.go",
 
 	// Where rows and changes are kept. They know no table.
 	"cell.go":     "debug_off.go scope.go transaction.go",

@@ -346,6 +346,29 @@ func TestARowThatCannotBeEncoded(t *testing.T) {
 	require.Equal(t, 2, strings.Count(log.String(), "unsupported value: NaN"))
 }
 
+func TestScript(t *testing.T) {
+	get := func(tag string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/changefeed.js", nil)
+		r.Header.Set("If-None-Match", tag)
+		web.Script().ServeHTTP(w, r)
+		return w
+	}
+	w := get("")
+	require.Equal(t, 200, w.Code)
+	require.Equal(t, "text/javascript; charset=utf-8", w.Header().Get("Content-Type"))
+	require.Contains(t, w.Body.String(), "export function follow(url, options)")
+	require.Equal(t, 304, get(w.Header().Get("ETag")).Code)
+}
+
+// A feed has a name in the figures of its table.
+func TestNamed(t *testing.T) {
+	players := newPlayers()
+	p := (&page{t: t}).open(serve(t, web.Changes(players.Selection(), web.Named("board"))).URL)
+	p.takeUntil("ready")
+	require.Equal(t, "board", players.Feeds()[0].Name)
+}
+
 func TestMaxClients(t *testing.T) {
 	players := newPlayers()
 	server := serve(t, web.Changes(players.Selection(), web.MaxClients(2), web.Retry(5*time.Second)))
