@@ -71,12 +71,13 @@ func (s *Store) run() {
 	f := &s.follower
 	defer func() { f.cancel() }()
 	for {
-		wake, urgent := f.wake, s.urgent // a call of Wait may be for a name, without a change
-		var retry <-chan time.Time
 		s.mu.Lock()
 		s.attempt++
 		s.mu.Unlock()
-		if err := s.write(); err != nil {
+		err := s.write()
+		wake, urgent := f.wake, s.urgent // a call of Wait may be for a name, without a change
+		var retry <-chan time.Time
+		if err != nil {
 			err = fileError(s.path, err)
 			s.report(err)
 			if s.config.onError != nil {

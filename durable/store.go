@@ -67,8 +67,8 @@ type lineageOnDisk struct{ names []changefeed.Position }
 //
 // Tables that are in the file must be new: nobody has written to them, and nobody follows them. A
 // table that is not in the file is added with the rows that it has. If a table cannot be restored,
-// Open returns an error, and all tables and the file are as they were, except for what [Keep] does. If another store has the
-// file open, Open tries for a second.
+// Open returns an error. All tables and the file are then as they were, except for what [Keep] does.
+// If another store has the file open, Open tries for a second.
 //
 // If the last store of the file was not closed, feeds may have seen changes that the file lacks.
 // Therefore Open forks the histories then: see [changefeed.Table.Fork]. Positions of changes that
@@ -333,8 +333,9 @@ func newHistoryID() (id changefeed.HistoryID) {
 //   - [changefeed.ErrOtherHistory], if a position is not in the history of a table
 //   - [changefeed.ErrTableDropped], if the table was dropped before the position was on disk
 //
-// In Transact on one of the tables, Wait blocks forever, whatever ctx is. A Reset that keeps the names of the
-// history gives old positions to new rows. Wait may then return before the new rows are on disk.
+// In Transact on one of the tables, Wait blocks forever, whatever ctx is. A Reset that keeps the
+// names of the history gives old positions to new rows. Wait may then return before the new rows
+// are on disk.
 func (s *Store) Wait(ctx context.Context, positions ...changefeed.Position) error {
 	for _, p := range positions {
 		if err := s.wait(ctx, p); err != nil {

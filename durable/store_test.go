@@ -355,6 +355,11 @@ func TestADroppedTable(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, b.Wait(t.Context(), b.accounts.Position()))
+	_, err = b.accounts.Insert(account{Owner: "Eve"})
+	require.NoError(t, err)
+	for !has(b.members[0].durable.Load().names, b.accounts.Position()) {
+		runtime.Gosched() // the store writes it, although nobody waits
+	}
 	b.accounts.Drop()
 	require.NoError(t, b.Close())
 	again := openBank(t, path)
