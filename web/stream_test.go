@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -92,11 +93,7 @@ func TestAPageThatLosesItsConnection(t *testing.T) {
 			_, err := p.take()
 			require.NoError(t, err)
 		}
-		want := make(map[int]player)
-		for id, row := range selection.All() {
-			want[id] = row
-		}
-		require.Equal(t, want, p.rows, "seed %d", seed)
+		require.Equal(t, maps.Collect(selection.All()), p.rows, "seed %d", seed)
 		p.close()
 	}
 	require.Greater(t, resumed, 50)
