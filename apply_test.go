@@ -420,6 +420,7 @@ func (m *ledgerModel) finish(t *testing.T, replicas ...*ledgerReplica) {
 // The same with buffers that are too small. Readers of the replicas see the same sum at every
 // moment.
 func TestReplicasThatAreTooSlow(t *testing.T) {
+	t.Parallel()
 	for _, overflow := range []Overflow{Skip, Fail, Resync} {
 		for _, buffer := range []int{1, 3, 10} {
 			t.Run(fmt.Sprintf("%v, %d", overflow, buffer), func(t *testing.T) {

@@ -391,6 +391,7 @@ func overflowed(unread, end, buffer int) []string {
 // That holds at any point: in the middle of a backlog, at a page's end, and after a feed
 // that is as far behind has read on. F1, F2, R2
 func TestOverflowIsExact(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{1, 2, 7, 8, 64, 256, 257} {
 		for _, written := range []int{0, 1, n, 4, 12, 60, 252, 508} { // pages end at 4, 12, 28, 60, 124, 252, 508
 			for _, more := range []int{0, n - 1, n, n + 1, 2*n + 1, 600} {

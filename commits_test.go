@@ -750,6 +750,7 @@ func (m *commitModel) rows() map[commitRow]any {
 // A feed of commits delivers each commit as a whole, or counts all of it as skipped, for any
 // sizes of commits and buffers, and wherever the loop breaks off. F1, F2, R2
 func TestCommitsModel(t *testing.T) {
+	t.Parallel()
 	outcomes := []string{"overflow: skip", "overflow: fail", "overflow: resync", "initial rows", "more than a page", "panic", "drained, with its rows", "canceled"}
 	forSeeds(t, 20, outcomes, func(t *testing.T, random *rand.Rand, reached map[string]int) {
 		m := &commitModel{T: t, commitTables: newCommitTables(), random: random, reached: reached}
@@ -1020,6 +1021,7 @@ func (r *commitReader) read(t *testing.T, ctx context.Context, random *rand.Rand
 // When a table is dropped beside writers, all feeds with it end with the same last commit. The
 // tables forget them. F4
 func TestDropBesideWritersEndsCommits(t *testing.T) {
+	t.Parallel()
 	seed := testSeed(t)
 	for run := range 20 {
 		tables := newBankTables(t)

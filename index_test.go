@@ -612,6 +612,7 @@ func TestAWriteLeavesNoValuesInAnIndex(t *testing.T) {
 
 // Reads through an index find each row once while the rows move between values. T1
 func TestIndexesAreReadWhileRowsMove(t *testing.T) {
+	t.Parallel()
 	const rows, writes = 20, 1500
 	b, seed := newBoard(), testSeed(t)
 	for id := range rows {

@@ -78,6 +78,7 @@ func (f *foldedFeed) take(tb testing.TB, c Change[game], err error) {
 // "Options can be combined with each other and with every selection": the changes of a
 // feed, applied to the rows at its beginning, yield the selection's rows. F1, F2
 func TestOptionsOfEverySelection(t *testing.T) {
+	t.Parallel()
 	random := newRand(t)
 	reached := make(map[string]int)
 	for _, sel := range boardSelections {

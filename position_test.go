@@ -231,6 +231,7 @@ func TestFeedInfoOfATrackedFeed(t *testing.T) {
 // Feeds lists a tracked feed while it is made, and its position can be taken while it ends. Run
 // with -race.
 func TestATrackedFeedBeginsAndEndsBesideOthers(t *testing.T) {
+	t.Parallel()
 	games := newGames()
 	var feed Feed
 	var wg sync.WaitGroup
@@ -643,6 +644,7 @@ func TestResumedFeedsAreOneFeed(t *testing.T) {
 
 // The same beside a writer that does not stop.
 func TestResumedFeedsAreOneFeedBesideAWriter(t *testing.T) {
+	t.Parallel()
 	random := newRand(t)
 	for _, s := range boardSelections {
 		b := newBoard()

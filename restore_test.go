@@ -1034,6 +1034,7 @@ func TestReadBesideATransactionThatResets(t *testing.T) {
 // Readers of every kind beside writers and Resets of two tables at one moment. The rows of a
 // table have one player at any time, which is the name of its past, and both tables have the same.
 func TestReadersBesideResets(t *testing.T) {
+	t.Parallel()
 	a, b := newBoard(), newBoard()
 	past := func(n int) Past[game] {
 		rows := make([]game, 50)

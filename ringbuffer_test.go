@@ -1204,6 +1204,7 @@ func (cc crowdCase) fail(t *testing.T, schedule []int, err error) {
 // stall or exit." F4: "After ctx is done or the table dropped, every waiting loop ends."
 // And "every enqueue gets exactly one send".
 func TestRingWakesInEveryInterleaving(t *testing.T) {
+	t.Parallel()
 	for _, cc := range []crowdCase{
 		{name: "one reader", readers: 1, writes: []int{2}},
 		{name: "two readers", readers: 2, writes: []int{2}},
@@ -1316,6 +1317,7 @@ func TestRingWaitsWhileAnElementComes(t *testing.T) {
 // R2, exact at one moment: a window that never has more than one element unread has
 // never skipped any, and says so also while it reads.
 func TestRingUsageIsOfOneMoment(t *testing.T) {
+	t.Parallel()
 	var r ring[int]
 	var w window[int]
 	r.openTableLocked(&w, 1)

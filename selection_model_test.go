@@ -2143,6 +2143,7 @@ func (c *partCheck) batches(i int) {
 // with any options, make of it, folds into what that part was. A transaction is there
 // as a whole for whoever has seen any of it (T1, T2, T4, F1, F2, F3, F4).
 func TestSelectionModelConcurrent(t *testing.T) {
+	t.Parallel()
 	seed := testSeed(t) // of the choices; what comes of them the scheduler decides
 	var n uint64
 	source := func() *rand.Rand {

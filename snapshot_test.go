@@ -97,6 +97,7 @@ func (m *snapshotModel) write(r *rand.Rand, to rowWriter[game]) {
 // Scans read what was there when they began, whatever is written meanwhile, and in whatever
 // order they end. A cell has at most one earlier row for each open snapshot.
 func TestScansBesideWrites(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	for range 60 {
 		m := snapshotModel{board: newBoard()}

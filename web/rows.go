@@ -15,7 +15,7 @@ const PositionHeader = "Changefeed-Position"
 
 // Rows returns a handler that sends the present rows of a selection as a JSON array, in the order of
 // the selection. All of them are of one moment. The header [PositionHeader] has its position, which
-// is the ETag, too.
+// is the ETag, too. A client that reads slowly holds a snapshot meanwhile: see [changefeed.Read].
 func Rows[K, V any](s changefeed.Selection[K, V], opts ...Option) http.Handler {
 	return RowsFunc(func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }, opts...)
 }
