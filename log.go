@@ -34,7 +34,8 @@ func (e *SkippedError) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// LogValue returns the figures as a group. It omits an empty name, and a Capacity of 0.
+// LogValue returns the figures as a group. It omits an empty name, an Initial that is false,
+// and a Capacity of 0.
 func (i FeedInfo) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.Uint64("id", i.ID)}
 	if i.Name != "" {

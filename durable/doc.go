@@ -35,9 +35,9 @@
 // both or neither.
 //
 // If the disk falls behind further than the buffer ([Buffer]), the store writes all present rows
-// in one transaction. The changes that are kept begin anew then. So do they after a
-// [changefeed.Table.Reset] or a Drop of one of the tables, for all tables whose changes the store
-// has not read yet, and after a row that cannot be encoded.
+// in one transaction. The changes that are kept begin anew then, and after a row that cannot be
+// encoded. After a [changefeed.Table.Reset] or a Drop of one of the tables, they begin anew for all
+// tables whose changes the store has not read yet.
 //
 // A table that is dropped remains in the file, and the next Open restores it. If more changes were
 // waiting than the buffer holds, the last ones before the drop are missing. The store goes on with

@@ -34,11 +34,6 @@ var (
 	ErrClosed = errors.New("the store is closed")
 )
 
-var (
-	errNil   = errors.New("nil table")
-	errTwice = errors.New("passed twice")
-)
-
 // fileError names the file in an error.
 func fileError(path string, err error) error {
 	return fmt.Errorf("durable: %s: %w", path, err)

@@ -91,11 +91,11 @@ func anyTables(tables []Table) (all []changefeed.AnyTable, err error) {
 	names := make(map[string]bool)
 	for _, t := range tables {
 		if t == nil {
-			return nil, errNil
+			return nil, errors.New("nil table")
 		}
 		name := t.table().Name()
 		if names[name] {
-			return nil, tableError(name, errTwice)
+			return nil, tableError(name, errors.New("passed twice"))
 		}
 		names[name] = true
 		all = append(all, t.table())

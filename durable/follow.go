@@ -153,6 +153,7 @@ const (
 	gatherStep = 5 * time.Millisecond
 )
 
+// writeOnce writes the changes that there are, and those that come while they are gathered.
 func (s *Store) writeOnce() error {
 	if s.follower.behind {
 		if err := s.catchUp(); err != nil {
@@ -265,6 +266,7 @@ func (s *Store) add(commit changefeed.Commit) error {
 		e.first, m.commit = m.commit != f.number, f.number
 		if e.row != nil {
 			e.checkedRow = checked(m.rowsName, e.key, e.row)
+			e.row = e.checkedRow[:len(e.row)] // one of them is enough
 		}
 		m.next.extend(at)
 		f.batch = append(f.batch, e)

@@ -164,12 +164,12 @@ func (r *rows[K, V]) key(row *V) (encoded []byte, err error) {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v", v)
 		}
-		switch {
-		case err == nil:
-		case known:
-			err = rowError(fmt.Sprint(key), "encoded", err)
-		default:
-			err = rowError("unknown", "encoded", err)
+		if err != nil {
+			text := "unknown"
+			if known {
+				text = fmt.Sprint(key)
+			}
+			err = rowError(text, "encoded", err)
 		}
 	}()
 	key = r.t.Key(row)

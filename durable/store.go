@@ -68,7 +68,7 @@ type lineageOnDisk struct{ names []changefeed.Position }
 // Tables that are in the file must be new: nobody has written to them, and nobody follows them. A
 // table that is not in the file is added with the rows that it has. If a table cannot be restored,
 // Open returns an error. All tables and the file are then as they were, except for what [Keep] does.
-// If another store has the file open, Open tries for a second.
+// If another store has the file open, Open tries for a second. Writers of the tables wait for Open.
 //
 // If the last store of the file was not closed, feeds may have seen changes that the file lacks.
 // Therefore Open forks the histories then: see [changefeed.Table.Fork]. Positions of changes that
@@ -112,7 +112,8 @@ func (s *Store) open(tables []Table) (err error) {
 	}
 	s.committed()
 	s.follow()
-	_ = s.catchUp() // with what was written since the transaction; after an error, run does it again
+	// Changes that were made since the transaction are in no feed. After an error, run tries again.
+	_ = s.catchUp()
 	return nil
 }
 
@@ -380,8 +381,13 @@ func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) e
 		s.mu.Lock()
 		changed, failed, err, ended := s.changed, s.failed, s.err, s.hasEnded()
 		s.mu.Unlock()
+		durable := m.durable.Load().names
+		if has(durable, p) {
+			return nil
+		}
+		live := m.lineage()
 		switch {
-		case isDurable(m.durable.Load().names, m.lineage(), p):
+		case isPruned(durable, live, p):
 			return nil
 		case err != nil && (failed > attempt || ended):
 			return err
@@ -389,7 +395,7 @@ func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) e
 			return fileError(s.path, tableError(m.name, changefeed.ErrTableDropped))
 		case ended:
 			return fileError(s.path, ErrClosed)
-		case !has(m.lineage(), p): // the table was reset
+		case !has(live, p): // the table was reset
 			return fileError(s.path, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, p))
 		}
 		select {
@@ -404,12 +410,8 @@ func (s *Store) waitFor(ctx context.Context, m *member, p changefeed.Position) e
 	}
 }
 
-// isDurable reports whether a position of a table is on disk. The file does not have the oldest
-// names of a history that has very many.
-func isDurable(durable, live []changefeed.Position, p changefeed.Position) bool {
-	if has(durable, p) {
-		return true
-	}
+// isPruned reports whether a position of a table has a name that is older than those on disk.
+func isPruned(durable, live []changefeed.Position, p changefeed.Position) bool {
 	is := func(id changefeed.HistoryID) func(changefeed.Position) bool {
 		return func(name changefeed.Position) bool { return name.History == id }
 	}

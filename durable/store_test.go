@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/seed-637b77f9/changefeed"
 	"github.com/stretchr/testify/require"
@@ -662,4 +663,25 @@ func TestAMillionRows(t *testing.T) {
 	require.Equal(t, table.Lineage(), again.Lineage())
 	require.True(t, slices.Equal(rowsIn(table), rowsIn(again)))
 	require.NoError(t, store.Close())
+}
+
+// A stored row that is damaged while the store runs is stored again from the table.
+func TestAStoredRowThatIsDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path, func(c *config) { c.retry = time.Millisecond })
+	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
+	b.wait(t)
+	require.NoError(t, b.file.db.Update(func(tx *bolt.Tx) error {
+		rows := tx.Bucket(rowsBucket("transfers"))
+		key, _ := rows.Cursor().First()
+		return rows.Put(key, []byte("damaged"))
+	}))
+	_, err := b.transfers.Update(1, func(t *transfer) { t.Amount++ })
+	require.NoError(t, err)
+	require.ErrorIs(t, b.Wait(t.Context(), b.transfers.Position()), ErrDamaged)
+	b.wait(t)
+	require.NoError(t, b.Close())
+	again := openBank(t, path)
+	requireSame(t, b, again)
+	require.NoError(t, again.Close())
 }
