@@ -17,34 +17,29 @@ import (
 // Changes returns a handler that sends the present rows of a selection and its changes as
 // server-sent events: see the package documentation.
 func Changes[K, V any](s changefeed.Selection[K, V], opts ...Option) http.Handler {
-	return ChangesFunc(func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }, opts...)
+	return ChangesFunc(always(s), opts...)
 }
 
 // ChangesFunc is like [Changes] but calls choose for the selection that a request asks for. If choose
 // returns a [*StatusError], the handler answers with its status and text. After any other error
 // it answers with the status 400, without the error's text.
 func ChangesFunc[K, V any](choose func(r *http.Request) (changefeed.Selection[K, V], error), opts ...Option) http.Handler {
-	return &changes[K, V]{config: newConfig(opts), choose: choose}
+	return &changes[K, V]{source: source[K, V]{newConfig(opts), choose}}
 }
 
 type changes[K, V any] struct {
-	config
-	choose  func(r *http.Request) (changefeed.Selection[K, V], error)
+	source[K, V]
 	clients atomic.Int64
 	recent  recent[V]
 	servers shutdowns
 }
 
-// A reset or a feed without a position has this ID. A browser that has an empty one sends none, so
-// the parameter "after" of the page's address would count again.
+// noPosition is the ID from a reset until the feed has a position again. A browser that has an empty
+// one sends none, so the parameter "after" of the page's address would count again.
 const noPosition = "0"
 
 func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !isRead(w, r) {
-		return
-	}
-	h.allowOrigin(w, r)
-	s, ok := choose(w, r, &h.config, h.choose)
+	s, ok := h.accept(w, r)
 	if !ok {
 		return
 	}
@@ -73,7 +68,6 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.isSquashed {
 		options = append(options, changefeed.Squash(h.squash))
 	}
-	stream := s.Changes(ctx, options...)
 	_ = c.response.SetReadDeadline(time.Time{}) // the server's ReadTimeout would end the request
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
@@ -83,7 +77,7 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.logger.Debug("feed begins", "table", s.Table().Name(), "client", r.RemoteAddr, "after", after)
-	err = c.follow(ctx, stream)
+	err = c.follow(ctx, s.Changes(ctx, options...))
 	h.logger.Debug("feed ends", "table", s.Table().Name(), "client", r.RemoteAddr, "after", c.id, "cause", err)
 }
 
@@ -111,32 +105,31 @@ var outs = sync.Pool{New: func() any { return new(outBuffer) }}
 func (c *client[K, V]) follow(ctx context.Context, stream changefeed.Stream[changefeed.Change[V]]) error {
 	heartbeat := time.NewTimer(c.handler.heartbeat)
 	defer heartbeat.Stop()
-	for begins, beats := true, false; ; begins = false {
-		if err := c.send(stream, begins, beats); err != nil {
+	text := fmt.Sprintf("retry: %d\n\n", c.handler.retry.Milliseconds())
+	for {
+		if err := c.send(stream, text); err != nil {
 			return err
 		}
-		beats = false
+		text = ""
 		heartbeat.Reset(c.handler.heartbeat)
 		select {
 		case <-c.wake:
 		case <-ctx.Done():
 		case <-heartbeat.C:
-			beats = true
+			text = ":\n\n"
 		}
 	}
 }
 
-// send sends what is ready.
-func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], begins, beats bool) (err error) {
+// send sends a text and what is ready.
+func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], text string) (err error) {
 	buffer := outs.Get().(*outBuffer)
 	defer func() {
 		c.out = nil
 		outs.Put(buffer)
 	}()
-	c.out = buffer[:0]
-	if begins {
-		c.out = fmt.Appendf(c.out, "retry: %d\n\n", c.handler.retry.Milliseconds())
-	}
+	c.out = append(buffer[:0], text...)
+	written := false
 	for change, e := range stream {
 		if err = c.add(change, e); err != nil {
 			break
@@ -145,17 +138,15 @@ func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], begi
 			if err = c.write(); err != nil {
 				return err
 			}
+			written = true
 		}
 	}
-	if p := c.feed.Position(); (len(c.out) > 0 || beats) && p != c.id && !p.IsZero() {
+	if len(c.out) == 0 && !written {
+		return err
+	}
+	if p := c.feed.Position(); p != c.id && !p.IsZero() {
 		c.id = p
 		c.out = fmt.Appendf(c.out, "id: %v\n\n", p)
-	}
-	if len(c.out) == 0 && beats {
-		c.out = append(c.out, ":\n\n"...)
-	}
-	if len(c.out) == 0 {
-		return err
 	}
 	return errors.Join(err, c.write(), c.response.Flush())
 }

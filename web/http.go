@@ -26,19 +26,26 @@ func httpError(w http.ResponseWriter, status int, text string) {
 	http.Error(w, text, status)
 }
 
-// isRead answers a request that does not read, and reports whether it does.
-func isRead(w http.ResponseWriter, r *http.Request) bool {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return true
-	}
-	w.Header().Set("Allow", "GET, HEAD")
-	httpError(w, http.StatusMethodNotAllowed, "only GET is allowed")
-	return false
+// A source is the part that all handlers have: what they send.
+type source[K, V any] struct {
+	config
+	choose func(r *http.Request) (changefeed.Selection[K, V], error)
 }
 
-// choose calls a user's function, and answers if it returns an error.
-func choose[K, V any](w http.ResponseWriter, r *http.Request, c *config, f func(r *http.Request) (changefeed.Selection[K, V], error)) (s changefeed.Selection[K, V], ok bool) {
-	s, err := f(r)
+// always returns a function that chooses s.
+func always[K, V any](s changefeed.Selection[K, V]) func(r *http.Request) (changefeed.Selection[K, V], error) {
+	return func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }
+}
+
+// accept returns the selection that a request asks for. If there is none, it answers.
+func (c *source[K, V]) accept(w http.ResponseWriter, r *http.Request) (s changefeed.Selection[K, V], ok bool) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		httpError(w, http.StatusMethodNotAllowed, "only GET is allowed")
+		return s, false
+	}
+	c.allowOrigin(w, r)
+	s, err := c.choose(r)
 	if err == nil {
 		return s, true
 	}

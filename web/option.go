@@ -85,8 +85,8 @@ func MaxClients(n int) Option {
 	return func(c *config) { c.maxClients = n }
 }
 
-// Logger sets a logger for the beginning and the end of each feed, at the level debug, and for
-// rows that cannot be encoded, at the level error. By default nothing is logged.
+// Logger sets a logger for refused requests and for the beginning and the end of each feed, at the
+// level debug, and for rows that cannot be encoded, at the level error. By default nothing is logged.
 func Logger(l *slog.Logger) Option {
 	mustBe(l != nil, "Logger", l)
 	return func(c *config) { c.logger = l }

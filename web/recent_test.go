@@ -13,6 +13,24 @@ type score struct {
 	Points int
 }
 
+// A change is encoded once for all clients, and present rows are not kept.
+func TestRecentEventsAreShared(t *testing.T) {
+	var r recent[score]
+	for _, test := range []struct {
+		change changefeed.Change[score]
+		shared bool
+	}{
+		{changefeed.Change[score]{Seq: 7, Kind: changefeed.Insert, New: &score{"Ann", 1}}, true},
+		{changefeed.Change[score]{Kind: changefeed.Initial, New: &score{"Ann", 1}}, false},
+	} {
+		one, err := r.event(test.change, changefeed.Position{})
+		require.NoError(t, err)
+		other, err := r.event(test.change, changefeed.Position{})
+		require.NoError(t, err)
+		require.Equal(t, test.shared, &one[0] == &other[0])
+	}
+}
+
 // The event of a change is that of its own history, rows and kind, whatever another client had
 // under its number.
 func TestRecentEvents(t *testing.T) {

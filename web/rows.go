@@ -2,7 +2,6 @@ package web
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -17,26 +16,19 @@ const PositionHeader = "Changefeed-Position"
 // the selection. All of them are of one moment. The header [PositionHeader] has its position, which
 // is the ETag, too. A client that reads slowly holds a snapshot meanwhile: see [changefeed.Read].
 func Rows[K, V any](s changefeed.Selection[K, V], opts ...Option) http.Handler {
-	return RowsFunc(func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }, opts...)
+	return RowsFunc(always(s), opts...)
 }
 
 // RowsFunc is like [Rows] but calls choose for the selection that a request asks for, as
 // [ChangesFunc] does.
 func RowsFunc[K, V any](choose func(r *http.Request) (changefeed.Selection[K, V], error), opts ...Option) http.Handler {
-	return &rows[K, V]{config: newConfig(opts), choose: choose}
+	return &rows[K, V]{source[K, V]{newConfig(opts), choose}}
 }
 
-type rows[K, V any] struct {
-	config
-	choose func(r *http.Request) (changefeed.Selection[K, V], error)
-}
+type rows[K, V any] struct{ source[K, V] }
 
 func (h *rows[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !isRead(w, r) {
-		return
-	}
-	h.allowOrigin(w, r)
-	s, ok := choose(w, r, &h.config, h.choose)
+	s, ok := h.accept(w, r)
 	if !ok {
 		return
 	}
@@ -59,7 +51,7 @@ func (h *rows[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return h.write(w, s.In(tx))
 	}, s.Table())
 	if err != nil {
-		h.logger.Error("rows not sent", "client", r.RemoteAddr, "error", err)
+		h.logger.Debug("rows not sent", "client", r.RemoteAddr, "error", err)
 		panic(http.ErrAbortHandler) // so that the client does not take a part for the whole
 	}
 }
@@ -78,7 +70,8 @@ func (h *rows[K, V]) write(w http.ResponseWriter, s changefeed.TxSelection[K, V]
 	for key, row := range s.All() {
 		data, err := json.Marshal(&row)
 		if err != nil {
-			return fmt.Errorf("row with key %v: %w", key, err)
+			h.logger.Error("a row cannot be encoded", "key", key, "error", err)
+			return err
 		}
 		out = append(append(append(out, comma...), '\n'), data...)
 		comma = ","

@@ -426,6 +426,9 @@ func TestHTTP2AndGzip(t *testing.T) {
 	_, _ = players.Delete(1)
 	p.takeUntil("message")
 	require.Empty(t, p.rows)
+	_, _ = players.Insert(player{ID: 1, Team: strings.Repeat("x", 20_000)}) // it fills the buffer, and nothing follows
+	p.takeUntil("message")
+	require.Len(t, p.rows[1].Team, 20_000)
 	require.NoError(t, res.Body.Close())
 }
 

@@ -143,6 +143,9 @@ func TestAFeed(t *testing.T) {
 	players.Retain(100)
 	server := serve(t, web.Changes(players.Selection()))
 	p := (&page{t: t}).open(server.URL)
+	for header, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"} {
+		require.Equal(t, want, p.res.Header.Get(header))
+	}
 	for _, want := range []event{
 		{"reset", "0", `{"error":"Changefeed cache over array size limit, skipped 1 elements."}`},
 		{"message", "0", `{"new_val":{"ID":1,"Team":"red","Score":10}}`},
