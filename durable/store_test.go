@@ -668,7 +668,8 @@ func TestAMillionRows(t *testing.T) {
 // A stored row that is damaged while the store runs is stored again from the table.
 func TestAStoredRowThatIsDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bank.db")
-	b := openBank(t, path, func(c *config) { c.retry = time.Millisecond })
+	failures := make(chan error, 1)
+	b := openBank(t, path, func(c *config) { c.retry = time.Millisecond }, OnError(func(err error) { failures <- err }))
 	require.NoError(t, b.pay(transfer{1, "Ann", "Bob", 10}))
 	b.wait(t)
 	require.NoError(t, b.file.db.Update(func(tx *bolt.Tx) error {
@@ -678,7 +679,7 @@ func TestAStoredRowThatIsDamaged(t *testing.T) {
 	}))
 	_, err := b.transfers.Update(1, func(t *transfer) { t.Amount++ })
 	require.NoError(t, err)
-	require.ErrorIs(t, b.Wait(t.Context(), b.transfers.Position()), ErrDamaged)
+	require.ErrorIs(t, <-failures, ErrDamaged)
 	b.wait(t)
 	require.NoError(t, b.Close())
 	again := openBank(t, path)
