@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -330,39 +331,39 @@ func TestWaitAfterAFailure(t *testing.T) {
 
 // A panic in a function of a row is reported as an error of the row.
 func TestAKeyThatPanics(t *testing.T) {
-	panics := false
-	table := changefeed.NewTableFunc("keys", func(k *panicKey) panicKey { k.panics = &panics; return *k },
+	panics := new(atomic.Bool)
+	table := changefeed.NewTableFunc("keys", func(k *panicKey) panicKey { return *k },
 		func(a, b panicKey) int { return cmp.Compare(a.N, b.N) })
 	store, err := Open(filepath.Join(t.TempDir(), "file.db"), []Table{Rows(table)}, func(c *config) { c.retry = time.Millisecond })
 	require.NoError(t, err)
-	panics = true
-	_, err = table.Insert(panicKey{N: 1})
+	panics.Store(true)
+	_, err = table.Insert(panicKey{1, panics})
 	require.NoError(t, err)
 	require.ErrorContains(t, store.Wait(t.Context(), table.Position()), "cannot be encoded: panic: oops")
+	require.ErrorIs(t, store.Close(), ErrRow)
 
 	failing := changefeed.NewTable("failing", func(n *int) int {
-		if panics && *n == 7 {
+		if panics.Load() && *n == 7 {
 			panic("oops")
 		}
 		return *n
 	})
-	panics = false
+	panics.Store(false)
 	_, err = failing.Insert(7)
 	require.NoError(t, err)
-	panics = true
+	panics.Store(true)
 	_, err = Open(filepath.Join(t.TempDir(), "other.db"), []Table{Rows(failing)})
 	require.ErrorContains(t, err, "panic: oops")
 	require.NotErrorIs(t, err, ErrDamaged)
-	require.ErrorIs(t, store.Close(), ErrRow)
 }
 
 type panicKey struct {
 	N      int
-	panics *bool
+	panics *atomic.Bool
 }
 
 func (k panicKey) MarshalText() ([]byte, error) {
-	if *k.panics {
+	if k.panics.Load() {
 		panic("oops")
 	}
 	return fmt.Append(nil, k.N), nil
