@@ -224,9 +224,9 @@ func TestAChangeInALogLine(t *testing.T) {
 }
 
 func TestAFeedInfoInALogLine(t *testing.T) {
-	require.Equal(t, `feed "a\"b": buffered 3/100, delivered 17, skipped 2, seq 22`, FeedInfo{9, `a"b`, false, 3, 100, 17, 2, 22}.String())
-	require.Equal(t, "feed: buffered 3, delivered 17, skipped 2, seq 22", FeedInfo{9, "", false, 3, 0, 17, 2, 22}.String(), "with Squash")
-	require.Equal(t, "feed: initial rows to come, buffered 0/9, delivered 0, skipped 0, seq 22", FeedInfo{9, "", true, 0, 9, 0, 0, 22}.String())
+	require.Equal(t, `feed "a\"b": buffered 3/100, delivered 17, skipped 2, seq 22`, FeedInfo{ID: 9, Name: `a"b`, Buffered: 3, Capacity: 100, Delivered: 17, Skipped: 2, Seq: 22}.String())
+	require.Equal(t, "feed: buffered 3, delivered 17, skipped 2, seq 22", FeedInfo{ID: 9, Buffered: 3, Delivered: 17, Skipped: 2, Seq: 22}.String(), "with Squash")
+	require.Equal(t, "feed: initial rows to come, buffered 0/9, delivered 0, skipped 0, seq 22", FeedInfo{ID: 9, Initial: true, Capacity: 9, Seq: 22}.String())
 }
 
 // "It does not wait for the table's lock, so a function that runs under the lock may log

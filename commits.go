@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -166,6 +168,15 @@ func newCommitSet(tables []txTable) *commitSet {
 	s.feeds.subs = newFeedTree[*commitSubscription]()
 	s.ring.whole = true
 	return s
+}
+
+// String describes the set: see [FeedInfo].
+func (s *commitSet) String() string {
+	var names []string
+	for _, t := range s.tables {
+		names = append(names, strconv.Quote(t.Name()))
+	}
+	return "commits of " + strings.Join(names, ", ")
 }
 
 // lastSetID is the id of the last set that was made.
@@ -370,7 +381,7 @@ func (s *commitSet) leaveLocked() {
 type commitSubscription struct {
 	window  window[logEntry]
 	set     *commitSet
-	name    string
+	about   *about
 	id      uint64
 	unhook  func() bool                   // stops the context from calling end
 	initial atomic.Pointer[presentTables] // to be delivered before commits, or nil
@@ -392,7 +403,9 @@ func (s *commitSubscription) info() FeedInfo {
 		return *last
 	}
 	u.passed = 0 // there is no sequence number of several tables
-	return u.info(s.id, s.name, s.initial.Load() != nil)
+	info := u.info(s.id, s.initial.Load() != nil)
+	s.about.addTo(&info, s.set.String())
+	return info
 }
 
 // end ends the subscription and wakes its loop: see [subscription.end].
@@ -508,7 +521,7 @@ func (f *commitFeed) subscribe(set *commitSet, c *feedConfig) error {
 	}
 	set = set.findOrAddLocked()
 	set.open++
-	s := &commitSubscription{set: set, name: c.name}
+	s := &commitSubscription{set: set, about: c.about(false)}
 	f.sub = s
 	s.window.notifyOn(c.wake)
 	set.ring.openTableLocked(&s.window, uint64(c.buffer))
@@ -640,7 +653,7 @@ func (f *commitFeed) deliverInitial(initial *presentTables, yield func(Commit, e
 func (f *commitFeed) advance() bool {
 	s := f.sub.window.advance()
 	if s.skipped > 0 || s.reset != nil {
-		f.notice = &SkippedError{Feed: f.sub.name}
+		f.notice = &SkippedError{Feed: f.sub.about.feedName()}
 		f.note(s)
 		if f.overflow == Resync {
 			f.resync()

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/btree"
 )
@@ -24,9 +25,9 @@ type subscription[K, V any] struct {
 	table  *Table[K, V]
 	part   part[K, V]
 	scope  *scope[K, V] // of part
-	name   string
-	id     uint64      // in order of subscription
-	unhook func() bool // stops the context from calling end
+	about  *about       // nil if the feed has no name and no option that it tells of
+	id     uint64       // in order of subscription
+	unhook func() bool  // stops the context from calling end
 
 	// The rows that come before the changes, or nil if all of them were delivered. The
 	// reader sets it, and endInitial clears it.
@@ -277,7 +278,7 @@ func newFeed[K, V any](ctx context.Context, s Selection[K, V], opts []FeedOption
 	}
 	f := &feed[K, V]{
 		ctx:      ctx,
-		sub:      &subscription[K, V]{table: s.table, part: s.part, name: c.name},
+		sub:      &subscription[K, V]{table: s.table, part: s.part, about: c.about(s.keep != nil)},
 		keep:     s.keep,
 		overflow: c.overflow,
 		polls:    c.polls,
@@ -561,7 +562,7 @@ func (f *feed[K, V]) note(s step) {
 // skipped returns the notice of count skipped changes. The gap lies after the change
 // numbered before, and reaches to the change numbered to.
 func (f *feed[K, V]) skipped(count, before, to uint64) *notice {
-	return &notice{SkippedError: SkippedError{Count: count, From: before + 1, To: to, Table: f.sub.table.name, Feed: f.sub.name}}
+	return &notice{SkippedError: SkippedError{Count: count, From: before + 1, To: to, Table: f.sub.table.name, Feed: f.sub.about.feedName()}}
 }
 
 // resync makes the feed continue with the present rows. The unread changes are in them,
@@ -704,6 +705,13 @@ func (f *feedSet[S]) remove(s S) bool {
 	return ok
 }
 
+// len returns the number of subscriptions.
+func (f *feedSet[S]) len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.subs.Len()
+}
+
 // oldestFirst yields the subscriptions in the order in which they were added. It yields
 // every subscription that is in the set during the whole range. The set's lock is not held
 // while yield runs.
@@ -774,6 +782,15 @@ type FeedInfo struct {
 	// Seq is the sequence number of the last change read, reported as skipped, or made
 	// before the subscription. It is 0 with [Commits].
 	Seq uint64
+
+	// Selection describes what the feed follows, such as key = 7 or team in ("blue", "red"), and
+	// ends with "where" if there is a predicate. It is empty for all rows of a table, and names
+	// the tables with [Commits]. It is for people. At most 64 characters of a value are in it.
+	Selection string
+
+	Overflow Overflow      // see [OnOverflow]
+	Squash   time.Duration // see [Squash]; a Capacity of 0 tells Squash(0) from no Squash
+	Polls    bool          // see [Poll]
 }
 
 // String returns all figures in one line:
@@ -828,14 +845,18 @@ func (s *subscription[K, V]) info() FeedInfo {
 	u.buffered += b.buffered
 	u.delivered += b.delivered
 	u.skipped += b.skipped
-	return u.info(s.id, s.name, s.initial.Load() != nil)
+	info := u.info(s.id, s.initial.Load() != nil)
+	s.about.addTo(&info, s.part.String())
+	if s.squash != nil {
+		info.Squash = s.squash.delay
+	}
+	return info
 }
 
 // info returns the figures of a feed, of which initial rows are to come or not.
-func (u usage) info(id uint64, name string, initial bool) FeedInfo {
+func (u usage) info(id uint64, initial bool) FeedInfo {
 	return FeedInfo{
 		ID:        id,
-		Name:      name,
 		Initial:   initial,
 		Buffered:  int(u.buffered),
 		Capacity:  int(min(u.limit, math.MaxInt)),

@@ -97,6 +97,7 @@ func stored[K, V any](t *Table[K, V], key K) *V {
 type tableState[V any] struct {
 	rows     []*V
 	seq, end uint64
+	made     [Delete + 1]uint64
 	feeds    []FeedInfo
 }
 
@@ -107,7 +108,7 @@ func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
 		s.rows = append(s.rows, e.cell.row.Load())
 		return true
 	})
-	s.seq, s.end, s.feeds = t.seq, t.allScope.ring.end.Load(), t.Feeds()
+	s.seq, s.end, s.made, s.feeds = t.seq, t.allScope.ring.end.Load(), t.made, t.Feeds()
 	return s
 }
 

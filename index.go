@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/google/btree"
+
+	"github.com/seed-637b77f9/changefeed/internal/inspection"
 )
 
 // An Index finds the rows of a table by a value that depends on the row, instead of by the
@@ -94,6 +96,8 @@ type tableIndex[K, V any] interface {
 	// endTx forgets them.
 	rollback()
 	endTx()
+
+	inspectionOrder() inspection.Order
 
 	freeze() any // the tree as it is now: a *btree.BTreeG[indexEntry[S, K, V]]
 	clear()

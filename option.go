@@ -36,6 +36,15 @@ type feedConfig struct {
 	wake     chan<- struct{}
 }
 
+// about returns what the figures of a feed tell of its options.
+func (c *feedConfig) about(filters bool) *about {
+	a := about{c.name, c.overflow, c.polls, filters}
+	if a == (about{}) {
+		return nil
+	}
+	return &a
+}
+
 // Buffer sets how many changes are buffered for the subscriber. The default is
 // [DefaultBuffer]. If n is below 1, the stream yields [ErrInvalidOption] and ends. An n above
 // 1<<43 counts as 1<<43.

@@ -321,6 +321,13 @@ func (r *ring[T]) resetTableLocked(seq uint64, marker any, commits [][]T) {
 	r.trimLocked()
 }
 
+// retained returns the number of elements that are retained.
+func (r *ring[T]) retained() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return int(r.end.Load() - r.retainedLocked())
+}
+
 // retainedLocked returns the position of the first element that is retained.
 func (r *ring[T]) retainedLocked() uint64 {
 	end := r.end.Load()

@@ -49,6 +49,9 @@ type part[K, V any] interface {
 	// scan begins a scan of the part's rows in v. If v is nil, it is of the rows as they are
 	// now, and the table's lock must be held, for reading at least.
 	scan(v *view[K, V], backward bool) *scan[K, V]
+
+	// String describes the part: see [FeedInfo].
+	String() string
 }
 
 // Row selects the row with a key. There need not be such a row: the feed reports when the

@@ -107,11 +107,12 @@ type Table[K, V any] struct {
 
 	mu      tableMutex // T1; guards the fields from here to tx
 	handle  *tableHandle
-	rows    tree[entry[K, V]] // also has a cell for each missing row that is followed
-	keys    keyIndex[K, V]    // of the cells in rows
-	len     int               // number of rows
-	seq     uint64            // of the last change
-	ahead   uint64            // the moment of a snapshot, less seq; it may wrap around
+	rows    tree[entry[K, V]]  // also has a cell for each missing row that is followed
+	keys    keyIndex[K, V]     // of the cells in rows
+	len     int                // number of rows
+	seq     uint64             // of the last change
+	ahead   uint64             // the moment of a snapshot, less seq; it may wrap around
+	made    [Delete + 1]uint64 // number of changes, by Kind
 	dropped bool
 	indexes []tableIndex[K, V]
 

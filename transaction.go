@@ -6,6 +6,8 @@ import (
 	"iter"
 	"slices"
 	"sync/atomic"
+
+	"github.com/seed-637b77f9/changefeed/internal/inspection"
 )
 
 // A Tx is a running transaction or Read: see [Transact] and [Read].
@@ -21,7 +23,11 @@ type Tx struct {
 // AnyTable is a *[Table] with keys and rows of any type.
 type AnyTable interface {
 	Name() string
+	Len() int
+	Position() Position
 	At(seq uint64) Position
+	Info() TableInfo
+	Feeds() []FeedInfo
 	anyTable() txTable
 }
 
@@ -47,6 +53,7 @@ type txTable interface {
 	endTxLocked()
 
 	viewLocked() anyView
+	inspectionOrders() []inspection.Order
 
 	commitTable
 }
@@ -195,14 +202,15 @@ func (t *Table[K, V]) isDroppedLocked() bool { return t.dropped }
 
 // A txState is the part of the running transaction that belongs to one table.
 type txState[K, V any] struct {
-	tx      *Tx           // nil: no transaction is running
-	len     int           // Table.len before it
-	seq     uint64        // Table.seq before it
-	cells   []*cell[K, V] // the cells that it has written to, each once
-	spare   []version[V]  // for more cells
-	scans   []*scan[K, V] // that are not closed
-	writing bool          // one of its writes is running
-	refill  *refill[K, V] // of a Restore or Reset, or nil
+	tx      *Tx                // nil: no transaction is running
+	len     int                // Table.len before it
+	seq     uint64             // Table.seq before it
+	made    [Delete + 1]uint64 // Table.made before it
+	cells   []*cell[K, V]      // the cells that it has written to, each once
+	spare   []version[V]       // for more cells
+	scans   []*scan[K, V]      // that are not closed
+	writing bool               // one of its writes is running
+	refill  *refill[K, V]      // of a Restore or Reset, or nil
 }
 
 // maxSpare is the largest number of versions that are allocated at a time.
@@ -244,7 +252,7 @@ func (s *txState[K, V]) remove(rows *scan[K, V]) {
 }
 
 func (t *Table[K, V]) beginLocked(tx *Tx) {
-	t.tx.tx, t.tx.len, t.tx.seq = tx, t.len, t.seq
+	t.tx.tx, t.tx.len, t.tx.seq, t.tx.made = tx, t.len, t.seq, t.made
 }
 
 // stageKeysLocked makes readers without the lock use the contents that a Restore or Reset has
@@ -292,7 +300,7 @@ func (t *Table[K, V]) rollbackLocked() {
 		for _, c := range t.tx.cells {
 			c.versions.Store(c.versions.Load().next.Load())
 		}
-		t.len, t.seq = t.tx.len, t.tx.seq
+		t.len, t.seq, t.made = t.tx.len, t.tx.seq, t.tx.made
 		t.outbox.discard()
 	}()
 	t.endScansLocked()

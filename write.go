@@ -178,6 +178,7 @@ func (t *Table[K, V]) commitLocked(c *Change[V], key K, at *cell[K, V]) {
 	}
 	t.storeLocked(key, at, c)
 	t.seq = c.Seq
+	t.made[c.Kind]++
 
 	o := &t.outbox
 	o.add(&t.allScope, key, *c)
