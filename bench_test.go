@@ -432,7 +432,7 @@ func (c *audience) write(set func(t *scoreboard, key int)) {
 
 // rest returns when all have waited for a while.
 func (c *audience) rest() {
-	for c.allScope.ring.parked.Load() != int64(c.size) {
+	for c.allScope.ring.parked.Load() != int32(c.size) {
 		runtime.Gosched()
 	}
 	time.Sleep(100 * time.Microsecond)

@@ -423,6 +423,12 @@ func notifications(wake chan struct{}) (n int) {
 	return n
 }
 
+// settledNotifications is like notifications, when all goroutines of the bubble wait.
+func settledNotifications(wake chan struct{}) int {
+	synctest.Wait()
+	return notifications(wake)
+}
+
 // A follower ranges over a stream in a goroutine of its own and collects the words. In a
 // bubble, a test may look at it after synctest.Wait.
 type follower struct {

@@ -1017,7 +1017,7 @@ func TestModelConcurrent(t *testing.T) {
 	writers.Wait()
 	written.Store(true)
 	h.look(t, table) // the final state
-	for table.allScope.ring.parked.Load() < int64(len(buffers)) {
+	for table.allScope.ring.parked.Load() < int32(len(buffers)) {
 		runtime.Gosched() // until at least the first feeds wait, so that the drop must wake several (F3)
 	}
 	table.Drop()

@@ -191,9 +191,8 @@ func OnOverflow(p Overflow) FeedOption {
 // With Poll, one goroutine can follow several feeds, tickers and channels in a select
 // loop, and a test can expect "these changes and no others" without waiting.
 //
-// A waiting loop that is woken wakes others, but a feed with Poll does not. If many such
-// feeds are to be notified, a write notifies a few, and a short-lived goroutine notifies
-// the others.
+// A waiting loop that is woken wakes others, but a feed with Poll does not. If several such
+// feeds are to be notified, a short-lived goroutine notifies them.
 func Poll(wake chan<- struct{}) FeedOption {
 	return func(c *feedConfig) { c.polls, c.wake = true, wake }
 }

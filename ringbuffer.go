@@ -3,7 +3,6 @@ package changefeed
 import (
 	"cmp"
 	"context"
-	"math"
 	"math/bits"
 	"slices"
 	"sync"
@@ -20,9 +19,6 @@ const (
 	minPage = 4
 	maxPage = 256
 )
-
-// maxNotify is how many polling windows an append notifies itself.
-const maxNotify = 8
 
 // A ring stores a sequence of elements for any number of readers, each of which sees a
 // bounded ring buffer of its own. The elements are stored once, in the slots of pages. A
@@ -72,7 +68,8 @@ type ring[T any] struct {
 	// Shared by the writer and by readers without a lock.
 	end    atomic.Uint64           // of the published elements
 	tail   atomic.Pointer[page[T]] // the page that is being filled (nil: no element is kept)
-	parked atomic.Int64            // length of queue, changes under mu
+	parked atomic.Int32            // length of queue, changes under mu
+	waker  atomic.Uint32           // what the goroutine of wakeAll does
 	closed atomic.Uint64           // one more than the final end (0: elements may still come)
 
 	mu        sync.Mutex // guards what follows, and pins of each page
@@ -445,31 +442,58 @@ func (r *ring[T]) countBehindLocked(limit uint64, n int) {
 // nothing to read, no window has. Otherwise the first is taken off the queue, and is
 // responsible for those behind it.
 //
-// A polling window does not run when it is notified. It is therefore not responsible for
-// others and does not count. If many of them wait, a goroutine notifies the rest, so an
-// append pays for a few, however many poll (BenchmarkPoll).
+// A polling window does not run when it is notified, so it is not responsible for others. If
+// such a window is the first, and others wait, a goroutine wakes all of them. While it runs, an
+// append leaves them to it. So an append wakes at most one goroutine, however many windows poll
+// (BenchmarkPoll).
 func (r *ring[T]) wake(n int) {
-	if left := r.wakeSome(n, maxNotify); left > 0 {
-		go r.wakeSome(left, math.MaxInt)
+	for ; n > 0 && r.hasWaiting(); n-- {
+		if r.waker.Load() != wakerIdle {
+			r.wakeAll(nil)
+			return
+		}
+		w := r.takeParked()
+		if w == nil {
+			return
+		}
+		if w.polls() && r.hasWaiting() {
+			r.wakeAll(w)
+			return
+		}
+		w.signal()
 	}
 }
 
-// wakeSome wakes up to n windows, and notifies up to max polling ones. If there may be more
-// to notify, it returns how many are left to wake.
-func (r *ring[T]) wakeSome(n, max int) (left int) {
-	for notified := 0; n > 0 && notified < max; {
-		w := r.takeParked()
-		if w == nil {
-			return 0
+// What the goroutine of wakeAll does.
+const (
+	wakerIdle  = iota // there is none
+	wakerRuns         // it wakes windows
+	wakerAgain        // it wakes windows, and then those that have come since
+)
+
+// wakeAll wakes w, which was taken off the queue or is nil, and all windows in the queue that have
+// something to read. A goroutine does that. If one is running already, it goes on.
+func (r *ring[T]) wakeAll(w *window[T]) {
+	if r.waker.Swap(wakerAgain) != wakerIdle {
+		if w != nil {
+			w.signal()
 		}
-		w.signal()
-		if w.polls() {
-			notified++
-		} else {
-			n--
+		return
+	}
+	go r.runWaker(w)
+}
+
+// runWaker is the goroutine of wakeAll.
+func (r *ring[T]) runWaker(w *window[T]) {
+	for again := true; again; again = !r.waker.CompareAndSwap(wakerRuns, wakerIdle) {
+		r.waker.Store(wakerRuns) // before it looks into the queue, so that no later append is missed
+		if w == nil {
+			w = r.takeParked()
+		}
+		for ; w != nil; w = r.takeParked() {
+			w.signal()
 		}
 	}
-	return n
 }
 
 // takeParked takes the window that has waited longest off the queue, if it has something to

@@ -1109,7 +1109,7 @@ func (c *crowd) check() error {
 	if c.locked {
 		return nil
 	}
-	if n := c.ring.parked.Load(); n != int64(len(queued)) {
+	if n := c.ring.parked.Load(); n != int32(len(queued)) {
 		return fmt.Errorf("%d in the queue, %d counted", len(queued), n)
 	}
 	if !slices.IsSortedFunc(queued, func(a, b *window[int]) int { return cmp.Compare(a.pos.Load(), b.pos.Load()) }) {
@@ -1550,52 +1550,94 @@ func TestRingPolls(t *testing.T) {
 // wake-up, and the two of each woken window, reach each of them once. A window that polls
 // does not run when it is notified, so it wakes no other and does not count. F3
 func TestRingForgetsNobodyInAMixedQueue(t *testing.T) {
-	const n = 7
-	for polling := range 1 << n {
-		for leaves := range n { // one is closed while it is in the queue
-			var r ring[int]
-			var polls []*ringPoll
-			windows := make([]*window[int], n)
-			for i := range n {
-				if polling>>i&1 == 1 {
-					p := newRingPoll(&r, 5)
-					polls = append(polls, p)
-					windows[i] = &p.window
-				} else {
-					windows[i] = new(window[int])
-					r.openTableLocked(windows[i], 100)
+	synctest.Test(t, func(t *testing.T) {
+		const n = 7
+		for polling := range 1 << n {
+			for leaves := range n { // one is closed while it is in the queue
+				var r ring[int]
+				var polls []*ringPoll
+				windows := make([]*window[int], n)
+				for i := range n {
+					if polling>>i&1 == 1 {
+						p := newRingPoll(&r, 5)
+						polls = append(polls, p)
+						windows[i] = &p.window
+					} else {
+						windows[i] = new(window[int])
+						r.openTableLocked(windows[i], 100)
+					}
+					require.True(t, windows[i].arm())
 				}
-				require.True(t, windows[i].arm())
-			}
-			windows[leaves].close()
-			r.append(0)
-			r.wake(1)
-			first := 0 // of those that wait: no more than it
-			for _, w := range windows {
-				if !w.polls() && w != windows[leaves] {
-					first += len(w.wakeup)
-				}
-			}
-			require.LessOrEqual(t, first, 1, "the writer wakes one")
-			for woken := 0; ; { // each that was woken wakes two more
-				again := false
-				for _, w := range windows {
-					if !w.polls() && len(w.wakeup) > 0 {
-						<-w.wakeup
-						woken++
-						again = true
-						r.wake(2)
+				windows[leaves].close()
+				r.append(0)
+				r.wake(1)
+				synctest.Wait()
+				for woken := 0; ; { // each that was woken wakes two more
+					again := false
+					for _, w := range windows {
+						if !w.polls() && len(w.wakeup) > 0 {
+							<-w.wakeup
+							woken++
+							again = true
+							r.wake(2)
+							synctest.Wait()
+						}
+					}
+					if !again {
+						require.Equal(t, n-len(polls), woken, "polling: %07b, %d leaves", polling, leaves)
+						break
 					}
 				}
-				if !again {
-					require.Equal(t, n-len(polls), woken, "polling: %07b, %d leaves", polling, leaves)
-					break
+				for _, p := range polls {
+					require.Len(t, p.wake, 1, "polling: %07b, %d leaves", polling, leaves)
 				}
+				require.Zero(t, r.parked.Load())
+				require.Equal(t, uint32(wakerIdle), r.waker.Load())
 			}
-			for _, p := range polls {
-				require.Len(t, p.wake, 1, "polling: %07b, %d leaves", polling, leaves)
-			}
-			require.Zero(t, r.parked.Load())
 		}
-	}
+	})
+}
+
+// An append wakes one window that waits. It leaves the queue to the goroutine if that runs, and
+// starts it only if there are several windows, the first of which polls.
+func TestRingStartsOneWaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r ring[int]
+		waiting := make([]window[int], 3)
+		for i := range waiting {
+			r.openTableLocked(&waiting[i], 100)
+			require.True(t, waiting[i].arm())
+		}
+		r.append(0)
+		r.wake(1)
+		require.Equal(t, []int{1, 0, 0}, []int{len(waiting[0].wakeup), len(waiting[1].wakeup), len(waiting[2].wakeup)})
+		r.wake(2)
+		require.Zero(t, r.parked.Load())
+
+		polls := []*ringPoll{newRingPoll(&r, 5), newRingPoll(&r, 5)}
+		require.True(t, polls[0].window.arm())
+		r.append(1)
+		r.wake(1)
+		require.Len(t, polls[0].wake, 1, "one is notified at once")
+		polls[0].window.pos.Store(2)
+		<-polls[0].wake
+
+		for _, p := range polls {
+			p.window.pos.Store(2)
+			require.True(t, p.window.arm())
+		}
+		r.append(2)
+		r.waker.Store(wakerRuns) // as if it ran
+		r.wake(1)
+		r.wake(1)
+		synctest.Wait()
+		require.Equal(t, int32(2), r.parked.Load(), "they are left to it")
+		require.Equal(t, uint32(wakerAgain), r.waker.Load())
+		require.False(t, r.waker.CompareAndSwap(wakerRuns, wakerIdle), "it cannot end")
+		r.runWaker(nil)
+		require.Equal(t, uint32(wakerIdle), r.waker.Load())
+		for _, p := range polls {
+			require.Len(t, p.wake, 1)
+		}
+	})
 }

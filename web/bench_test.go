@@ -141,7 +141,8 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
-// The call of a write beside 1,000 clients that have read everything, compared with one beside none.
+// The call of a write beside 1,000 clients, compared with one beside none: of a write that comes
+// when all clients wait, and of those that come in a burst.
 func BenchmarkWriter(b *testing.B) {
 	const clients = 1000
 	followed, alone := newPlayers(), newPlayers()
@@ -151,20 +152,26 @@ func BenchmarkWriter(b *testing.B) {
 	}
 	wait := startClients(b, serve(b, web.Changes(followed.Selection())), clients)
 	wait(startEvents)
-	write := func(table *changefeed.Table[int, player]) time.Duration {
-		start := time.Now()
-		_, _ = table.Update(1, func(p *player) { p.Score++ })
-		return time.Since(start)
+	for _, burst := range []int{1, 64} {
+		b.Run(fmt.Sprintf("burst=%d", burst), func(b *testing.B) {
+			var ours, other []time.Duration
+			write := func(table *changefeed.Table[int, player], to *[]time.Duration) {
+				for range burst {
+					start := time.Now()
+					_, _ = table.Update(1, func(p *player) { p.Score++ })
+					*to = append(*to, time.Since(start))
+				}
+			}
+			for b.Loop() {
+				write(followed, &ours)
+				wait(burst)
+				write(alone, &other)
+			}
+			slices.Sort(ours)
+			slices.Sort(other)
+			b.ReportMetric(float64(ours[len(ours)/2].Nanoseconds()), "p50-ns")
+			b.ReportMetric(float64(other[len(other)/2].Nanoseconds()), "other-p50-ns")
+			b.ReportMetric(float64(ours[len(ours)/2])/float64(other[len(other)/2]), "ratio")
+		})
 	}
-	var ours, other []time.Duration
-	for b.Loop() {
-		ours = append(ours, write(followed))
-		wait(1)
-		other = append(other, write(alone))
-	}
-	slices.Sort(ours)
-	slices.Sort(other)
-	b.ReportMetric(float64(ours[len(ours)/2].Nanoseconds()), "p50-ns")
-	b.ReportMetric(float64(other[len(other)/2].Nanoseconds()), "other-p50-ns")
-	b.ReportMetric(float64(ours[len(ours)/2])/float64(other[len(other)/2]), "ratio")
 }
