@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/seed-637b77f9/changefeed"
+	"github.com/seed-637b77f9/changefeed/web/internal/sse"
 )
 
 // Changes returns a handler that sends the present rows of a selection and its changes as
@@ -31,7 +31,7 @@ type changes[K, V any] struct {
 	source[K, V]
 	clients atomic.Int64
 	recent  recent[V]
-	servers shutdowns
+	servers sse.Shutdowns
 }
 
 // noPosition is the ID from a reset until the feed has a position again. A browser that has an empty
@@ -56,11 +56,9 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.clients.Add(-1)
 
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	defer h.servers.onShutdown(r, func() { cancel(http.ErrServerClosed) })()
-
-	c := client[K, V]{handler: h, response: http.NewResponseController(w), w: w, wake: make(chan struct{}, 1)}
+	ctx, cancel := h.servers.Context(r)
+	defer cancel()
+	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1)}
 	options := []changefeed.FeedOption{
 		changefeed.After(after), changefeed.OnOverflow(changefeed.Resync), changefeed.Buffer(h.buffer),
 		changefeed.Poll(c.wake), changefeed.Track(&c.feed), changefeed.Named(h.name),
@@ -68,11 +66,7 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.isSquashed {
 		options = append(options, changefeed.Squash(h.squash))
 	}
-	_ = c.response.SetReadDeadline(time.Time{}) // the server's ReadTimeout would end the request
-	header := w.Header()
-	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-cache, no-transform")
-	header.Set("X-Accel-Buffering", "no") // nginx
+	c.out.BeginEvents()
 	if r.Method == http.MethodHead {
 		return
 	}
@@ -83,79 +77,40 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // A client is the feed of one request.
 type client[K, V any] struct {
-	handler  *changes[K, V]
-	w        http.ResponseWriter
-	response *http.ResponseController
-	feed     changefeed.Feed
-	wake     chan struct{}
-
-	out []byte              // what is to be written
-	id  changefeed.Position // the last one that was sent
+	handler *changes[K, V]
+	feed    changefeed.Feed
+	wake    chan struct{}
+	out     *sse.Writer
+	id      changefeed.Position // the last one that was sent
 }
-
-// outSize is the size in bytes from which out is written while more is ready.
-const outSize = 16 << 10
-
-// outBuffer has room for the last event, too, if it is not very long.
-type outBuffer [outSize + 4<<10]byte
-
-var outs = sync.Pool{New: func() any { return new(outBuffer) }}
 
 // follow sends the stream until it ends, and returns why.
 func (c *client[K, V]) follow(ctx context.Context, stream changefeed.Stream[changefeed.Change[V]]) error {
-	heartbeat := time.NewTimer(c.handler.heartbeat)
-	defer heartbeat.Stop()
-	text := fmt.Sprintf("retry: %d\n\n", c.handler.retry.Milliseconds())
-	for {
-		if err := c.send(stream, text); err != nil {
-			return err
-		}
-		text = ""
-		heartbeat.Reset(c.handler.heartbeat)
-		select {
-		case <-c.wake:
-		case <-ctx.Done():
-		case <-heartbeat.C:
-			text = ":\n\n"
-		}
-	}
+	begin := fmt.Sprintf("retry: %d\n\n", c.handler.retry.Milliseconds())
+	return sse.Follow(ctx, begin, c.wake, c.handler.heartbeat, func(text string) error { return c.send(stream, text) })
 }
 
 // send sends a text and what is ready.
 func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], text string) (err error) {
-	buffer := outs.Get().(*outBuffer)
-	defer func() {
-		c.out = nil
-		outs.Put(buffer)
-	}()
-	c.out = append(buffer[:0], text...)
-	written := false
+	c.out.Begin()
+	defer c.out.End()
+	c.out.Text = append(c.out.Text, text...)
 	for change, e := range stream {
 		if err = c.add(change, e); err != nil {
 			break
 		}
-		if len(c.out) >= outSize {
-			if err = c.write(); err != nil {
-				return err
-			}
-			written = true
+		if err = c.out.Added(); err != nil {
+			return err
 		}
 	}
-	if len(c.out) == 0 && !written {
+	if c.out.IsEmpty() {
 		return err
 	}
 	if p := c.feed.Position(); p != c.id && !p.IsZero() {
 		c.id = p
-		c.out = fmt.Appendf(c.out, "id: %v\n\n", p)
+		c.out.Text = fmt.Appendf(c.out.Text, "id: %v\n\n", p)
 	}
-	return errors.Join(err, c.write(), c.response.Flush())
-}
-
-func (c *client[K, V]) write() error {
-	_ = c.response.SetWriteDeadline(time.Now().Add(c.handler.deadline))
-	_, err := c.w.Write(c.out)
-	c.out = c.out[:0]
-	return err
+	return errors.Join(err, c.out.Flush())
 }
 
 // add adds an element of the stream to out. It returns an error if the stream ends.
@@ -164,7 +119,7 @@ func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 	case err == nil:
 		return c.addChange(change)
 	case errors.Is(err, changefeed.ErrTableDropped):
-		c.out = append(c.out, "event: end\ndata: {\"error\":\"the table was dropped\"}\n\n"...)
+		c.out.Text = append(c.out.Text, "event: end\ndata: {\"error\":\"the table was dropped\"}\n\n"...)
 		return err
 	}
 	skipped, ok := errors.AsType[*changefeed.SkippedError](err)
@@ -172,7 +127,7 @@ func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 		return err
 	}
 	data, _ := json.Marshal(skipped)
-	c.out = fmt.Appendf(c.out, "event: reset\nid: %s\ndata: %s\n\n", noPosition, data)
+	c.out.Text = fmt.Appendf(c.out.Text, "event: reset\nid: %s\ndata: %s\n\n", noPosition, data)
 	c.id = changefeed.Position{}
 	return nil
 }
@@ -185,10 +140,10 @@ func (c *client[K, V]) addChange(change changefeed.Change[V]) error {
 	text, err := c.handler.recent.event(change, p)
 	if err != nil {
 		c.handler.logger.Error("a row cannot be encoded", "change", change.Seq, "error", err)
-		c.out = append(c.out, "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n"...)
+		c.out.Text = append(c.out.Text, "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n"...)
 		return err
 	}
-	c.out = append(c.out, text...)
+	c.out.Text = append(c.out.Text, text...)
 	if !p.IsZero() {
 		c.id = p
 	}

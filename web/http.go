@@ -1,11 +1,9 @@
 package web
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"slices"
-	"sync"
 
 	"github.com/seed-637b77f9/changefeed"
 )
@@ -81,26 +79,4 @@ func position(r *http.Request) (p changefeed.Position, err error) {
 		return p, nil
 	}
 	return p, p.UnmarshalText([]byte(text))
-}
-
-// shutdowns has a context for each server that a handler has seen, which ends when Shutdown of the
-// server is called.
-type shutdowns struct{ contexts sync.Map } // by *http.Server
-
-// onShutdown calls f when the server of a request is shut down, until stop is called.
-func (s *shutdowns) onShutdown(r *http.Request, f func()) (stop func() bool) {
-	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
-	if server == nil {
-		return func() bool { return true }
-	}
-	ctx, ok := s.contexts.Load(server)
-	if !ok {
-		c, cancel := context.WithCancel(context.Background())
-		if ctx, ok = s.contexts.LoadOrStore(server, c); ok {
-			cancel()
-		} else {
-			server.RegisterOnShutdown(cancel)
-		}
-	}
-	return context.AfterFunc(ctx.(context.Context), f)
 }

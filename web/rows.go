@@ -3,9 +3,9 @@ package web
 import (
 	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/seed-637b77f9/changefeed"
+	"github.com/seed-637b77f9/changefeed/web/internal/sse"
 )
 
 // PositionHeader is the header with the position of the rows that the handler of [Rows] sends. A
@@ -58,29 +58,23 @@ func (h *rows[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // write writes rows as a JSON array, one row in a line.
 func (h *rows[K, V]) write(w http.ResponseWriter, s changefeed.TxSelection[K, V]) error {
-	response := http.NewResponseController(w)
-	flush := func(out []byte) error {
-		_ = response.SetWriteDeadline(time.Now().Add(h.deadline))
-		_, err := w.Write(out)
-		return err
-	}
-	buffer := outs.Get().(*outBuffer)
-	defer outs.Put(buffer)
-	out, comma := append(buffer[:0], '['), ""
+	out := sse.NewWriter(w, h.deadline)
+	out.Begin()
+	defer out.End()
+	out.Text = append(out.Text, '[')
+	comma := ""
 	for key, row := range s.All() {
 		data, err := json.Marshal(&row)
 		if err != nil {
 			h.logger.Error("a row cannot be encoded", "key", key, "error", err)
 			return err
 		}
-		out = append(append(append(out, comma...), '\n'), data...)
+		out.Text = append(append(append(out.Text, comma...), '\n'), data...)
 		comma = ","
-		if len(out) >= outSize {
-			if err := flush(out); err != nil {
-				return err
-			}
-			out = out[:0]
+		if err := out.Added(); err != nil {
+			return err
 		}
 	}
-	return flush(append(out, "\n]\n"...))
+	out.Text = append(out.Text, "\n]\n"...)
+	return out.Write()
 }
