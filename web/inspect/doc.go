@@ -1,0 +1,41 @@
+// Package inspect shows the tables of a running program in a browser: their rows, their feeds and
+// their changes as they are made.
+//
+//	mux.Handle("/debug/changefeed/", inspect.Handler(players, games))
+//
+// The page has three parts. The overview shows each table with its rows, indexes, retained changes
+// and writes a second, and each feed with its selection, options, buffer, skipped changes and lag,
+// the furthest behind first. The second part shows the rows of a table by key, or by the values of an
+// index. The third shows changes when they are made, with the old and the new row side by side.
+//
+// # For programs
+//
+// The same comes as JSON. These are the parameters of the URL:
+//
+//	?format=json                                tables and feeds
+//	    feeds=TEXT                              only feeds whose name or selection has the text
+//	    limit=N                                 at most N feeds; the default is 100
+//	?format=json&view=rows&table=NAME           a page of rows
+//	    by=INDEX                                in the order of an index; the default is that of the keys
+//	    equal=VALUE, or from=VALUE and to=VALUE only these rows; from is included, and to is not
+//	    after=CURSOR                            the page after the one whose "next" that was
+//	    limit=N                                 at most N rows; the default is 50, and the limit 1000
+//	?view=tail&table=NAME                       commits as server-sent events; without a table, of all of them
+//
+// A value is plain text for a string, what UnmarshalText takes, or JSON. If several tables have one
+// name, the second is called NAME#2.
+//
+// # Cost
+//
+// While nobody looks, the inspector costs nothing. A page asks once a second for what it shows. That
+// takes linear time in the number of feeds, but not in the number of rows, and delays no writer. While
+// somebody looks at the changes, each commit to the tables is stored once more, as it is with
+// [changefeed.Commits]. The page gets at most 1,000 changes a second, and is told how many it missed.
+//
+// # What it protects from
+//
+// The inspector never writes to a table, and its page loads nothing from elsewhere. It shows all rows,
+// with all fields that encoding/json sees, to everybody who can send a request. Serve it on an
+// address that only operators reach, or behind a middleware that checks who asks. It is not
+// registered by an import.
+package inspect
