@@ -20,7 +20,7 @@ var files embed.FS
 // Handler returns a handler for the page and what it asks for:
 //
 //	GET /                           the page
-//	GET /regions                    the regions, as JSON
+//	GET /fleet                      the regions, and the number of devices, as JSON
 //	GET /regions/{region}/changes   the feed of the devices of a region
 //	GET /hottest/changes            the feed of the ten hottest devices
 //	POST /cut?page=ID               ends the feeds whose address has the same parameter "page"
@@ -38,7 +38,7 @@ func (f *Fleet) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(page))
 	mux.Handle("GET /changefeed.js", web.Script())
-	mux.HandleFunc("GET /regions", sendRegions)
+	mux.HandleFunc("GET /fleet", f.sendFleet)
 	mux.Handle("GET /regions/{region}/changes", feeds.add(region))
 	mux.Handle("GET /hottest/changes", feeds.add(hottest))
 	mux.HandleFunc("POST /cut", feeds.cut)
@@ -58,9 +58,9 @@ func (f *Fleet) inRegion(r *http.Request) (s changefeed.Selection[int, Device], 
 	return f.byRegion.Equal(id), nil
 }
 
-func sendRegions(w http.ResponseWriter, _ *http.Request) {
+func (f *Fleet) sendFleet(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(Regions) // fails only if the client has gone
+	_ = json.NewEncoder(w).Encode(map[string]any{"devices": f.Devices.Len(), "regions": Regions}) // fails only if the client has gone
 }
 
 // A cutter ends feeds before their time. Every page gives its feeds a random name.

@@ -51,9 +51,9 @@ class Region {
   #change(before, now, feed) {
     if (before) this.#add(before, -1);
     if (now) this.#add(now, 1);
-    if (feed.state === "live") {
-      this.updates += now && before ? now.polls - before.polls : 1;
-      if (this.connects > 1 && now && now.updated < this.#since) this.resumed++;
+    if (feed.state === "live" && now) {
+      if (this.connects > 1 && now.updated < this.#since) this.resumed++;
+      else this.updates += now.polls - (before?.polls ?? 0);
     }
     drawSoon();
   }
@@ -151,7 +151,7 @@ function drawRows() {
     set(cells[2], device.status === "offline" ? "–" : degrees(device.temperature) + "°");
     cells[3].firstChild.firstChild.setAttribute("points", points(device.recent, 60, 18, 4));
     set(cells[4], Math.round(100 * device.load) + "%");
-    set(cells[5], time.format(device.updated));
+    setText(cells[5], time.format(device.updated));
   });
 }
 
@@ -210,7 +210,7 @@ function setText(target, text) {
 
 function setAndHighlight(cell, text) {
   if (!setText(cell, text) || still.matches) return;
-  cell.animate([{ backgroundColor: "var(--flash)" }, { backgroundColor: "transparent" }], { duration: 1000, easing: "ease-out" });
+  cell.animate([{ backgroundColor: "var(--flash)" }, { backgroundColor: "transparent" }], { duration: 1000, easing: "steps(6)" });
 }
 
 function degrees(temperature) {
@@ -281,7 +281,9 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-regions = await (await fetch("./regions")).json();
+const fleet = await (await fetch("./fleet")).json();
+regions = fleet.regions;
+element("fleet").textContent = `${whole.format(fleet.devices)} devices in ${regions.length} regions`;
 element("region").append(...regions.map(({ id, name }) => new Option(name, id)));
 followHottest();
 show(location.hash.slice(1));
