@@ -63,16 +63,16 @@ type Region struct {
 
 // Regions are the regions of every fleet. They must not be modified.
 var Regions = []Region{
-	{"frankfurt", "Frankfurt", 21},
-	{"london", "London", 20},
-	{"mumbai", "Mumbai", 26},
-	{"oregon", "Oregon", 19},
+	{"frankfurt", "Frankfurt", 23},
+	{"london", "London", 22},
+	{"mumbai", "Mumbai", 25},
+	{"oregon", "Oregon", 22},
 	{"sao-paulo", "São Paulo", 24},
-	{"singapore", "Singapore", 27},
-	{"stockholm", "Stockholm", 17},
+	{"singapore", "Singapore", 26},
+	{"stockholm", "Stockholm", 21},
 	{"sydney", "Sydney", 23},
-	{"tokyo", "Tokyo", 22},
-	{"virginia", "Virginia", 22},
+	{"tokyo", "Tokyo", 23},
+	{"virginia", "Virginia", 24},
 }
 
 // A Fleet has the tables of the dashboard.

@@ -137,5 +137,5 @@ func ambient(region string, now time.Time) float64 {
 		return 20
 	}
 	days := float64(now.UnixMilli())/float64(day.Milliseconds()) + float64(i)/float64(len(Regions))
-	return Regions[i].climate + 4*math.Sin(2*math.Pi*days)
+	return Regions[i].climate + 3*math.Sin(2*math.Pi*days)
 }

@@ -27,12 +27,12 @@ class Region {
   updates = 0; // while live
   connects = 0;
   resets = 0;
-  resumed = 0; // the changes that were made while the page was not connected
+  resumed = 0; // the changes that came later, because they were made while the page was not connected
   means = []; // the newest samples
 
   #state = "";
-  #since = Date.now(); // when the state began
   #lostAt = 0;
+  #resumedAt = 0; // 0 if the rows were loaded since
 
   constructor({ id, name }) {
     this.id = id;
@@ -52,7 +52,7 @@ class Region {
     if (before) this.#add(before, -1);
     if (now) this.#add(now, 1);
     if (feed.state === "live" && now) {
-      if (this.connects > 1 && now.updated < this.#since) this.resumed++;
+      if (now.updated < this.#resumedAt) this.resumed++;
       else this.updates += now.polls - (before?.polls ?? 0);
     }
     drawSoon();
@@ -66,20 +66,22 @@ class Region {
   #become(state, feed) {
     const from = this.#state;
     this.#state = state;
-    this.#since = Date.now();
     if (from === "connecting" && state !== "ended") this.connects++;
-    if (state === "loading") this.resets++;
-    if (state === "connecting" && from) {
-      this.#lostAt = this.#since;
-      log("The connection was lost");
+    if (state === "loading") {
+      this.resets++;
+      this.#resumedAt = 0;
     } else if (state === "live" && from === "loading") {
       log(`Loaded ${whole.format(feed.rows.size)} devices`);
     } else if (state === "live") {
-      const seconds = ((this.#since - this.#lostAt) / 1000).toFixed(1);
+      this.#resumedAt = Date.now();
       const { resets, resumed } = this;
+      const seconds = ((this.#resumedAt - this.#lostAt) / 1000).toFixed(1);
       setTimeout(() => {
         if (region === this && this.resets === resets) log(`Resumed after ${seconds} s with ${whole.format(this.resumed - resumed)} changes`);
       }, 500); // by then they have come
+    } else if (state === "connecting" && from) {
+      this.#lostAt = Date.now();
+      log("The connection was lost");
     }
     drawSoon();
   }
@@ -132,7 +134,9 @@ function draw() {
   setText(element("mean"), degrees(region.mean));
   for (const status of statuses) {
     setText(document.querySelector(`#statuses [data-status=${status}] b`), whole.format(counts[status]));
-    document.querySelector(`#bar [data-status=${status}]`).style.flexGrow = counts[status];
+    const part = document.querySelector(`#bar [data-status=${status}]`);
+    part.style.flexGrow = counts[status];
+    part.hidden = counts[status] === 0;
   }
   drawRows();
   drawHottest();
@@ -145,7 +149,7 @@ function drawRows() {
   devices = devices.sort((a, b) => b.temperature - a.temperature || a.id - b.id).slice(0, shownRows);
   setText(element("place"), region.name);
   setText(element("shown"), `${devices.length} of ${whole.format(all)}${onlyStatus && " " + onlyStatus}, hottest first`);
-  arrange(element("rows"), devices, (device) => device.id, newRow, (cells, device, set) => {
+  arrange(element("rows"), devices, newRow, (cells, device, set) => {
     set(cells[0], device.name);
     set(cells[1], device.status);
     set(cells[2], device.status === "offline" ? "–" : degrees(device.temperature) + "°");
@@ -169,7 +173,7 @@ function newRow() {
 function drawHottest() {
   const names = new Map(regions.map(({ id, name }) => [id, name]));
   const devices = [...hottest.rows.values()].sort((a, b) => a.rank - b.rank);
-  arrange(element("hottest"), devices, (device) => device.id, () => newCells("rank", "device", "place", "temperature"), (cells, device, set) => {
+  arrange(element("hottest"), devices, () => newCells("rank", "device", "place", "temperature"), (cells, device, set) => {
     setText(cells[0], device.rank);
     set(cells[1], device.name);
     set(cells[2], names.get(device.region));
@@ -185,14 +189,14 @@ function newCells(...classes) {
 
 // arrange makes the rows of a table those of devices, in their order. A device keeps its row, and a
 // cell that gets another text is highlighted.
-function arrange(body, devices, key, newRow, fill) {
+function arrange(body, devices, makeRow, fill) {
   const before = new Map(Array.from(body.rows, (row) => [row.dataset.id, row]));
   let next = body.firstChild;
   for (const device of devices) {
-    const id = String(key(device));
+    const id = String(device.id);
     const old = before.get(id);
     before.delete(id);
-    const row = old ?? newRow();
+    const row = old ?? makeRow();
     row.dataset.id = id;
     row.dataset.status = device.status;
     fill(row.cells, device, old ? setAndHighlight : setText);
@@ -256,7 +260,9 @@ addEventListener("hashchange", () => {
   if (location.hash.slice(1) !== region?.id) show(location.hash.slice(1));
 });
 
-element("cut").addEventListener("click", () => fetch(`./cut?page=${page}`, { method: "POST" }));
+element("cut").addEventListener("click", () => {
+  fetch(`./cut?page=${page}`, { method: "POST" }).catch(() => log("The server does not answer"));
+});
 
 element("statuses").addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -272,10 +278,10 @@ document.addEventListener("visibilitychange", () => {
   clearTimeout(leaving);
   if (document.hidden) {
     leaving = setTimeout(() => {
-      region.feed.close();
-      hottest.close();
+      region?.feed.close();
+      hottest?.close();
     }, leaveAfter);
-  } else if (hottest.state === "ended") {
+  } else if (hottest?.state === "ended") {
     followHottest();
     show(region.id);
   }
