@@ -18,8 +18,8 @@ const (
 	watched   = 500 // the hottest devices, which are polled more often
 	day       = 10 * time.Minute
 
-	warmFrom = 60 // °C
-	hotFrom  = 70
+	warmFrom = 58 // °C
+	hotFrom  = 66
 )
 
 // Run polls the devices until ctx ends, and then returns nil. It makes so many updates a second.

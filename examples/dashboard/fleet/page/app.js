@@ -130,6 +130,8 @@ function draw() {
   setText(element("state"), feed.state);
   element("state").dataset.state = feed.state;
   for (const name of ["connects", "resets", "resumed"]) setText(element(name), whole.format(region[name]));
+  drawHottest();
+  if (feed.state !== "live" && feed.rows.size === 0) return; // the last region stays until the rows have come
   setText(element("devices"), whole.format(feed.rows.size));
   setText(element("mean"), degrees(region.mean));
   for (const status of statuses) {
@@ -139,7 +141,6 @@ function draw() {
     part.hidden = counts[status] === 0;
   }
   drawRows();
-  drawHottest();
 }
 
 function drawRows() {
@@ -147,6 +148,7 @@ function drawRows() {
   if (onlyStatus) devices = devices.filter((device) => device.status === onlyStatus);
   const all = devices.length;
   devices = devices.sort((a, b) => b.temperature - a.temperature || a.id - b.id).slice(0, shownRows);
+  element("rows").dataset.region = region.id;
   setText(element("place"), region.name);
   setText(element("shown"), `${devices.length} of ${whole.format(all)}${onlyStatus && " " + onlyStatus}, hottest first`);
   arrange(element("rows"), devices, newRow, (cells, device, set) => {
@@ -171,6 +173,7 @@ function newRow() {
 }
 
 function drawHottest() {
+  if (hottest.state !== "live" && hottest.rows.size === 0) return;
   const names = new Map(regions.map(({ id, name }) => [id, name]));
   const devices = [...hottest.rows.values()].sort((a, b) => a.rank - b.rank);
   arrange(element("hottest"), devices, () => newCells("rank", "device", "place", "temperature"), (cells, device, set) => {
