@@ -63,7 +63,7 @@ func (f *Fleet) sendFleet(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"devices": f.Devices.Len(), "regions": Regions}) // fails only if the client has gone
 }
 
-// A cutter ends feeds before their time. Every page gives its feeds a random name.
+// A cutter ends the feeds of a page, as if the connection had been lost. A page has a random name.
 type cutter struct {
 	open sync.Map // from requests to the functions that end them
 }

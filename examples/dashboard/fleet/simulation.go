@@ -22,9 +22,9 @@ const (
 	hotFrom  = 66
 )
 
-// Run polls the devices until ctx ends, and then returns nil. It makes so many updates a second.
-// Every tenth is of one of the hottest devices, and the others are of any device. Twice a second
-// Run writes the table of the hottest.
+// Run polls the devices until ctx ends, and then returns nil. A poll updates the row of one device.
+// One poll of ten is of the hottest devices, and the others are of all devices. Twice a second Run
+// writes the table of the hottest. It returns an error if there are no devices when it begins.
 func (f *Fleet) Run(ctx context.Context, updatesPerSecond int) error {
 	var all []int
 	for id := range f.Devices.All() {
@@ -68,7 +68,7 @@ func (f *Fleet) Run(ctx context.Context, updatesPerSecond int) error {
 }
 
 // rank writes the ten hottest devices to their table. A row that is equal to the old one is no
-// change. It returns the keys of the hottest devices, which are more than ten.
+// change. It returns the keys of the devices that are to be polled more often.
 func (f *Fleet) rank() (hottest []int, err error) {
 	var rows []HotDevice
 	for id, d := range f.byTemperature.Backward() {
@@ -98,7 +98,7 @@ func (d *Device) start() {
 	d.Status = OK
 }
 
-// poll changes a device as if it was asked for its values at a time.
+// poll changes a device as if it had been asked for its values. It may not answer.
 func (d *Device) poll(now time.Time) {
 	d.Polls++
 	d.Updated = now.UnixMilli()
