@@ -1,0 +1,127 @@
+// Package fleet is the dashboard of a simulated fleet of devices: the tables, the simulation, and a
+// page that shows them live in a browser.
+//
+// A caller can save the table of devices, or restore it before [Fleet.Populate]:
+//
+//	f := fleet.New()
+//	if err := f.Populate(50_000); err != nil {
+//		return err
+//	}
+//	go f.Run(ctx, 2000)
+//	http.ListenAndServe("127.0.0.1:8080", f.Handler())
+package fleet
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// A Status tells how a device is.
+type Status string
+
+// The statuses of a device. Its temperature decides between the first three.
+const (
+	OK      Status = "ok"
+	Warm    Status = "warm"
+	Hot     Status = "hot"
+	Offline Status = "offline"
+)
+
+// A Device is a row of the fleet. It has no pointers and no time.Time, so a row that was encoded as
+// JSON is decoded as an equal row.
+type Device struct {
+	ID          int         `json:"id"`
+	Name        string      `json:"name"`
+	Region      string      `json:"region"` // the ID of a Region
+	Status      Status      `json:"status"`
+	Temperature float64     `json:"temperature"` // in °C, or 0 when the device is offline
+	Load        float64     `json:"load"`        // from 0 to 1
+	Recent      [12]float64 `json:"recent"`      // the last temperatures, with the newest at the end
+	Polls       int         `json:"polls"`       // how often the device was polled
+	Updated     int64       `json:"updated"`     // when it was polled last, in milliseconds since 1970
+}
+
+// A HotDevice is one of the ten hottest devices of the fleet.
+type HotDevice struct {
+	Rank        int     `json:"rank"` // 1 is the hottest
+	ID          int     `json:"id"`
+	Name        string  `json:"name"`
+	Region      string  `json:"region"`
+	Status      Status  `json:"status"`
+	Temperature float64 `json:"temperature"`
+}
+
+// A Region is a place where devices stand.
+type Region struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+
+	climate float64 // the mean temperature of an idle device, in °C
+}
+
+// Regions are the regions of every fleet. They must not be modified.
+var Regions = []Region{
+	{"frankfurt", "Frankfurt", 23},
+	{"london", "London", 22},
+	{"mumbai", "Mumbai", 25},
+	{"oregon", "Oregon", 22},
+	{"sao-paulo", "São Paulo", 24},
+	{"singapore", "Singapore", 26},
+	{"stockholm", "Stockholm", 21},
+	{"sydney", "Sydney", 23},
+	{"tokyo", "Tokyo", 23},
+	{"virginia", "Virginia", 24},
+}
+
+// A Fleet has the tables of the dashboard.
+type Fleet struct {
+	Devices *changefeed.Table[int, Device]
+	Hottest *changefeed.Table[int, HotDevice] // by rank
+
+	byRegion      *changefeed.Index[string, int, Device]
+	byTemperature *changefeed.Index[float64, int, Device]
+}
+
+// retained is the number of changes with which a page can resume: those of half a minute, at the
+// usual 2,000 a second.
+const retained = 60_000
+
+// New returns a fleet without devices.
+func New() *Fleet {
+	f := &Fleet{
+		Devices: changefeed.NewTable("devices", func(d *Device) int { return d.ID }),
+		Hottest: changefeed.NewTable("hottest", func(d *HotDevice) int { return d.Rank }),
+	}
+	f.byRegion = changefeed.NewIndex(f.Devices, "region", func(d *Device) string { return d.Region })
+	f.byTemperature = changefeed.NewIndex(f.Devices, "temperature", func(d *Device) float64 { return d.Temperature })
+	f.Devices.Retain(retained)
+	f.Hottest.Retain(1000)
+	return f
+}
+
+// Populate adds n devices to the table, if it is empty. A table that was restored stays as it is.
+func (f *Fleet) Populate(n int) error {
+	if f.Devices.Len() > 0 {
+		return nil
+	}
+	for id := range n {
+		if _, err := f.Devices.Insert(newDevice(id + 1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newDevice returns a device that was polled a few times.
+func newDevice(id int) Device {
+	region := regionOf(id)
+	d := Device{ID: id, Name: fmt.Sprintf("%.3s-%05d", region.ID, id), Region: region.ID}
+	d.start()
+	now := time.Now()
+	for range 2 * len(d.Recent) {
+		d.poll(now)
+	}
+	return d
+}
