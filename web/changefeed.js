@@ -5,13 +5,16 @@
 //	const feed = follow("/players/changes", {
 //	  key: (player) => player.ID,
 //	  change(before, now, feed) {}, // of a row: null before an insert, and now after a delete
-//	  state(state, feed) {},        // "connecting", "loading", "live" or "ended"
+//	  state(state, feed) {},        // "connecting", "loading", "live", "paused" or "ended"
 //	});
-//	feed.rows;    // a Map from keys to the rows as they are now
+//	feed.rows;     // a Map from keys to the rows as they are now; another one after each reset
+//	feed.pause();  // closes the connection, for example while the page is hidden
+//	feed.resume();
 //	feed.close();
 //
-// After a lost connection the feed goes on where it was. If the server cannot do that, it sends all
-// rows again, and change is called for the rows that differ.
+// After a lost connection, and after a pause, the feed goes on where it was. If the server cannot do
+// that, it sends all rows again, and change is called for the rows that differ. The first call of
+// state comes before follow has returned.
 
 export function follow(url, options) {
   return new Feed(url, options);
@@ -27,7 +30,7 @@ class Feed {
   #timer;
   #id = ""; // of the last event, which browsers keep only for a connection
   #loading = null; // the rows since a reset, until all have come
-  #pause = 1000; // in milliseconds, before the feed connects again by itself
+  #delay = 1000; // in milliseconds, before the feed connects again by itself
 
   constructor(url, options) {
     this.#url = new URL(url, globalThis.location?.href);
@@ -37,38 +40,50 @@ class Feed {
 
   // close ends the feed. The rows remain.
   close() {
+    this.#disconnect("ended");
+  }
+
+  pause() {
+    if (this.state !== "ended") this.#disconnect("paused");
+  }
+
+  resume() {
+    if (this.state === "paused") this.#connect();
+  }
+
+  #disconnect(state) {
     clearTimeout(this.#timer);
     this.#source.close();
-    this.#become("ended");
+    this.#become(state);
   }
 
   #connect() {
     if (this.#id) this.#url.searchParams.set("after", this.#id);
-    this.#become("connecting");
-    this.#source = new EventSource(this.#url, { withCredentials: this.#options.withCredentials });
+    const source = new EventSource(this.#url, { withCredentials: this.#options.withCredentials });
     const on = (name, f) =>
-      this.#source.addEventListener(name, (event) => {
+      source.addEventListener(name, (event) => {
+        if (source !== this.#source || this.state === "paused" || this.state === "ended") return;
         this.#id = event.lastEventId || this.#id;
         f(event.data && JSON.parse(event.data));
       });
-    on("open", () => {
-      this.#pause = 1000;
-      this.#become(this.#loading || !this.#id ? "loading" : "live");
-    });
+    on("open", () => (this.#delay = 1000));
     on("reset", () => {
       this.#loading = new Map();
       this.#become("loading");
     });
+    on("resumed", () => this.#become("live"));
+    on("position", () => {});
     on("message", (change) => this.#change(change));
     on("ready", () => this.#ready());
     on("end", () => this.close());
     on("error", () => {
-      if (this.state === "ended") return;
       this.#become("connecting");
-      if (this.#source.readyState !== EventSource.CLOSED) return; // the browser connects again
-      this.#timer = setTimeout(() => this.#connect(), this.#pause);
-      this.#pause = Math.min(2 * this.#pause, 30_000);
+      if (source.readyState !== EventSource.CLOSED) return; // the browser connects again
+      this.#timer = setTimeout(() => this.#connect(), this.#delay);
+      this.#delay = Math.min(2 * this.#delay, 30_000);
     });
+    this.#source = source;
+    this.#become("connecting");
   }
 
   #change({ old_val: before = null, new_val: now = null }) {

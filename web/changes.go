@@ -58,7 +58,7 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	ctx, cancel := h.servers.Context(r)
 	defer cancel()
-	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1)}
+	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1), resumes: !after.IsZero()}
 	options := []changefeed.FeedOption{
 		changefeed.After(after), changefeed.OnOverflow(changefeed.Resync), changefeed.Buffer(h.buffer),
 		changefeed.Poll(c.wake), changefeed.Track(&c.feed), changefeed.Named(h.name),
@@ -82,6 +82,7 @@ type client[K, V any] struct {
 	wake    chan struct{}
 	out     *sse.Writer
 	id      changefeed.Position // the last one that was sent
+	resumes bool                // nothing was sent yet, and the first event is "resumed" or "reset"
 }
 
 // follow sends the stream until it ends, and returns why.
@@ -103,12 +104,15 @@ func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], text
 			return err
 		}
 	}
+	if err == nil {
+		c.addResumed()
+	}
 	if c.out.IsEmpty() {
 		return err
 	}
 	if p := c.feed.Position(); p != c.id && !p.IsZero() {
 		c.id = p
-		c.out.Text = fmt.Appendf(c.out.Text, "id: %v\n\n", p)
+		c.out.Text = fmt.Appendf(c.out.Text, "event: position\nid: %v\ndata: {}\n\n", p)
 	}
 	return errors.Join(err, c.out.Flush())
 }
@@ -117,6 +121,7 @@ func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], text
 func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 	switch {
 	case err == nil:
+		c.addResumed()
 		return c.addChange(change)
 	case errors.Is(err, changefeed.ErrTableDropped):
 		c.out.Text = append(c.out.Text, "event: end\ndata: {\"error\":\"the table was dropped\"}\n\n"...)
@@ -128,8 +133,16 @@ func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 	}
 	data, _ := json.Marshal(skipped)
 	c.out.Text = fmt.Appendf(c.out.Text, "event: reset\nid: %s\ndata: %s\n\n", noPosition, data)
-	c.id = changefeed.Position{}
+	c.id, c.resumes = changefeed.Position{}, false
 	return nil
+}
+
+// addResumed adds the event that says that the feed goes on after the position of the request.
+func (c *client[K, V]) addResumed() {
+	if c.resumes {
+		c.resumes = false
+		c.out.Text = append(c.out.Text, "event: resumed\ndata: {}\n\n"...)
+	}
 }
 
 func (c *client[K, V]) addChange(change changefeed.Change[V]) error {

@@ -46,8 +46,16 @@
 // buffer, when the table was reset, and when the page has seen changes that were lost with the
 // server: see the package durable. The ID 0 stands for no position.
 //
+// A feed that goes on says so first, with the event "resumed". The event "position" tells an ID that
+// is newer than that of the last change, for example because the changes since then were not of the
+// selection. The data of both is {}.
+//
 // The parameter "after" is for the first request of a page that has the rows already, for example
 // from [Rows]. The header counts before it.
+//
+// A browser opens at most six connections to a server, if it does not use HTTP/2. Each feed needs
+// one for as long as it is open, in all pages of the browser together. A page that is hidden should
+// therefore pause its feeds, and resume them when it is seen again.
 //
 // When the table is dropped, the event "end" comes. The page must then close its EventSource, or
 // the browser connects again and again.

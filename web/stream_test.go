@@ -79,6 +79,7 @@ func TestAPageThatLosesItsConnection(t *testing.T) {
 				case e.name == "reset":
 					reset++
 				default:
+					require.Equal(t, "resumed", e.name)
 					resumed++
 				}
 			}
@@ -313,6 +314,9 @@ func TestRows(t *testing.T) {
 	_, _ = players.Delete(7)
 	p := (&page{t: t}).open(server.URL + "/changes?after=" + position)
 	e, err := p.next()
+	require.NoError(t, err)
+	require.Equal(t, event{"resumed", "", "{}"}, e)
+	e, err = p.next()
 	require.NoError(t, err)
 	require.Equal(t, `{"old_val":{"ID":7,"Team":"red","Score":7},"new_val":null}`, e.data)
 	p.close()

@@ -161,10 +161,16 @@ func TestAFeed(t *testing.T) {
 	require.Equal(t, event{"message", players.Position().String(), `{"old_val":{"ID":1,"Team":"red","Score":10},"new_val":{"ID":1,"Team":"red","Score":11}}`}, e)
 	p.close()
 	_, _ = players.Delete(1)
+	last := p.id
 	p.open(server.URL)
-	e, err = p.take()
-	require.NoError(t, err)
-	require.Equal(t, event{"message", players.Position().String(), `{"old_val":{"ID":1,"Team":"red","Score":11},"new_val":null}`}, e)
+	for _, want := range []event{
+		{"resumed", last, "{}"},
+		{"message", players.Position().String(), `{"old_val":{"ID":1,"Team":"red","Score":11},"new_val":null}`},
+	} {
+		e, err = p.take()
+		require.NoError(t, err)
+		require.Equal(t, want, e)
+	}
 	players.Drop()
 	e = p.takeUntil("end")
 	require.Equal(t, `{"error":"the table was dropped"}`, e.data)

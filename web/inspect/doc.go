@@ -5,7 +5,8 @@
 //
 // The page has three parts. The overview shows each table with its rows, indexes, retained changes
 // and writes a second, and each feed with its selection, options, buffer, skipped changes and lag,
-// the furthest behind first. The second part shows the rows of a table by key, or by the values of an
+// those with a
+// full buffer first, and then the furthest behind. The second part shows the rows of a table by key, or by the values of an
 // index. The third shows changes when they are made, with the old and the new row side by side.
 //
 // # For programs

@@ -59,6 +59,14 @@ type feed struct {
 	lag   uint64
 }
 
+// isFull returns 1 if the buffer of a feed is full, so that the next change drops one, and 0 otherwise.
+func (f *feed) isFull() int {
+	if f.Capacity > 0 && f.Buffered >= f.Capacity {
+		return 1
+	}
+	return 0
+}
+
 // overview returns the figures of all tables, and of limit feeds that contain the text.
 func (h *handler) overview(text string, limit int) *overview {
 	o := &overview{Time: time.Now(), Tables: []tableView{}}
@@ -82,7 +90,7 @@ func (h *handler) overview(text string, limit int) *overview {
 	}
 	o.Feeds.Matched = len(feeds)
 	slices.SortStableFunc(feeds, func(a, b feed) int {
-		return cmp.Or(cmp.Compare(b.lag, a.lag), cmp.Compare(b.Buffered, a.Buffered), cmp.Compare(b.Skipped, a.Skipped))
+		return cmp.Or(b.isFull()-a.isFull(), cmp.Compare(b.lag, a.lag), cmp.Compare(b.Buffered, a.Buffered), cmp.Compare(b.Skipped, a.Skipped))
 	})
 	o.Feeds.List = []feedView{}
 	for _, f := range feeds[:min(len(feeds), limit)] {

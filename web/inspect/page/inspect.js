@@ -54,7 +54,7 @@ const overview = {
     keep($("#feeds tbody"), o.feeds.list.map((f) => this.feed(f)), 9, "There are no feeds.");
     const shown = o.feeds.list.length;
     $("#feed-count").textContent =
-      `${count(o.feeds.total)}` + (shown < o.feeds.total ? `, ${count(shown)} shown, the furthest behind first` : "");
+      `${count(o.feeds.total)}` + (shown < o.feeds.total ? `, ${count(shown)} shown, full buffers and the furthest behind first` : "");
     $("#more-feeds").hidden = shown === o.feeds.matched;
   },
 
