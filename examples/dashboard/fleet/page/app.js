@@ -66,7 +66,7 @@ class Region {
   #become(state, feed) {
     const from = this.#state;
     this.#state = state;
-    if (from === "connecting" && state !== "ended") this.connects++;
+    if (from === "connecting" && (state === "live" || state === "loading")) this.connects++;
     if (state === "loading") {
       this.resets++;
       this.#resumedAt = 0;
@@ -79,9 +79,9 @@ class Region {
       setTimeout(() => {
         if (region === this && this.resets === resets) log(`Resumed after ${seconds} s with ${whole.format(this.resumed - resumed)} changes`);
       }, 500); // by then they have come
-    } else if (state === "connecting" && from) {
+    } else if (from === "live" || from === "loading") {
       this.#lostAt = Date.now();
-      log("The connection was lost");
+      log(state === "paused" ? "Paused, because nobody looked" : "The connection was lost");
     }
     drawSoon();
   }
@@ -281,12 +281,12 @@ document.addEventListener("visibilitychange", () => {
   clearTimeout(leaving);
   if (document.hidden) {
     leaving = setTimeout(() => {
-      region?.feed.close();
-      hottest?.close();
+      region?.feed.pause();
+      hottest?.pause();
     }, leaveAfter);
-  } else if (hottest?.state === "ended") {
-    followHottest();
-    show(region.id);
+  } else {
+    region?.feed.resume();
+    hottest?.resume();
   }
 });
 
