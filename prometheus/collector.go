@@ -49,9 +49,12 @@ import (
 //
 // The label table is constant, so several collectors of different tables can be registered in one
 // registry. To stop reporting a dropped table, unregister its collector. A second collector of a
-// table, or of one with the same name, cannot be registered: register it with
-// [prometheus.WrapRegistererWith] and another label. A table that is passed twice counts once.
-// NewCollector panics if a table is nil, and if two of the tables have the same name.
+// table, or of one with the same name, cannot be registered. If tables have the same name, make a
+// collector for each, and register all collectors with one more label: see
+// [prometheus.WrapRegistererWith].
+//
+// A table that is passed twice counts once. NewCollector panics if a table is nil, and if two of
+// the tables have the same name.
 //
 // # Cost
 //
@@ -69,7 +72,7 @@ func NewCollector(tables ...changefeed.AnyTable) prometheus.Collector {
 		other, ok := byName[name]
 		if ok && other != t {
 			panic(fmt.Sprintf("changefeedprom: NewCollector: two tables have the name %q; make a collector for each, "+
-				"and register them with different labels by prometheus.WrapRegistererWith", name))
+				"and register each with another label: see prometheus.WrapRegistererWith", name))
 		}
 		if !ok {
 			byName[name] = t
