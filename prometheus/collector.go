@@ -9,58 +9,10 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// NewCollector returns a collector for the tables. Each metric has the label table, which is the
-// name of the table:
-//
-//	changefeed_table_rows                   gauge    rows in the table
-//	changefeed_table_seq                    gauge    sequence number of the last change
-//	changefeed_table_writes_total           counter  changes that writes made; kind is insert, update or delete
-//	changefeed_table_retained_changes       gauge    changes with which a feed can resume
-//	changefeed_feeds                        gauge    feeds that have not ended
-//	changefeed_feed_buffered_changes        gauge    changes waiting to be read
-//	changefeed_feed_capacity_changes        gauge    capacity of the buffers
-//	changefeed_feed_lag_changes             gauge    how far behind the slowest feed is
-//	changefeed_feed_delivered_changes_total counter  changes that loops received
-//	changefeed_feed_skipped_changes_total   counter  changes that were skipped because a loop was too slow
-//
-// # Feeds
-//
-// The last six also have the label feed, which is the name of the feed: see [changefeed.Named].
-// Feeds of one table with the same name are added up, and only their lag is that of the slowest.
-// Feeds without a name are added up with the empty label, which is the same to Prometheus as no
-// label. The number of time series therefore depends on the number of names, not on the number of
-// feeds. A name that was seen once is reported until the program ends, so a name must not contain
-// the number of a user or of a request.
-//
-// A feed of [changefeed.Commits] counts in each of its tables, with its changes to all of them.
-// The sum over the tables counts it more than once. A feed with [changefeed.Squash] has no
-// capacity.
-//
-// The counters never decrease, also when feeds end. They contain what the collector has seen: they
-// miss what a feed did after the last collection before its end. A feed that begins and ends
-// between two collections is not counted at all.
-//
-// The lag is the number of changes to the table since the last one that the feed has read. It
-// includes changes that the feed has skipped, or does not select. It is 0 if nothing is buffered.
-// For a feed of Commits, and for one at sequence number 0, it is the number of changes in the
-// buffer.
-//
-// # Tables
-//
-// The label table is constant, so several collectors of different tables can be registered in one
-// registry. To stop reporting a dropped table, unregister its collector. A second collector of a
-// table, or of one with the same name, cannot be registered. If tables have the same name, make a
-// collector for each, and register all collectors with one more label: see
-// [prometheus.WrapRegistererWith].
+// NewCollector returns a collector for the tables. It can be used by several goroutines at once.
 //
 // A table that is passed twice counts once. NewCollector panics if a table is nil, and if two of
 // the tables have the same name.
-//
-// # Cost
-//
-// A collection waits for at most one write or transaction a table. It takes linear time in the
-// number of feeds, and makes no writer wait that long. The collector remembers 24 bytes for each
-// feed.
 func NewCollector(tables ...changefeed.AnyTable) prometheus.Collector {
 	c := new(collector)
 	byName := make(map[string]changefeed.AnyTable)

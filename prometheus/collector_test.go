@@ -341,10 +341,9 @@ func TestDocumentation(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	require.Equal(t, want, namesIn(string(readme)))
-	source, err := os.ReadFile("collector.go")
+	doc, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
-	comment, _, _ := strings.Cut(string(source), "func NewCollector")
-	require.Equal(t, want, namesIn(comment))
+	require.Equal(t, want, namesIn(string(doc)))
 
 	// The first Go block is the beginning of the example, and the second its imports.
 	example, err := os.ReadFile("example_test.go")
