@@ -198,8 +198,8 @@ func (c *tableCollector) group(name string) *group {
 }
 
 // lagOf returns how far a feed is behind the sequence number of its table. It is at least what is
-// buffered. That is all that is known of a feed of Commits, which has no sequence number, and of a
-// feed that was listed after the table was reset to a smaller one.
+// buffered. Nothing else is known of a feed of Commits, which has no sequence number. The same is
+// true of a feed that was ahead of the table, which was reset or written to before the listing.
 func lagOf(f *changefeed.FeedInfo, seq uint64) uint64 {
 	buffered := uint64(f.Buffered)
 	if buffered == 0 || f.Seq == 0 || f.Seq > seq {

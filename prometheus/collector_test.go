@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +46,9 @@ func read[T any](t *testing.T, feed changefeed.Stream[T], n int) {
 	}
 	require.LessOrEqual(t, n, 0)
 }
+
+// keepAlive keeps streams until it is called. The feed of a stream that is garbage ends.
+func keepAlive(streams ...any) { runtime.KeepAlive(streams) }
 
 // names matches the names of metrics in a text.
 var names = regexp.MustCompile(`\bchangefeed_[a-z_]+`)
@@ -189,6 +193,7 @@ changefeed_feed_delivered_changes_total{feed="store",table="games"} 1
 changefeed_feed_delivered_changes_total{feed="store",table="users"} 1
 `
 	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(want), namesIn(want)...))
+	keepAlive(audit, row, squash, commits)
 }
 
 func TestLint(t *testing.T) {
@@ -200,7 +205,7 @@ func TestLint(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, problems)
 	require.Equal(t, 12, testutil.CollectAndCount(c), "each metric, and writes for each kind")
-	read(t, feed, 0)
+	keepAlive(feed)
 }
 
 // A registry refuses what it could not tell apart. The pedantic one checks what is collected, too.
@@ -248,7 +253,7 @@ func TestNames(t *testing.T) {
 # TYPE changefeed_feeds gauge
 changefeed_feeds{feed="feed`+"\uFFFD"+`",table="games`+"\uFFFD"+`"} 2
 `), "changefeed_feeds"))
-	_, _ = one, two
+	keepAlive(one, two)
 }
 
 // A dropped table has no rows. Its feeds are there until their loops have ended.

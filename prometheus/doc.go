@@ -26,10 +26,10 @@
 //
 // The last six metrics also have the label feed, which is the name of the feed: see
 // [changefeed.Named]. Feeds of one table with the same name are added up. Only their lag is not a
-// sum, but that of the slowest. Feeds without a name are added up with the empty label, which
-// Prometheus does not tell from no label. The number of time series therefore depends on the number
-// of names, not on the number of feeds. A name that was seen once is reported as long as there is
-// the collector. Do not put the number of a user or of a request into a name.
+// sum, but that of the slowest. Feeds without a name are added up with the empty label,
+// which is the same to Prometheus as no label. The number of time series therefore depends on the
+// number of names, not on the number of feeds. The collector reports a name for ever after it has
+// seen it once, so do not put the number of a user or of a request into a name.
 //
 // A feed of [changefeed.Commits] counts in each of its tables, with its changes to all of them, so
 // do not add it up over tables. A feed with [changefeed.Squash] has no capacity. A feed with a
@@ -38,7 +38,7 @@
 // The counters never decrease, even when feeds end. A counter contains what the collector has seen.
 // It misses what a feed did between the last collection and its end. A feed that begins and ends
 // between two collections is not counted. The first collection counts all that the feeds have done
-// before.
+// before. A feed may count one skipped change too many: see [changefeed.FeedInfo].
 //
 // The lag is the number of changes to the table since the last one that the feed has read. It
 // includes changes that the feed has skipped, or does not select. It is 0 if nothing is buffered.

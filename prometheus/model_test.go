@@ -237,6 +237,7 @@ func TestModel(t *testing.T) {
 		}
 	}
 	collect()
+	keepAlive(feeds)
 	t.Log(outcomes)
 	for _, o := range []string{"commits", "skipped", "behind", "ended", "ended unseen"} {
 		require.Positive(t, outcomes[o], o)
