@@ -202,7 +202,7 @@ func (c *tableCollector) group(name string) *group {
 // true of a feed that was ahead of the table, which was reset or written to before the listing.
 func lagOf(f *changefeed.FeedInfo, seq uint64) uint64 {
 	buffered := uint64(f.Buffered)
-	if buffered == 0 || f.Seq == 0 || f.Seq > seq {
+	if buffered == 0 || f.Commits || f.Seq > seq {
 		return buffered
 	}
 	return max(buffered, seq-f.Seq)

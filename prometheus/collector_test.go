@@ -318,7 +318,8 @@ func TestFigures(t *testing.T) {
 		{"all ended", nil, 0, 15, 12},
 		{"behind", feeds{{ID: 6, Buffered: 1, Seq: 98}, {ID: 7, Buffered: 1, Seq: 95}, {ID: 8, Buffered: 1, Seq: 99}}, 5, 15, 12},
 		{"nothing buffered", feeds{{ID: 6, Seq: 50}}, 0, 15, 12},
-		{"commits", feeds{{ID: 6, Buffered: 7}}, 7, 15, 12},
+		{"commits", feeds{{ID: 6, Buffered: 7, Commits: true}}, 7, 15, 12},
+		{"a feed that has read nothing", feeds{{ID: 6, Buffered: 7}}, 100, 15, 12},
 		{"listed after a reset", feeds{{ID: 6, Buffered: 2, Seq: 101}}, 2, 15, 12},
 		{"listed after more writes", feeds{{ID: 6, Buffered: 20, Seq: 90}}, 20, 15, 12},
 	} {

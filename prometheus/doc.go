@@ -42,8 +42,7 @@
 //
 // The lag is the number of changes to the table since the last one that the feed has read. It
 // includes changes that the feed has skipped, or does not select. It is 0 if nothing is buffered.
-// For a feed of Commits, and for a feed at sequence number 0, it is the number of changes in the
-// buffer.
+// For a feed of Commits it is the number of changes in the buffer.
 //
 // # Tables
 //
