@@ -116,6 +116,12 @@
 // one element. [Table.Restore] gives a new table rows and history of another one, also of
 // another process. [Table.Apply] keeps it a replica. [Table.Reset] replaces its contents.
 //
+// # Around a table
+//
+// [Table.Info] and [Table.Feeds] have figures. The package web sends rows and changes to browsers,
+// and its package inspect shows a running program. The modules durable and prometheus store tables
+// in a file, and report metrics.
+//
 // # Concurrency
 //
 // All methods of a table are safe for concurrent use. Loop bodies, stages and predicates
@@ -128,7 +134,7 @@
 // [Selection.In].
 //
 // No goroutine stays. Short ones start when a context ends, a Squash is due, or a write
-// notifies many feeds, and to drop old rows.
+// notifies several feeds, and to drop old rows.
 //
 // # Shutting down
 //
@@ -160,6 +166,5 @@
 //   - A row with several values in an index comes once.
 //   - A panic in a user's function reaches the caller.
 //   - There are no feeds of order_by.limit, joins or aggregates.
-//   - Everything is typed, in process and in memory, without a server, query language or
-//     persistence.
+//   - Everything is typed, in process and in memory, without a server or query language.
 package changefeed

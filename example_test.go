@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"slices"
 	"strings"
@@ -865,4 +866,19 @@ func ExampleNewIndexFunc() {
 	// {Carol blue 5}
 	// {Bob red 30}
 	// {Alice red 20}
+}
+
+// The figures of a table and of its feeds, for example at /debug/vars.
+func Example_expvar() {
+	players := newPlayers(Player{"Bob", "red", 10})
+	expvar.Publish("players", expvar.Func(func() any { return players.Info() }))
+	expvar.Publish("players.feeds", expvar.Func(func() any { return players.Feeds() }))
+
+	var info changefeed.TableInfo
+	_ = json.Unmarshal([]byte(expvar.Get("players").String()), &info)
+	fmt.Println(info)
+	fmt.Println(expvar.Get("players.feeds"))
+	// Output:
+	// table "players": rows 1, seq 1, retained 0, indexes 0, feeds 0
+	// []
 }
