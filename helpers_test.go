@@ -414,6 +414,12 @@ func infoOf(games *Table[int, game]) FeedInfo {
 	return info
 }
 
+// figures returns i without what it tells of the selection and the options.
+func figures(i FeedInfo) FeedInfo {
+	i.Selection, i.Commits, i.Overflow, i.Squash, i.Polls = "", false, 0, 0, false
+	return i
+}
+
 // notifications returns how many values are in a channel, and takes them out.
 func notifications(wake chan struct{}) (n int) {
 	for len(wake) > 0 {

@@ -972,6 +972,7 @@ func (r *selectionRun) compare() {
 			require.Greater(r, infos[i].ID, last)
 			last = infos[i].ID
 			infos[i].ID = 0
+			infos[i] = figures(infos[i])
 			if want[i] != infos[i] {
 				require.Equal(r, want[i], infos[i])
 			}
