@@ -74,7 +74,7 @@ var mayUse = map[string]string{
 
 	// What users see of a change, and what they ask for.
 	"changefeed.go": "errors.go row.go",
-	"option.go":     "errors.go position.go track.go",
+	"option.go":     "errors.go info.go position.go track.go",
 	"log.go":        "changefeed.go errors.go feed.go position.go",
 
 	// Where rows and changes are kept. They know no table.
@@ -92,19 +92,22 @@ var mayUse = map[string]string{
 	"position.go":    "commits.go table.go",
 	"table.go":       "changefeed.go commits.go debug_off.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
 	"write.go":       "cell.go changefeed.go commits.go debug_off.go errors.go hash.go index.go interval.go position.go scope.go snapshot.go table.go transaction.go tree.go",
-	"transaction.go": "cell.go changefeed.go commits.go debug_off.go errors.go hash.go index.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
+	"transaction.go": "cell.go changefeed.go commits.go debug_off.go errors.go feed.go hash.go index.go info.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
 	"read.go":        "cell.go index.go position.go snapshot.go table.go transaction.go tree.go",
 	"selection.go":   "batch.go cell.go changefeed.go debug_off.go feed.go interval.go option.go position.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
 	"index.go":       "cell.go debug_off.go errors.go interval.go read.go scan.go scope.go selection.go table.go transaction.go tree.go",
+
+	"info.go":       "changefeed.go commits.go feed.go index.go interval.go option.go position.go ringbuffer.go scope.go selection.go table.go",
+	"inspection.go": "errors.go index.go interval.go scan.go selection.go table.go transaction.go",
 
 	"apply.go": "cell.go changefeed.go debug_off.go errors.go position.go table.go transaction.go write.go",
 
 	"restore.go": "cell.go changefeed.go commits.go debug_off.go errors.go feed.go hash.go index.go position.go ringbuffer.go scope.go selection.go squash.go table.go transaction.go tree.go",
 
 	// The loop's side.
-	"commits.go": "changefeed.go debug_off.go errors.go feed.go option.go position.go query.go ringbuffer.go scan.go scope.go selection.go snapshot.go table.go track.go transaction.go",
+	"commits.go": "changefeed.go debug_off.go errors.go feed.go info.go option.go position.go query.go ringbuffer.go scan.go scope.go selection.go snapshot.go table.go track.go transaction.go",
 	"track.go":   "backlog.go changefeed.go errors.go feed.go option.go position.go squash.go table.go",
-	"feed.go":    "backlog.go changefeed.go commits.go errors.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go tree.go",
+	"feed.go":    "backlog.go changefeed.go commits.go errors.go info.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go tree.go",
 	"batch.go":   "changefeed.go feed.go query.go scope.go track.go",
 }
 
