@@ -404,6 +404,7 @@ func (s *commitSubscription) info() FeedInfo {
 	}
 	u.passed = 0 // there is no sequence number of several tables
 	info := u.info(s.id, s.initial.Load() != nil)
+	info.Commits = true
 	s.about.addTo(&info, s.set.String())
 	return info
 }

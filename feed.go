@@ -772,7 +772,7 @@ type FeedInfo struct {
 	Initial   bool   // present rows, or Ready, are still to come: see [IncludeInitial]
 	Buffered  int    // changes waiting to be read
 	Capacity  int    // of the buffer, see [Buffer]
-	Delivered uint64 // changes that the loop received
+	Delivered uint64 // changes that the loop received, or that the predicate left out
 
 	// Skipped is the number of changes skipped, including those that no [SkippedError]
 	// has reported yet. A change that the loop is receiving at that moment may be
@@ -788,6 +788,7 @@ type FeedInfo struct {
 	// the tables with [Commits]. It is for people. At most 64 characters of a value are in it.
 	Selection string
 
+	Commits  bool          // a feed of [Commits]
 	Overflow Overflow      // see [OnOverflow]
 	Squash   time.Duration // see [Squash]; a Capacity of 0 tells Squash(0) from no Squash
 	Polls    bool          // see [Poll]

@@ -114,7 +114,7 @@ func TestFeedInfoTellsWhatIsFollowed(t *testing.T) {
 	var f Feed
 	Commits(t.Context(), []AnyTable{games, users}, Track(&f), Named("both"), OnOverflow(Fail))
 	i := f.Info()
-	require.Equal(t, FeedInfo{ID: i.ID, Capacity: DefaultBuffer, Name: "both", Overflow: Fail, Selection: `commits of "games", "users"`}, i)
+	require.Equal(t, FeedInfo{ID: i.ID, Capacity: DefaultBuffer, Name: "both", Overflow: Fail, Commits: true, Selection: `commits of "games", "users"`}, i)
 }
 
 func nine(n int) string { return strings.Repeat("9", n) }

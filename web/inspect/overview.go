@@ -70,26 +70,26 @@ func (f *feed) isFull() int {
 // overview returns the figures of all tables, and of limit feeds that contain the text.
 func (h *handler) overview(text string, limit int) *overview {
 	o := &overview{Time: time.Now(), Tables: []tableView{}}
-	var feeds []feed
+	var feeds []*feed
 	for i := range h.tables {
 		t := &h.tables[i]
 		info := t.Info()
 		o.Tables = append(o.Tables, viewOfTable(t, info))
 		for _, f := range t.Feeds() {
-			feeds = append(feeds, feed{f, t, lag(f, info.Position.Seq)})
+			feeds = append(feeds, &feed{f, t, lag(f, info.Position.Seq)})
 		}
 	}
 	// A feed of commits is one of each of its tables.
-	slices.SortStableFunc(feeds, func(a, b feed) int { return cmp.Compare(a.ID, b.ID) })
-	feeds = slices.CompactFunc(feeds, func(a, b feed) bool { return a.ID == b.ID })
+	slices.SortStableFunc(feeds, func(a, b *feed) int { return cmp.Compare(a.ID, b.ID) })
+	feeds = slices.CompactFunc(feeds, func(a, b *feed) bool { return a.ID == b.ID })
 	o.Feeds.Total = len(feeds)
 	if text != "" {
-		feeds = slices.DeleteFunc(feeds, func(f feed) bool {
+		feeds = slices.DeleteFunc(feeds, func(f *feed) bool {
 			return !strings.Contains(f.Name, text) && !strings.Contains(f.Selection, text)
 		})
 	}
 	o.Feeds.Matched = len(feeds)
-	slices.SortStableFunc(feeds, func(a, b feed) int {
+	slices.SortStableFunc(feeds, func(a, b *feed) int {
 		return cmp.Or(b.isFull()-a.isFull(), cmp.Compare(b.lag, a.lag), cmp.Compare(b.Buffered, a.Buffered), cmp.Compare(b.Skipped, a.Skipped))
 	})
 	o.Feeds.List = []feedView{}
@@ -102,13 +102,11 @@ func (h *handler) overview(text string, limit int) *overview {
 // lag returns how many changes of a table were made since the last one that a feed has read. It is 0
 // if the feed has read all changes that it follows.
 func lag(f changefeed.FeedInfo, seq uint64) uint64 {
-	if f.Buffered == 0 || isOfCommits(f) {
+	if f.Buffered == 0 || f.Commits {
 		return uint64(f.Buffered)
 	}
 	return max(seq, f.Seq+1) - f.Seq // the feed may have read more since
 }
-
-func isOfCommits(f changefeed.FeedInfo) bool { return strings.HasPrefix(f.Selection, `commits of "`) }
 
 func viewOfTable(t *table, i changefeed.TableInfo) tableView {
 	return tableView{
@@ -118,12 +116,12 @@ func viewOfTable(t *table, i changefeed.TableInfo) tableView {
 	}
 }
 
-func viewOfFeed(f feed) feedView {
+func viewOfFeed(f *feed) feedView {
 	v := feedView{
 		ID: f.ID, Name: f.Name, Selection: f.Selection, Options: optionsOf(f.FeedInfo), Initial: f.Initial,
 		Buffered: f.Buffered, Capacity: f.Capacity, Delivered: f.Delivered, Skipped: f.Skipped, Lag: f.lag,
 	}
-	if !isOfCommits(f.FeedInfo) {
+	if !f.Commits {
 		v.Table, v.Position = f.table.label, f.table.At(f.Seq).String()
 	}
 	return v

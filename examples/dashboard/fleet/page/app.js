@@ -79,7 +79,7 @@ class Region {
       setTimeout(() => {
         if (region === this && this.resets === resets) log(`Resumed after ${seconds} s with ${whole.format(this.resumed - resumed)} changes`);
       }, 500); // by then they have come
-    } else if (from === "live" || from === "loading") {
+    } else if (state !== "ended" && (from === "live" || from === "loading")) {
       this.#lostAt = Date.now();
       log(state === "paused" ? "Paused, because nobody looked" : "The connection was lost");
     }
