@@ -107,7 +107,7 @@ class Feed {
       const old = before.get(key) ?? null;
       if (JSON.stringify(old) !== JSON.stringify(row)) this.#options.change?.(old, row, this);
     }
-    this.#become("live");
+    if (this.state === "loading") this.#become("live"); // change may have closed the feed
   }
 
   #become(state) {
