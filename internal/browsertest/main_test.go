@@ -203,6 +203,13 @@ func (p *tab) click(selector string) {
 	do(p, "click "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
+// press presses a button with the keyboard.
+func (p *tab) press(selector string) {
+	p.Helper()
+	p.run(fmt.Sprintf("document.querySelector(%s).focus()", quote(selector)))
+	do(p, "press "+selector, chromedp.KeyEvent("\r"))
+}
+
 // quote returns the JSON of a value, which is JavaScript, too.
 func quote(v any) string {
 	data, err := json.Marshal(v)
