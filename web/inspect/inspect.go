@@ -107,7 +107,7 @@ func (h *handler) serveView(w http.ResponseWriter, r *http.Request, query url.Va
 	case format != "json":
 		return badRequest("the only format is json")
 	case view == "":
-		limit, err := number(query, "limit", 100, 1<<31)
+		limit, err := number(query, "limit", 100, 1_000_000)
 		if err != nil {
 			return err
 		}

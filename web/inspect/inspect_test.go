@@ -204,7 +204,7 @@ func TestRows(t *testing.T) {
 		"view=rows&table=players&after=" + p.Next:    "400 after is not the cursor of a page",
 		"view=rows&table=players&limit=0":            "400 limit must be a number from 1 to 1000",
 		"view=rows&table=players&limit=1001":         "400 limit must be a number from 1 to 1000",
-		"limit=x":                                    "400 limit must be a number from 1 to 2147483648",
+		"limit=x":                                    "400 limit must be a number from 1 to 1000000",
 		"view=columns":                               "400 the only views are rows and tail",
 	} {
 		w := get(t, h, "format=json&"+query)
