@@ -25,7 +25,7 @@ type subscription[K, V any] struct {
 	table  *Table[K, V]
 	part   part[K, V]
 	scope  *scope[K, V] // of part
-	about  *about       // nil if the feed has no name and no option that it tells of
+	about  *about       // nil if the feed has no such options
 	id     uint64       // in order of subscription
 	unhook func() bool  // stops the context from calling end
 
@@ -790,7 +790,7 @@ type FeedInfo struct {
 
 	Commits  bool          // a feed of [Commits]
 	Overflow Overflow      // see [OnOverflow]
-	Squash   time.Duration // see [Squash]; a Capacity of 0 tells Squash(0) from no Squash
+	Squash   time.Duration // see [Squash]. With Squash(0), it is 0, and so is Capacity
 	Polls    bool          // see [Poll]
 }
 

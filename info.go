@@ -61,7 +61,7 @@ func (t *Table[K, V]) Info() TableInfo {
 	return info
 }
 
-// An about is what a feed was asked for, as far as only its figures need it.
+// An about is the options of a feed that only its figures show.
 type about struct {
 	name     string
 	overflow Overflow

@@ -36,7 +36,7 @@ type feedConfig struct {
 	wake     chan<- struct{}
 }
 
-// about returns what the figures of a feed tell of its options.
+// about returns the options that the figures of a feed show, or nil if it has none of them.
 func (c *feedConfig) about(filters bool) *about {
 	a := about{c.name, c.overflow, c.polls, filters}
 	if a == (about{}) {

@@ -69,7 +69,7 @@ type ring[T any] struct {
 	end    atomic.Uint64           // of the published elements
 	tail   atomic.Pointer[page[T]] // the page that is being filled (nil: no element is kept)
 	parked atomic.Int32            // length of queue, changes under mu
-	waker  atomic.Uint32           // what the goroutine of wakeAll does
+	waker  atomic.Uint32           // the state of the goroutine of wakeAll
 	closed atomic.Uint64           // one more than the final end (0: elements may still come)
 
 	mu        sync.Mutex // guards what follows, and pins of each page
@@ -464,7 +464,7 @@ func (r *ring[T]) wake(n int) {
 	}
 }
 
-// What the goroutine of wakeAll does.
+// The states of the goroutine of wakeAll.
 const (
 	wakerIdle  = iota // there is none
 	wakerRuns         // it wakes windows

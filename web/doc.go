@@ -46,9 +46,8 @@
 // buffer, when the table was reset, and when the page has seen changes that were lost with the
 // server: see the package durable. The ID 0 stands for no position.
 //
-// A feed that goes on says so first, with the event "resumed". The event "position" tells an ID that
-// is newer than that of the last change, for example because the changes since then were not of the
-// selection. The data of both is {}.
+// A feed that goes on begins with the event "resumed". The event "position" has a newer ID than the
+// last change, because the changes since then were not of the selection. The data of both is {}.
 //
 // The parameter "after" is for the first request of a page that has the rows already, for example
 // from [Rows]. The header counts before it.

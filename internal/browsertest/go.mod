@@ -3,11 +3,12 @@ module github.com/seed-637b77f9/changefeed/internal/browsertest
 go 1.26.0
 
 replace (
-	github.com/seed-637b77f9/changefeed => ../../
+	github.com/seed-637b77f9/changefeed => ../..
 	github.com/seed-637b77f9/changefeed/durable => ../../durable
 )
 
 require (
+	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/seed-637b77f9/changefeed v0.0.0
 	github.com/seed-637b77f9/changefeed/durable v0.0.0-00010101000000-000000000000
@@ -15,7 +16,6 @@ require (
 )
 
 require (
-	github.com/chromedp/cdproto v0.159.0 // indirect
 	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/google/btree v1.1.3 // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect

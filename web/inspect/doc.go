@@ -4,10 +4,10 @@
 //	mux.Handle("/debug/changefeed/", inspect.Handler(players, games))
 //
 // The page has three parts. The overview shows each table with its rows, indexes, retained changes
-// and writes a second, and each feed with its selection, options, buffer, skipped changes and lag,
-// those with a
-// full buffer first, and then the furthest behind. The second part shows the rows of a table by key, or by the values of an
-// index. The third shows changes when they are made, with the old and the new row side by side.
+// and writes a second. It also shows each feed with its selection, options, buffer, skipped changes
+// and lag. Feeds with a full buffer come first, and then those that are the furthest behind. The
+// second part shows the rows of a table by key, or by the values of an index. The third shows changes
+// when they are made, with the old and the new row side by side.
 //
 // # For programs
 //
@@ -31,7 +31,7 @@
 // While nobody looks, the inspector costs nothing. A page asks once a second for what it shows. That
 // takes linear time in the number of feeds, but not in the number of rows, and delays no writer. While
 // somebody looks at the changes, each commit to the tables is stored once more, as it is with
-// [changefeed.Commits]. The page gets at most 1,000 changes a second, and is told how many it missed.
+// [changefeed.Commits]. The page gets at most 1,000 changes a second, and shows how many it missed.
 //
 // # What it protects from
 //
