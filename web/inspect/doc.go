@@ -32,6 +32,7 @@
 // takes linear time in the number of feeds, but not in the number of rows, and delays no writer. While
 // somebody looks at the changes, each commit to the tables is stored once more, as it is with
 // [changefeed.Commits]. The page gets at most 1,000 changes a second, and shows how many it missed.
+// A transaction of more than 200 changes is always missed.
 //
 // # What it protects from
 //
