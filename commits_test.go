@@ -446,7 +446,7 @@ func TestTheFiguresOfCommits(t *testing.T) {
 			continue
 		}
 		want.Buffered, want.Delivered = 1, 1
-		require.Equal(t, want, tracked.Info(), "in the body")
+		require.Equal(t, want, figures(tracked.Info()), "in the body")
 		break
 	}
 	require.Zero(t, tracked.Position())
@@ -456,7 +456,7 @@ func TestTheFiguresOfCommits(t *testing.T) {
 		runtime.Gosched()
 	}
 	insertRows(t, a, 5, 6, 7)
-	require.Equal(t, want, tracked.Info(), "after the end")
+	require.Equal(t, want, figures(tracked.Info()), "after the end")
 	require.Equal(t, "the cause", commitsOf(fourth, -1))
 	require.Equal(t, want, figures(tracked.Info()))
 	require.Equal(t, []string{"first", "second", "fifth", "sixth", "other"}, names(a))
@@ -558,6 +558,7 @@ func (m *commitModel) write() {
 	for _, f := range m.feeds {
 		if f.armed {
 			f.armed = false
+			m.awaitNotified()
 			require.Equal(m, 1, notifications(f.wake))
 		}
 	}
@@ -686,6 +687,13 @@ func (m *commitModel) receive(f *modelCommits, commit Commit, err error) {
 	m.requireInfo(f)
 }
 
+// awaitNotified waits until the feeds of all sets are notified.
+func (m *commitModel) awaitNotified() {
+	for _, t := range m.commitTables {
+		awaitNotified(t)
+	}
+}
+
 // read ranges over f for up to n elements. The loop may write, and may panic.
 func (m *commitModel) read(f *modelCommits, n int) {
 	defer func() {
@@ -778,6 +786,7 @@ func TestCommitsModel(t *testing.T) {
 		m.commitTables[1].Drop()
 		m.dropped = true
 		for _, f := range m.feeds {
+			m.awaitNotified()
 			require.Equal(t, f.armed, notifications(f.wake) == 1)
 			for f.known = false; !f.over; {
 				m.read(f, 1+random.IntN(3))

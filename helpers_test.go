@@ -429,6 +429,22 @@ func notifications(wake chan struct{}) (n int) {
 	return n
 }
 
+// awaitNotified waits until the goroutines that notify the table's feeds have ended.
+func awaitNotified[K, V any](t *Table[K, V]) {
+	for s := range t.feeds.oldestFirst() {
+		awaitIdle(&s.scope.ring)
+	}
+	for _, s := range t.commitSets() {
+		awaitIdle(&s.ring)
+	}
+}
+
+func awaitIdle[T any](r *ring[T]) {
+	for r.waker.Load() != wakerIdle {
+		runtime.Gosched()
+	}
+}
+
 // settledNotifications is like notifications, when all goroutines of the bubble wait.
 func settledNotifications(wake chan struct{}) int {
 	synctest.Wait()

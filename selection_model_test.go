@@ -219,6 +219,7 @@ func (f *partFeed) notifyIfReady() {
 	if f.armed && (something || f.cause != nil || f.sel.table.dropped && !f.squash) {
 		f.armed = false
 		f.tokens = 1
+		awaitNotified(f.sel.table.Table)
 	}
 }
 
