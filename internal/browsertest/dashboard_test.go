@@ -92,18 +92,17 @@ func (p *tab) waitChange(selector string) {
 // The dashboard shows rows that change, resumes after its button has cut the connection, and follows
 // the region that is chosen.
 func TestDashboard(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
-	simulate(t, f, 1000)
+	simulate(t, f, 500)
 	url, _ := serve(t, "127.0.0.1:0", f.Handler())
 	p := open(t, url, nil)
 	p.waitText("#state", "live")
 	p.waitText("#devices", count(f, "frankfurt"))
 	p.waitText("#fleet", "1,000 devices in 10 regions")
 	p.wait("document.querySelectorAll('#rows tr').length === 50 && document.querySelectorAll('#hottest tr').length === 10")
-	for range 3 {
-		p.waitChange("#rows .temperature")
-		p.waitChange("#mean")
-		p.waitChange("#hottest .temperature")
+	for _, selector := range []string{"#rows .temperature", "#mean", "#hottest .temperature", "#rows"} {
+		p.waitChange(selector)
 	}
 	p.wait("Number(document.querySelector('#rate').textContent) > 0")
 	p.wait("document.querySelector('#means polyline').getAttribute('points').length > 20")
@@ -138,6 +137,7 @@ func TestDashboard(t *testing.T) {
 // A page survives restarts of a server whose tables are durable. It resumes, unless it saw more than
 // the disk did.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "fleet.db")
 	// start starts a server with the fleet in a file.
 	start := func(addr, file string) (f *fleet.Fleet, store *durable.Store, url string, stop func()) {

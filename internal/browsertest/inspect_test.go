@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image"
 	"image/png"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,6 +44,7 @@ func score(t *testing.T, players *changefeed.Table[int, player], id, score int) 
 
 // The overview shows a slow feed that falls behind, and how many changes it skips.
 func TestInspectorShowsASlowFeed(t *testing.T) {
+	t.Parallel()
 	players := newPlayers(t)
 	slow := players.Changes(t.Context(), changefeed.Named("audit"), changefeed.Buffer(100))
 	idle := players.Row(7).Changes(t.Context(), changefeed.Named("profile"), changefeed.Poll(nil))
@@ -83,6 +85,7 @@ func TestInspectorShowsASlowFeed(t *testing.T) {
 
 // Rows are shown by page and by index value, and change when the table does.
 func TestInspectorShowsRows(t *testing.T) {
+	t.Parallel()
 	players := newPlayers(t)
 	url, _ := serve(t, "127.0.0.1:0", inspect.Handler(players))
 	p := open(t, url, isNetworkError) // bad input is a request that fails
@@ -128,6 +131,7 @@ func TestInspectorShowsRows(t *testing.T) {
 
 // The tail shows the old and the new row, and marks what differs.
 func TestInspectorShowsChanges(t *testing.T) {
+	t.Parallel()
 	players := newPlayers(t)
 	url, _ := serve(t, "127.0.0.1:0", inspect.Handler(players))
 	p := open(t, url+"#changes", nil)
@@ -161,31 +165,43 @@ func TestInspectorShowsChanges(t *testing.T) {
 
 // All pages fit on a screen, in light and dark. The pictures are for people: see CONTRIBUTING.md.
 func TestScreenshots(t *testing.T) {
+	t.Parallel()
 	dir := os.Getenv("BROWSERTEST_SCREENSHOTS")
 	if dir == "" {
 		dir = t.TempDir()
 	}
 	f := newFleet(t)
-	simulate(t, f, 1000)
-	dashboard, _ := serve(t, "127.0.0.1:0", f.Handler())
+	simulate(t, f, 200)
 	slow := f.Devices.Changes(t.Context(), changefeed.Named("audit"), changefeed.Buffer(1000))
-	inspector, _ := serve(t, "127.0.0.1:0", inspect.Handler(f.Devices, f.Hottest))
-	for _, page := range []struct{ name, url, ready string }{
-		{"dashboard", dashboard, `document.querySelectorAll("#rows tr").length === 50`},
-		{"overview", inspector + "#overview", `document.querySelectorAll("#feeds tbody tr").length > 0`},
-		{"rows", inspector + "#rows?table=devices&by=region&equal=tokyo", `document.querySelectorAll("#row-table tbody tr").length === 50`},
-		{"changes", inspector + "#changes", `document.querySelectorAll("#tail li").length > 20`},
+	t.Cleanup(func() {
+		for range slow { // the feed of a stream that is not used any more would end
+			break
+		}
+	})
+	inspector := inspect.Handler(f.Devices, f.Hottest)
+	for _, page := range []struct {
+		name    string
+		handler http.Handler
+		hash    string
+		ready   string
+	}{
+		{"dashboard", f.Handler(), "", `document.querySelectorAll("#rows tr").length === 50 && document.querySelector("#means polyline").points.length > 3`},
+		{"overview", inspector, "", `document.querySelector("#tables .chart path")?.getAttribute("d")?.split("L").length > 3`},
+		{"rows", inspector, "#rows?table=devices&by=region&equal=tokyo", `document.querySelectorAll("#row-table tbody tr").length === 50`},
+		{"changes", inspector, "#changes", `document.querySelectorAll("#tail li").length > 20`},
 	} {
 		for _, scheme := range []string{"light", "dark"} {
 			for _, width := range []int64{400, 1400} {
 				name := fmt.Sprintf("%s-%s-%d", page.name, scheme, width)
-				t.Run(name, func(t *testing.T) { // its end closes the tab, and with it the connections
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					url, _ := serve(t, "127.0.0.1:0", page.handler) // a browser opens six connections to a server
 					p := openBlank(t, nil)
 					media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
 					_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, media)
 					require.NoError(t, err)
 					do(p, "resize", chromedp.EmulateViewport(width, 900))
-					p.navigate(page.url)
+					p.navigate(url + page.hash)
 					p.waitText("#state", "live")
 					p.wait(page.ready)
 					size := eval[[]int](p, "[document.documentElement.scrollWidth, innerWidth]")
@@ -200,9 +216,6 @@ func TestScreenshots(t *testing.T) {
 				})
 			}
 		}
-	}
-	for range slow {
-		break
 	}
 }
 

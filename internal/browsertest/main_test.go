@@ -13,12 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 )
 
 // deadline is the time that each step may take. Only a failure takes that long.
-const deadline = 30 * time.Second
+const (
+	deadline = 30 * time.Second
+	tick     = 5 * time.Millisecond // between two looks at the server
+)
 
 // browser is the context of the browser that all tests share. The first test that needs it starts it.
 var browser = sync.OnceValues(startBrowser)
@@ -53,23 +57,28 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // removeAtExit starts a process that removes a folder when remove is called, or when this process
-// ends in any way, for example because of a panic. The kernel kills the browser then, whose last
-// processes may still write to the folder.
+// ends in any other way, for example because of a panic. The kernel kills the browser then, but its
+// last processes may make the folder again, so it is removed for three seconds.
 func removeAtExit(dir string) (remove func() error, err error) {
-	cmd := exec.Command("sh", "-c", `read -r line; until rm -rf -- "$0" 2>/dev/null; do sleep 0.1; done`, dir)
+	const script = `read -r line && exec rm -rf -- "$0"
+		for i in 1 2 3 4 5 6; do rm -rf -- "$0"; sleep 0.5; done 2>/dev/null`
+	cmd := exec.Command("sh", "-c", script, dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the keyboard does not reach it
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	return func() error { return errors.Join(stdin.Close(), cmd.Wait()) }, cmd.Start()
+	return func() error {
+		_, err := stdin.Write([]byte("\n"))
+		return errors.Join(err, stdin.Close(), cmd.Wait())
+	}, cmd.Start()
 }
 
 // startBrowser starts the browser and returns its context.
 func startBrowser() (context.Context, error) {
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.DisableGPU,
-		chromedp.Flag("hide-scrollbars", false),
+		chromedp.WindowSize(1400, 1000),
 	)...)
 	ctx, _ = chromedp.NewContext(ctx)
 	if err := chromedp.Do(ctx); err != nil {
@@ -124,6 +133,8 @@ func openBlank(t *testing.T, isExpected func(chromedp.ConsoleMessage) bool) *tab
 			p.mutex.Unlock()
 		}
 	}()
+	_, err = chromedp.Call(p.ctx, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
+	require.NoError(t, err) // the tests run side by side, and a real window would lose the focus to another
 	t.Cleanup(func() {
 		if t.Failed() {
 			p.describe()

@@ -171,6 +171,7 @@ func (p script) states() []string {
 
 // The page has the rows of the table, and is called for each change.
 func TestRows(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := script{open(t, s.url, nil), s}
 	p.wait(`window.feed?.state === "live"`)
@@ -204,6 +205,7 @@ func TestRows(t *testing.T) {
 // A page loses its connection five times while the table is written to. It gets each change once, and
 // never all rows again.
 func TestResume(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := s.open()
 	stop, written := make(chan struct{}), make(chan int)
@@ -238,6 +240,7 @@ func TestResume(t *testing.T) {
 
 // After a reset of the table, the page is called for the rows that differ.
 func TestTableReset(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := s.open()
 	past := changefeed.Past[row]{
@@ -267,6 +270,7 @@ func TestTableReset(t *testing.T) {
 
 // After more changes than the buffer holds, the page is called for the rows that differ.
 func TestOverflow(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, web.Buffer(10))
 	p := s.open()
 	require.NoError(t, changefeed.Transact(func(tx *changefeed.Tx) error {
@@ -290,6 +294,7 @@ func TestOverflow(t *testing.T) {
 
 // When the table is dropped, the feed ends with the rows that it has, and does not connect again.
 func TestDrop(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := s.open()
 	s.upsert(newRow(5, 5))
@@ -308,11 +313,12 @@ func TestDrop(t *testing.T) {
 // waitFeeds waits until the table has n feeds.
 func (s *site) waitFeeds(n int) {
 	s.Helper()
-	require.Eventually(s, func() bool { return s.table.Info().Feeds == n }, deadline, 5*time.Millisecond)
+	require.Eventually(s, func() bool { return s.table.Info().Feeds == n }, deadline, tick)
 }
 
 // A feed that pauses has no connection, and gets the changes since when it resumes.
 func TestPause(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := s.open()
 	p.run("feed.resume()") // does nothing
@@ -356,9 +362,11 @@ func TestPause(t *testing.T) {
 
 // A feed that is closed in a call for a change stays closed, whichever change it is.
 func TestCloseInACall(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"close", "pause"} {
 		state := map[string]string{"close": "ended", "pause": "paused"}[method]
 		t.Run(method+" after a change", func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t)
 			p := s.open()
 			p.run("window.onchange = (feed) => feed." + method + "()")
@@ -368,6 +376,7 @@ func TestCloseInACall(t *testing.T) {
 			require.Equal(t, []string{state}, p.states())
 		})
 		t.Run(method+" after a reset", func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t)
 			p := s.open()
 			p.run("window.onchange = (feed) => feed." + method + "()")
@@ -381,11 +390,12 @@ func TestCloseInACall(t *testing.T) {
 
 // While a proxy answers with an error, the script connects again by itself, because browsers do not.
 func TestServiceUnavailable(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	p := s.open()
 	s.down.Store(true)
 	s.cut()
-	require.Eventually(t, func() bool { return s.refused.Load() >= 2 }, deadline, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return s.refused.Load() >= 2 }, deadline, tick)
 	p.wait("sources.length >= 2 && sources.every((source) => source.readyState === EventSource.CLOSED)")
 	require.Equal(t, []string{"connecting"}, p.states())
 	s.upsert(newRow(1, 1))

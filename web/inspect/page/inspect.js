@@ -30,13 +30,21 @@ function become(state) {
   $("#state").textContent = { live: "live", lost: "connection lost", paused: "paused" }[state];
 }
 
-// keep puts the rows of a table in order, and keeps those that are there already.
+// keep makes the rows of a table those that are given. A cell that is equal to the one in its place
+// stays, and with it the focus and what is selected.
 function keep(tbody, rows, columns, text) {
-  tbody.replaceChildren(...rows);
-  if (rows.length > 0) return;
-  const td = element("td", "none", text);
-  td.colSpan = columns;
-  tbody.append(element("tr", "", td));
+  if (rows.length === 0) {
+    const td = element("td", "none", text);
+    td.colSpan = columns;
+    rows = [element("tr", "", td)];
+  }
+  rows.forEach((row, i) => {
+    const old = tbody.rows[i];
+    if (!old) tbody.append(row);
+    else if (old.cells.length !== row.cells.length || !old.cloneNode().isEqualNode(row.cloneNode())) old.replaceWith(row);
+    else [...row.cells].forEach((cell, j) => old.cells[j].isEqualNode(cell) || old.cells[j].replaceWith(cell));
+  });
+  while (tbody.rows.length > rows.length) tbody.lastElementChild.remove();
 }
 
 // The overview.
