@@ -66,18 +66,18 @@ func (indexOrder[S, K, V]) Types() (value, key reflect.Type) {
 
 func (o indexOrder[S, K, V]) Rows(in inspection.Interval) iter.Seq[inspection.Row] {
 	return func(yield func(inspection.Row) bool) {
-		values := intervalOf[S](in)
-		s := o.selection(values)
+		part := &indexPart[S, K, V]{o.Index, intervalOf[S](in)}
 		var last *indexEntry[S, K, V]
 		if in.After != nil {
 			last = &indexEntry[S, K, V]{value: in.After.Value.(S), key: in.After.Key.(K)}
 		}
-		s.yieldRows(o.scanAfter(s.part.(*indexPart[S, K, V]), last), func(key K, row V) bool {
+		s := Selection[K, V]{table: o.table, part: part}
+		s.yieldRows(o.scanAfter(part, last), func(key K, row V) bool {
 			if last != nil && o.table.order(key, last.key) == 0 {
 				return true
 			}
 			listed := o.valuesOf(&row, nil)
-			i := slices.IndexFunc(listed, func(v S) bool { return values.contains(v, o.order) })
+			i := slices.IndexFunc(listed, func(v S) bool { return part.values.contains(v, o.order) })
 			if i < 0 {
 				panic(fmt.Sprintf("changefeed: the function of index %q does not return the same values again for the row with primary key %s", o.name, quoted(key)))
 			}

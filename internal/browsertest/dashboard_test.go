@@ -124,9 +124,9 @@ func TestDashboard(t *testing.T) {
 	p.wait(`[...document.querySelectorAll("#rows .device")].every((cell) => cell.textContent.startsWith("tok-"))`)
 	require.Equal(t, "1 1 Tokyo", p.text("#connects")+" "+p.text("#resets")+" "+p.text("#place"))
 
-	p.press("#statuses [data-status=warm]")
+	p.click("#statuses [data-status=warm]")
 	p.wait(`document.querySelector("#shown").textContent.includes("warm") && [...document.querySelectorAll("#rows .status")].every((cell) => cell.textContent === "warm")`)
-	p.press("#statuses [data-status=warm]")
+	p.click("#statuses [data-status=warm]")
 	p.wait(`!document.querySelector("#shown").textContent.includes("warm")`)
 
 	p.run("history.back()")

@@ -28,7 +28,7 @@ type Order interface {
 // An Interval is a part of an order. Its values have the type of the order's values. Nil is no
 // value.
 type Interval struct {
-	Equal any // only rows with this value; From and To are not used
+	Equal any // only rows with this value, without From and To
 	From  any // only rows with this value, and greater ones
 	To    any // only rows with smaller values
 

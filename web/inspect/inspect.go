@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/seed-637b77f9/changefeed"
+	"github.com/seed-637b77f9/changefeed/web"
 	"github.com/seed-637b77f9/changefeed/web/internal/sse"
 )
 
@@ -58,16 +59,8 @@ func (h *handler) find(label string) *table {
 	return nil
 }
 
-// A statusError is an answer with a status. Its text says what is wrong with the request.
-type statusError struct {
-	status int
-	text   string
-}
-
-func (e *statusError) Error() string { return e.text }
-
 func badRequest(format string, args ...any) error {
-	return &statusError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+	return &web.StatusError{Status: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -88,8 +81,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := h.serveView(w, r, query); err != nil {
 		status := http.StatusInternalServerError
-		if e, ok := errors.AsType[*statusError](err); ok {
-			status = e.status
+		if e, ok := errors.AsType[*web.StatusError](err); ok {
+			status = e.Status
 		}
 		http.Error(w, err.Error(), status)
 	}

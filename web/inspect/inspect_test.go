@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -121,9 +122,7 @@ func TestOverview(t *testing.T) {
 
 	games.Drop()
 	require.True(t, getJSON[overview](t, h, "").Tables[1].Dropped)
-	for _, keep := range []any{full, idle, behind, both} {
-		require.NotNil(t, keep)
-	}
+	runtime.KeepAlive([]any{full, idle, behind, both})
 	require.Equal(t, `{"time":`, get(t, inspect.Handler(), "format=json").Body.String()[:8])
 	require.PanicsWithValue(t, "inspect: nil table", func() { inspect.Handler(nil) })
 }
@@ -198,6 +197,7 @@ func TestRows(t *testing.T) {
 		"view=rows&table=players&by=name":            "404 the table has no such index",
 		"view=rows&table=players&equal=x":            "400 equal is not a value of type int",
 		"view=rows&table=players&from=1.5":           "400 from is not a value of type int",
+		"view=rows&table=players&equal=1&to=3":       "400 equal cannot be combined with from and to",
 		"view=rows&table=players&to=":                "400 to is not a value of type int",
 		"view=rows&table=players&by=length&equal=1s": "400 equal is not a value of type time.Duration",
 		"view=rows&table=players&after=x":            "400 after is not the cursor of a page",
@@ -350,6 +350,7 @@ func TestTail(t *testing.T) {
 	}
 	require.NoError(t, server.Config.Shutdown(context.Background()), "it ends the feeds")
 	for all.read.Scan() {
+		require.NotEqual(t, "event: end", all.read.Text(), "the page connects again")
 	}
 }
 

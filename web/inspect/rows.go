@@ -10,6 +10,7 @@ import (
 	"reflect"
 
 	"github.com/seed-637b77f9/changefeed/internal/inspection"
+	"github.com/seed-637b77f9/changefeed/web"
 )
 
 // A rowPage is some rows of a table.
@@ -32,11 +33,11 @@ const maxRows = 1000
 func (h *handler) rows(query url.Values) (*rowPage, error) {
 	t := h.find(query.Get("table"))
 	if t == nil {
-		return nil, &statusError{http.StatusNotFound, "there is no such table"}
+		return nil, &web.StatusError{Status: http.StatusNotFound, Text: "there is no such table"}
 	}
 	order := find(inspection.Orders(t.AnyTable), query.Get("by"))
 	if order == nil {
-		return nil, &statusError{http.StatusNotFound, "the table has no such index"}
+		return nil, &web.StatusError{Status: http.StatusNotFound, Text: "the table has no such index"}
 	}
 	limit, err := number(query, "limit", 50, maxRows)
 	if err != nil {
@@ -70,6 +71,9 @@ func find(orders []inspection.Order, name string) inspection.Order {
 
 // intervalOf returns the interval that a request asks for.
 func intervalOf(order inspection.Order, query url.Values) (in inspection.Interval, err error) {
+	if query.Has("equal") && (query.Has("from") || query.Has("to")) {
+		return in, badRequest("equal cannot be combined with from and to")
+	}
 	valueType, keyType := order.Types()
 	for name, to := range map[string]*any{"equal": &in.Equal, "from": &in.From, "to": &in.To} {
 		if !query.Has(name) {

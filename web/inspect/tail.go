@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/seed-637b77f9/changefeed"
+	"github.com/seed-637b77f9/changefeed/web"
 	"github.com/seed-637b77f9/changefeed/web/internal/sse"
 )
 
@@ -35,7 +36,7 @@ func (h *handler) serveTail(w http.ResponseWriter, r *http.Request, query url.Va
 	if name := query.Get("table"); name != "" {
 		t := h.find(name)
 		if t == nil {
-			return &statusError{http.StatusNotFound, "there is no such table"}
+			return &web.StatusError{Status: http.StatusNotFound, Text: "there is no such table"}
 		}
 		tables = []table{*t}
 	}
@@ -48,7 +49,7 @@ func (h *handler) serveTail(w http.ResponseWriter, r *http.Request, query url.Va
 		}
 	}
 	if len(followed) == 0 {
-		return &statusError{http.StatusNotFound, "there is no table that is not dropped"}
+		return &web.StatusError{Status: http.StatusNotFound, Text: "there is no table that is not dropped"}
 	}
 	ctx, cancel := h.servers.Context(r)
 	defer cancel()
@@ -89,7 +90,9 @@ func sendTail(out *sse.Writer, commits changefeed.Stream[changefeed.Commit], lab
 		if err != nil {
 			skipped, ok := errors.AsType[*changefeed.SkippedError](err)
 			if !ok {
-				out.Text = fmt.Appendf(out.Text, "event: end\ndata: {}\n\n")
+				if errors.Is(err, changefeed.ErrTableDropped) {
+					out.Text = append(out.Text, "event: end\ndata: {}\n\n"...)
+				}
 				return errors.Join(err, out.Flush())
 			}
 			out.Text = fmt.Appendf(out.Text, "event: skipped\ndata: {\"count\":%d,\"reset\":%t}\n\n", skipped.Count, skipped.Reset)
