@@ -310,7 +310,7 @@ func (l lines) event() string {
 func TestTail(t *testing.T) {
 	players, games := newPlayers(), changefeed.NewTable("games", func(g *string) string { return *g })
 	server := httptest.NewServer(inspect.Handler(players, games))
-	defer server.Close()
+	t.Cleanup(server.Close) // it waits for the bodies, which are closed before it, also when the test fails
 	all, one := tail(t, server, ""), tail(t, server, url.Values{"table": {"games"}}.Encode())
 
 	require.NoError(t, changefeed.Transact(func(tx *changefeed.Tx) error {
@@ -325,12 +325,12 @@ func TestTail(t *testing.T) {
 	_, err := games.Delete("chess")
 	require.NoError(t, err)
 	require.Equal(t, `[{"table":"games","seq":2,"kind":"delete","old":"chess"}]`, one.event())
+	require.Equal(t, `[{"table":"games","seq":2,"kind":"delete","old":"chess"}]`, all.event())
 
 	for id := range 1000 {
 		_, err := players.Upsert(player{ID: id, Name: "new"})
 		require.NoError(t, err)
 	}
-	require.Contains(t, all.event(), `"kind":"delete"`)
 	for seen, skipped := 0, 0; seen+skipped < 1000; seen++ {
 		var n struct{ Count int }
 		if text, ok := strings.CutPrefix(all.event(), "event: skipped "); ok {
