@@ -87,12 +87,6 @@ func (b *backlog[V]) move(pages *[]*page[Change[V]], n uint64) {
 	}
 }
 
-// skipAll skips all changes, before any is read.
-func (b *backlog[V]) skipAll() {
-	b.pages.Store(nil)
-	b.skipped = b.to - b.from
-}
-
 // reportSkipped is called when the notice of the skipped changes is delivered, before any is
 // read. b may be nil.
 func (b *backlog[V]) reportSkipped() {

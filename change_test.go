@@ -224,9 +224,15 @@ func TestAChangeInALogLine(t *testing.T) {
 }
 
 func TestAFeedInfoInALogLine(t *testing.T) {
-	require.Equal(t, `feed "a\"b": buffered 3/100, delivered 17, skipped 2, seq 22`, FeedInfo{ID: 9, Name: `a"b`, Buffered: 3, Capacity: 100, Delivered: 17, Skipped: 2, Seq: 22}.String())
-	require.Equal(t, "feed: buffered 3, delivered 17, skipped 2, seq 22", FeedInfo{ID: 9, Buffered: 3, Delivered: 17, Skipped: 2, Seq: 22}.String(), "with Squash")
-	require.Equal(t, "feed: initial rows to come, buffered 0/9, delivered 0, skipped 0, seq 22", FeedInfo{ID: 9, Initial: true, Capacity: 9, Seq: 22}.String())
+	for want, info := range map[string]FeedInfo{
+		`feed 9 "a\"b": buffered 3/100, delivered 17, skipped 2, seq 22, lag 5`:                          {ID: 9, Name: `a"b`, Buffered: 3, Capacity: 100, Delivered: 17, Skipped: 2, Seq: 22, Lag: 5},
+		"feed 9 (squash 1s): buffered 3, delivered 17, skipped 2, seq 22, lag 3":                         {ID: 9, Buffered: 3, Delivered: 17, Skipped: 2, Seq: 22, Lag: 3, Squash: time.Second},
+		"feed 9: initial rows to come, buffered 0/9, delivered 0, skipped 0, seq 22, lag 0":              {ID: 9, Initial: true, Capacity: 9, Seq: 22},
+		"feed 9 of key = 7 (resync, poll): buffered 0/9, delivered 0, skipped 0, seq 0, lag 0":           {ID: 9, Capacity: 9, Selection: "key = 7", Overflow: Resync, Polls: true},
+		`feed 9 of commits of "a", "b" (fail, poll): buffered 1/9, delivered 0, skipped 0, seq 0, lag 1`: {ID: 9, Buffered: 1, Lag: 1, Capacity: 9, Selection: `commits of "a", "b"`, Overflow: Fail, Polls: true, Commits: true},
+	} {
+		require.Equal(t, want, info.String())
+	}
 }
 
 // "It does not wait for the table's lock, so a function that runs under the lock may log

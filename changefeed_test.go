@@ -408,9 +408,9 @@ func TestOverflowIsExact(t *testing.T) {
 				at, end := skipped+delivered, written+more // at is what first has passed
 				feedWrites(t, games, more)
 
-				lost := max(0, end-at-n)
+				lost, lag := max(0, end-at-n), uint64(end-at)
 				require.Equal(t, FeedInfo{
-					Buffered: end - at - lost, Capacity: n, Delivered: uint64(delivered), Skipped: uint64(skipped + lost), Seq: uint64(at),
+					Buffered: end - at - lost, Capacity: n, Delivered: uint64(delivered), Skipped: uint64(skipped + lost), Seq: uint64(at), Lag: lag,
 				}, infoOf(games), name)
 				want := overflowed(more, end, n)
 				require.Equal(t, strings.Join(want, " "), wordsOf(second, len(want)), name)

@@ -168,7 +168,7 @@ func (s *commitScript) perform(command string) {
 	case "info":
 		for i := range len(rest) {
 			for _, info := range s.named(rest[i]).Feeds() {
-				s.got = append(s.got, info.String())
+				s.got = append(s.got, brief(info))
 			}
 		}
 	case "read":

@@ -8,7 +8,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
-	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -319,10 +319,10 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	}
 	begin := t.seq
 	if c.after != nil {
-		if err := f.resumeLocked(*c.after); err != nil {
+		var err error
+		if begin, err = f.resumeLocked(*c.after); err != nil {
 			return err
 		}
-		begin = s.backlog.from
 	}
 	s.scope = s.part.scopeLocked()
 	s.scope.feeds++ // leaveLocked removes a scope with its last feed, except the whole table's
@@ -347,31 +347,33 @@ func (f *feed[K, V]) subscribe(c *feedConfig) error {
 	return nil
 }
 
-// resumeLocked makes the feed begin after a position. The notice counts the changes that the
-// table does not retain. With [Resync], the present rows follow it.
-func (f *feed[K, V]) resumeLocked(after Position) error {
+// resumeLocked makes the feed begin after a position, whose Seq it returns. The notice counts the
+// changes that the table does not retain. With [Resync], it counts all changes after the position,
+// and the present rows follow it.
+func (f *feed[K, V]) resumeLocked(after Position) (begin uint64, err error) {
 	s, t := f.sub, f.sub.table
 	from := after.Seq
 	if known := t.lineageNow().has(after, t.seq); !known {
 		if f.overflow != Resync {
-			return fmt.Errorf("%w: After(%v)", ErrOtherHistory, after)
+			return 0, fmt.Errorf("%w: After(%v)", ErrOtherHistory, after)
 		}
 		after, from = Position{}, 0
 	}
 	b := newBacklogTableLocked(&t.allScope.ring, from, t.seq)
+	if f.overflow == Resync && (after.IsZero() || b.skipped > 0) {
+		f.notice = f.skipped(t.seq-from, from, t.seq)
+		f.resyncs = true
+		return from, nil
+	}
 	s.backlog = b
 	f.keepBacklog = f.keep
 	if s.part != t.allPart {
 		f.keepBacklog = and(s.part.has, f.keep)
 	}
-	if f.overflow == Resync && (after.IsZero() || b.skipped > 0) {
-		b.skipAll()
-		f.notice = f.skipped(b.skipped, from, t.seq)
-		f.resyncs = true
-	} else if b.skipped > 0 {
+	if b.skipped > 0 {
 		f.notice = f.skipped(b.skipped, from, from+b.skipped)
 	}
-	return nil
+	return from, nil
 }
 
 // beginInitialLocked makes the feed continue with the present rows.
@@ -754,7 +756,8 @@ func (f *feedSet[S]) infos(to []FeedInfo) []FeedInfo {
 // feed reads, which can be more than it yields: see Options in the package documentation.
 //
 // Delivered + Skipped + Buffered is the number of changes made since the subscription. With
-// [After], the table's changes from the position up to the subscription are counted, too.
+// [After], the table's changes from the position up to the subscription are counted, too, unless
+// the feed begins with the present rows in their place: see [Resync].
 // Initial rows are not counted: while some of them are still to come, Buffered can be 0, and
 // Initial is true. A change counts as delivered as soon as the loop
 // receives it. With Batches, it counts when it is collected for a batch. If the context ends
@@ -783,6 +786,11 @@ type FeedInfo struct {
 	// before the subscription. It is 0 with [Commits].
 	Seq uint64
 
+	// Lag is how many changes to the table came after Seq, also those that the feed does not
+	// read. It is 0 if Buffered is 0, because then the feed has read all of its changes. With
+	// [Commits], it is Buffered.
+	Lag uint64
+
 	// Selection describes what the feed follows, such as key = 7 or team in ("blue", "red"), and
 	// ends with "where" if there is a predicate. It is empty for all rows of a table, and names
 	// the tables with [Commits]. It is for people. At most 64 characters of a value are in it.
@@ -794,23 +802,47 @@ type FeedInfo struct {
 	Polls    bool          // see [Poll]
 }
 
-// String returns all figures in one line:
+// String describes the feed and its figures in one line:
 //
-//	feed "audit": buffered 3/100, delivered 17, skipped 2, seq 22
+//	feed 7 "audit" of team = "red" (resync, poll): buffered 3/100, delivered 17, skipped 2, seq 22, lag 5
 //
-// It omits an empty name, and a Capacity of 0.
+// It omits what is empty, and options that have their default.
 func (i FeedInfo) String() string {
-	feed, buffered := "feed:", strconv.Itoa(i.Buffered)
+	text := fmt.Appendf(nil, "feed %d", i.ID)
 	if i.Name != "" {
-		feed = fmt.Sprintf("feed %q:", i.Name)
+		text = fmt.Appendf(text, " %q", i.Name)
 	}
+	if i.Selection != "" {
+		text = fmt.Appendf(text, " of %s", i.Selection)
+	}
+	if options := i.options(); options != "" {
+		text = fmt.Appendf(text, " (%s)", options)
+	}
+	text = append(text, ": "...)
 	if i.Initial {
-		feed += " initial rows to come,"
+		text = append(text, "initial rows to come, "...)
 	}
+	text = fmt.Appendf(text, "buffered %d", i.Buffered)
 	if i.Capacity > 0 {
-		buffered = fmt.Sprintf("%d/%d", i.Buffered, i.Capacity)
+		text = fmt.Appendf(text, "/%d", i.Capacity)
 	}
-	return fmt.Sprintf("%s buffered %s, delivered %d, skipped %d, seq %d", feed, buffered, i.Delivered, i.Skipped, i.Seq)
+	text = fmt.Appendf(text, ", delivered %d, skipped %d, seq %d, lag %d", i.Delivered, i.Skipped, i.Seq, i.Lag)
+	return string(text)
+}
+
+// options describes the options that differ from the default, apart from the name and the buffer.
+func (i *FeedInfo) options() string {
+	var options []string
+	if i.Overflow != Skip {
+		options = append(options, i.Overflow.String())
+	}
+	if i.Capacity == 0 {
+		options = append(options, "squash "+i.Squash.String())
+	}
+	if i.Polls {
+		options = append(options, "poll")
+	}
+	return strings.Join(options, ", ")
 }
 
 // Feeds returns the figures of each subscription that has not ended, in the order in which
@@ -831,6 +863,7 @@ func (t *Table[K, V]) Feeds() []FeedInfo {
 }
 
 func (s *subscription[K, V]) info() FeedInfo {
+	published := s.table.history.Load().published.Load() // before the feed reads on
 	b, u := s.backlog.usage(), s.source().usage()
 	for again := s.backlog.usage(); again != b; again = s.backlog.usage() {
 		b, u = again, s.source().usage() // so that both are of one moment
@@ -847,6 +880,9 @@ func (s *subscription[K, V]) info() FeedInfo {
 	u.delivered += b.delivered
 	u.skipped += b.skipped
 	info := u.info(s.id, s.initial.Load() != nil)
+	if info.Buffered > 0 && info.Seq < published {
+		info.Lag = max(info.Lag, published-info.Seq)
+	}
 	s.about.addTo(&info, s.part.String())
 	if s.squash != nil {
 		info.Squash = s.squash.delay
@@ -864,5 +900,6 @@ func (u usage) info(id uint64, initial bool) FeedInfo {
 		Delivered: u.delivered,
 		Skipped:   u.skipped,
 		Seq:       u.passed,
+		Lag:       u.buffered,
 	}
 }

@@ -414,10 +414,22 @@ func infoOf(games *Table[int, game]) FeedInfo {
 	return info
 }
 
-// figures returns i without what it tells of the selection and the options.
+// figures returns i without what it tells of the selection and the options, and without the lag.
 func figures(i FeedInfo) FeedInfo {
-	i.Selection, i.Commits, i.Overflow, i.Squash, i.Polls = "", false, 0, 0, false
+	i.Selection, i.Commits, i.Overflow, i.Squash, i.Polls, i.Lag = "", false, 0, 0, false, 0
 	return i
+}
+
+// brief describes a feed by its name and its figures, apart from the lag.
+func brief(i FeedInfo) string {
+	var name string
+	if i.Name != "" {
+		name = fmt.Sprintf(" %q", i.Name)
+	}
+	i.Name, i.Selection = "", "" // which may contain what is cut at
+	_, text, _ := strings.Cut(i.String(), ": ")
+	text, _, _ = strings.Cut(text, ", lag ")
+	return "feed" + name + ": " + text
 }
 
 // notifications returns how many values are in a channel, and takes them out.
@@ -660,7 +672,11 @@ func (s *feedScript) perform(command string) {
 	case "goexit":
 		runtime.Goexit()
 	case "info":
-		s.got = append(s.got, fmt.Sprint(s.Feeds()))
+		var texts []string
+		for _, info := range s.Feeds() {
+			texts = append(texts, brief(info))
+		}
+		s.got = append(s.got, fmt.Sprint(texts))
 	case "tx":
 		require.NoError(s.t, Transact(func(tx *Tx) error {
 			for c := range strings.SplitSeq(rest, ", ") {

@@ -75,7 +75,7 @@ var mayUse = map[string]string{
 	// What users see of a change, and what they ask for.
 	"changefeed.go": "errors.go row.go",
 	"option.go":     "errors.go info.go position.go track.go",
-	"log.go":        "changefeed.go errors.go feed.go position.go",
+	"log.go":        "changefeed.go errors.go feed.go info.go position.go",
 
 	// Where rows and changes are kept. They know no table.
 	"cell.go":     "debug_off.go scope.go transaction.go",

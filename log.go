@@ -34,12 +34,18 @@ func (e *SkippedError) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// LogValue returns the figures as a group. It omits an empty name, an Initial that is false,
-// and a Capacity of 0.
+// LogValue returns the fields as a group. It omits what is empty, and options that have their
+// default.
 func (i FeedInfo) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.Uint64("id", i.ID)}
 	if i.Name != "" {
 		attrs = append(attrs, slog.String("name", i.Name))
+	}
+	if i.Selection != "" {
+		attrs = append(attrs, slog.String("selection", i.Selection))
+	}
+	if options := i.options(); options != "" {
+		attrs = append(attrs, slog.String("options", options))
 	}
 	if i.Initial {
 		attrs = append(attrs, slog.Bool("initial", true))
@@ -48,7 +54,20 @@ func (i FeedInfo) LogValue() slog.Value {
 	if i.Capacity > 0 {
 		attrs = append(attrs, slog.Int("capacity", i.Capacity))
 	}
-	attrs = append(attrs, slog.Uint64("delivered", i.Delivered), slog.Uint64("skipped", i.Skipped), slog.Uint64("seq", i.Seq))
+	attrs = append(attrs, slog.Uint64("delivered", i.Delivered), slog.Uint64("skipped", i.Skipped), slog.Uint64("seq", i.Seq), slog.Uint64("lag", i.Lag))
+	return slog.GroupValue(attrs...)
+}
+
+// LogValue returns the fields as a group. It omits a Dropped that is false.
+func (i TableInfo) LogValue() slog.Value {
+	attrs := []slog.Attr{
+		slog.String("name", i.Name), slog.Int("rows", i.Rows), slog.Any("position", i.Position),
+		slog.Uint64("inserts", i.Inserts), slog.Uint64("updates", i.Updates), slog.Uint64("deletes", i.Deletes),
+		slog.Int("retained", i.Retained), slog.Any("indexes", i.Indexes), slog.Int("feeds", i.Feeds),
+	}
+	if i.Dropped {
+		attrs = append(attrs, slog.Bool("dropped", true))
+	}
 	return slog.GroupValue(attrs...)
 }
 

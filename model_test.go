@@ -200,6 +200,7 @@ func (f *modelFeed) now() FeedInfo {
 	info := f.info
 	info.Buffered = int(min(f.unread(), uint64(info.Capacity)))
 	info.Skipped += f.unread() - uint64(info.Buffered)
+	info.Lag = f.unread()
 	return info
 }
 

@@ -221,7 +221,7 @@ func TestFeedInfoOfATrackedFeed(t *testing.T) {
 	last := feed.Info()
 	require.NotEqual(t, info.ID, last.ID, "the feed that was made last")
 	feedWrites(t, games, 5)
-	last.Buffered = 5
+	last.Buffered, last.Lag = 5, 5
 	collected(t, "the stream is held", func() bool { return len(games.Feeds()) == 1 })
 	require.Equal(t, last, feed.Info())
 	require.Equal(t, last.Seq, feed.Position().Seq)

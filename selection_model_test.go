@@ -973,6 +973,11 @@ func (r *selectionRun) compare() {
 			require.Greater(r, infos[i].ID, last)
 			last = infos[i].ID
 			infos[i].ID = 0
+			behind := uint64(0)
+			if want[i].Buffered > 0 {
+				behind = max(t.Seq()-want[i].Seq, uint64(want[i].Buffered))
+			}
+			require.Equal(r, behind, infos[i].Lag)
 			infos[i] = figures(infos[i])
 			if want[i] != infos[i] {
 				require.Equal(r, want[i], infos[i])
@@ -1188,16 +1193,16 @@ func (f *partFeed) beginAfter(after Position) {
 		first = t.held[0] - 1
 	}
 	first = max(first, after.Seq)
-	anew := f.overflow == Resync && (after.IsZero() || first > after.Seq)
-	if anew {
-		first = f.begun
-		f.start = f.initialRows()
+	f.passed = after.Seq
+	if f.overflow == Resync && (after.IsZero() || first > after.Seq) {
+		f.lost = &SkippedError{f.begun - after.Seq, after.Seq + 1, f.begun, t.Name(), f.name, false}
+		f.start, f.passed = f.initialRows(), f.begun
+		return
 	}
-	if anew || first > after.Seq {
+	if first > after.Seq {
 		f.lost = &SkippedError{first - after.Seq, after.Seq + 1, first, t.Name(), f.name, false}
 		f.reported = f.lost.Count
 	}
-	f.passed = after.Seq
 	for i := first; i < f.begun; i++ {
 		f.backlog = append(f.backlog, partEntry{t.history[i], t.acts[i]})
 	}

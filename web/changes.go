@@ -31,7 +31,6 @@ type changes[K, V any] struct {
 	source[K, V]
 	clients atomic.Int64
 	recent  recent[V]
-	servers sse.Shutdowns
 }
 
 // noPosition is the ID from a reset until the feed has a position again. A browser that has an empty
@@ -48,17 +47,16 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusBadRequest, "the Last-Event-ID, or the parameter after, is not the position of a feed")
 		return
 	}
+	defer h.leave()
 	if n := h.clients.Add(1); h.maxClients > 0 && n > int64(h.maxClients) {
-		h.clients.Add(-1)
 		w.Header().Set("Retry-After", strconv.Itoa(int(h.retry/time.Second)+1))
 		httpError(w, http.StatusServiceUnavailable, "too many clients")
 		return
 	}
-	defer h.clients.Add(-1)
 
-	ctx, cancel := h.servers.Context(r)
+	ctx, cancel := sse.Context(r)
 	defer cancel()
-	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1), resumes: !after.IsZero()}
+	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1), begins: true, resumes: !after.IsZero()}
 	options := []changefeed.FeedOption{
 		changefeed.After(after), changefeed.OnOverflow(changefeed.Resync), changefeed.Buffer(h.buffer),
 		changefeed.Poll(c.wake), changefeed.Track(&c.feed), changefeed.Named(h.name),
@@ -66,13 +64,24 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.isSquashed {
 		options = append(options, changefeed.Squash(h.squash))
 	}
-	c.out.BeginEvents()
+	if err := c.out.BeginEvents(); err != nil {
+		h.logger.Error("web: "+err.Error(), "client", r.RemoteAddr)
+		httpError(w, http.StatusInternalServerError, err.Error())
+		return
+	}
 	if r.Method == http.MethodHead {
 		return
 	}
 	h.logger.Debug("feed begins", "table", s.Table().Name(), "client", r.RemoteAddr, "after", after)
 	err = c.follow(ctx, s.Changes(ctx, options...))
 	h.logger.Debug("feed ends", "table", s.Table().Name(), "client", r.RemoteAddr, "after", c.id, "cause", err)
+}
+
+// leave is called when a client has gone. Without clients, no event is kept.
+func (h *changes[K, V]) leave() {
+	if h.clients.Add(-1) == 0 {
+		h.recent.clear()
+	}
 }
 
 // A client is the feed of one request.
@@ -82,7 +91,8 @@ type client[K, V any] struct {
 	wake    chan struct{}
 	out     *sse.Writer
 	id      changefeed.Position // the last one that was sent
-	resumes bool                // nothing was sent yet, and the first event is "resumed" or "reset"
+	begins  bool                // no event was sent yet
+	resumes bool                // the first event is "resumed", if it is not "reset"
 }
 
 // follow sends the stream until it ends, and returns why.
@@ -110,7 +120,7 @@ func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], text
 	if c.out.IsEmpty() {
 		return err
 	}
-	if p := c.feed.Position(); p != c.id && !p.IsZero() {
+	if p := c.feed.Position(); p != c.id && !p.IsZero() && !errors.Is(err, changefeed.ErrTableDropped) {
 		c.id = p
 		c.out.Text = fmt.Appendf(c.out.Text, "event: position\nid: %v\ndata: {}\n\n", p)
 	}
@@ -131,16 +141,19 @@ func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 	if !ok {
 		return err
 	}
-	data, _ := json.Marshal(skipped)
+	data := []byte(`{"state":"initializing"}`)
+	if !c.begins || c.resumes {
+		data, _ = json.Marshal(skipped)
+	}
 	c.out.Text = fmt.Appendf(c.out.Text, "event: reset\nid: %s\ndata: %s\n\n", noPosition, data)
-	c.id, c.resumes = changefeed.Position{}, false
+	c.id, c.begins, c.resumes = changefeed.Position{}, false, false
 	return nil
 }
 
 // addResumed adds the event that says that the feed goes on after the position of the request.
 func (c *client[K, V]) addResumed() {
 	if c.resumes {
-		c.resumes = false
+		c.begins, c.resumes = false, false
 		c.out.Text = append(c.out.Text, "event: resumed\ndata: {}\n\n"...)
 	}
 }
@@ -181,7 +194,7 @@ func (r *recent[V]) event(c changefeed.Change[V], id changefeed.Position) ([]byt
 	if e := slot.Load(); isShared && e != nil && e.change == c && e.id == id {
 		return e.text, nil
 	}
-	data, err := json.Marshal(c)
+	data, err := encode(c)
 	if err != nil {
 		return nil, err
 	}
@@ -197,4 +210,20 @@ func (r *recent[V]) event(c changefeed.Change[V], id changefeed.Position) ([]byt
 		slot.Store(&event[V]{c, id, text})
 	}
 	return text, nil
+}
+
+func (r *recent[V]) clear() {
+	for i := range r.events {
+		r.events[i].Store(nil)
+	}
+}
+
+// encode returns the JSON of a value. A panic of its methods is an error.
+func encode(v any) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return json.Marshal(v)
 }

@@ -4,9 +4,12 @@ package sse
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
+	"weak"
 )
 
 // A Writer writes a response in parts. It is for one goroutine.
@@ -35,13 +38,35 @@ func NewWriter(w http.ResponseWriter, deadline time.Duration) *Writer {
 	return &Writer{w: w, control: http.NewResponseController(w), deadline: deadline}
 }
 
+// ErrCannotFlush is the error of BeginEvents if the response cannot be sent in parts.
+var ErrCannotFlush = errors.New("events cannot be sent, because a middleware's http.ResponseWriter has neither Flush nor Unwrap")
+
 // BeginEvents prepares the response for events.
-func (w *Writer) BeginEvents() {
+func (w *Writer) BeginEvents() error {
+	if !canFlush(w.w) {
+		return ErrCannotFlush
+	}
 	_ = w.control.SetReadDeadline(time.Time{}) // the server's ReadTimeout would end the request
 	header := w.w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-cache, no-transform")
 	header.Set("X-Accel-Buffering", "no") // nginx
+	return nil
+}
+
+// canFlush reports whether [http.ResponseController.Flush] would find a method to call. To call it
+// would send the headers.
+func canFlush(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Flusher, interface{ FlushError() error }:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
 }
 
 // Begin takes a buffer for Text. End must follow. Between the two, a client costs a buffer, and
@@ -69,19 +94,24 @@ func (w *Writer) Added() error {
 }
 
 // Write writes Text.
-func (w *Writer) Write() error {
+func (w *Writer) Write() error { return w.write(func() error { return nil }) }
+
+// Flush writes Text, and sends what was written to the client.
+func (w *Writer) Flush() error { return w.write(w.control.Flush) }
+
+// write writes Text and calls then, with the deadline. In HTTP/2, a deadline that is left would end
+// the response when it comes, even if nothing is being written.
+func (w *Writer) write(then func() error) error {
 	_ = w.control.SetWriteDeadline(time.Now().Add(w.deadline))
 	_, err := w.w.Write(w.Text)
 	w.Text, w.written = w.Text[:0], true
-	return err
-}
-
-// Flush writes Text, and sends what was written to the client.
-func (w *Writer) Flush() error {
-	if err := w.Write(); err != nil {
-		return err
+	if err == nil {
+		err = then()
 	}
-	return w.control.Flush()
+	if err == nil {
+		_ = w.control.SetWriteDeadline(time.Time{})
+	}
+	return err
 }
 
 // Follow calls send with the text that begins a feed, and then whenever wake gets a value or ctx is
@@ -105,15 +135,17 @@ func Follow(ctx context.Context, begin string, wake <-chan struct{}, heartbeat t
 	}
 }
 
-// Shutdowns knows which of the servers that a handler has seen were shut down. A zero Shutdowns is
-// ready to use.
-type Shutdowns struct{ contexts sync.Map } // by *http.Server, done when Shutdown is called
+// shutdowns has a context for each server that has called Context. It is done when Shutdown of the
+// server is called. The keys are weak pointers, so that the servers can be collected.
+var shutdowns sync.Map // from weak.Pointer[http.Server] to context.Context
 
 // Context returns the context of a request. It also ends when Shutdown of the server is called, and
 // its cause is then [http.ErrServerClosed]. The caller must call cancel at the end of the request.
-func (s *Shutdowns) Context(r *http.Request) (ctx context.Context, cancel func()) {
+//
+// The first request to a server that calls Context does not hear of a Shutdown that has begun before.
+func Context(r *http.Request) (ctx context.Context, cancel func()) {
 	ctx, end := context.WithCancelCause(r.Context())
-	stop := s.onShutdown(r, func() { end(http.ErrServerClosed) })
+	stop := onShutdown(r, func() { end(http.ErrServerClosed) })
 	return ctx, func() {
 		stop()
 		end(nil)
@@ -121,18 +153,20 @@ func (s *Shutdowns) Context(r *http.Request) (ctx context.Context, cancel func()
 }
 
 // onShutdown calls f when the server of a request is shut down, until stop is called.
-func (s *Shutdowns) onShutdown(r *http.Request, f func()) (stop func() bool) {
+func onShutdown(r *http.Request, f func()) (stop func() bool) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if server == nil {
 		return func() bool { return true }
 	}
-	ctx, ok := s.contexts.Load(server)
+	key := weak.Make(server)
+	ctx, ok := shutdowns.Load(key)
 	if !ok {
 		c, cancel := context.WithCancel(context.Background())
-		if ctx, ok = s.contexts.LoadOrStore(server, c); ok {
+		if ctx, ok = shutdowns.LoadOrStore(key, c); ok {
 			cancel()
 		} else {
 			server.RegisterOnShutdown(cancel)
+			runtime.AddCleanup(server, func(key weak.Pointer[http.Server]) { shutdowns.Delete(key) }, key)
 		}
 	}
 	return context.AfterFunc(ctx.(context.Context), f)
