@@ -815,7 +815,7 @@ func (i FeedInfo) String() string {
 	if i.Selection != "" {
 		text = fmt.Appendf(text, " of %s", i.Selection)
 	}
-	if options := i.options(); options != "" {
+	if options := i.Options(); options != "" {
 		text = fmt.Appendf(text, " (%s)", options)
 	}
 	text = append(text, ": "...)
@@ -830,8 +830,9 @@ func (i FeedInfo) String() string {
 	return string(text)
 }
 
-// options describes the options that differ from the default, apart from the name and the buffer.
-func (i *FeedInfo) options() string {
+// Options describes the options of the feed that do not have their default, apart from its name and
+// its buffer, such as "resync, poll". It is for people.
+func (i FeedInfo) Options() string {
 	var options []string
 	if i.Overflow != Skip {
 		options = append(options, i.Overflow.String())

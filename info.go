@@ -126,6 +126,9 @@ func (p *pointSet[B, K, V]) text(name string) string {
 
 // shortText is like quoted, but the text has at most 64 characters of the value.
 func shortText(v any) string {
+	if s, ok := v.(string); ok {
+		return fmt.Sprintf("%.64q", s)
+	}
 	if reflect.ValueOf(v).Kind() == reflect.String {
 		return fmt.Sprintf("%.64q", fmt.Sprint(v))
 	}

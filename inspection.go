@@ -32,6 +32,10 @@ func (keyOrder[K, V]) Types() (value, key reflect.Type) {
 	return reflect.TypeFor[K](), reflect.TypeFor[K]()
 }
 
+func (o keyOrder[K, V]) Same(a, b inspection.Row) bool {
+	return o.table.order(a.Key.(K), b.Key.(K)) == 0
+}
+
 func (o keyOrder[K, V]) Rows(in inspection.Interval) iter.Seq[inspection.Row] {
 	return func(yield func(inspection.Row) bool) {
 		t, keys := o.table, intervalOf[K](in)
@@ -62,6 +66,10 @@ func (o indexOrder[S, K, V]) Name() string { return o.name }
 
 func (indexOrder[S, K, V]) Types() (value, key reflect.Type) {
 	return reflect.TypeFor[S](), reflect.TypeFor[K]()
+}
+
+func (o indexOrder[S, K, V]) Same(a, b inspection.Row) bool {
+	return o.order(a.Value.(S), b.Value.(S)) == 0 && o.table.order(a.Key.(K), b.Key.(K)) == 0
 }
 
 func (o indexOrder[S, K, V]) Rows(in inspection.Interval) iter.Seq[inspection.Row] {

@@ -44,7 +44,7 @@ func (i FeedInfo) LogValue() slog.Value {
 	if i.Selection != "" {
 		attrs = append(attrs, slog.String("selection", i.Selection))
 	}
-	if options := i.options(); options != "" {
+	if options := i.Options(); options != "" {
 		attrs = append(attrs, slog.String("options", options))
 	}
 	if i.Initial {

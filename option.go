@@ -155,6 +155,9 @@ func (p Overflow) String() string {
 
 // OnOverflow sets what a stream does when changes were dropped. The default is [Skip].
 //
+// With [Skip], a loop that takes longer for one element than the writers take to fill the buffer
+// gets a SkippedError each time, and hardly ever a change.
+//
 // With [Fail], the SkippedError is the final error, and everything still buffered is
 // discarded.
 //
@@ -173,9 +176,9 @@ func OnOverflow(p Overflow) FeedOption {
 
 // Poll makes a stream that never waits. A range ends without an error when there is
 // nothing to read. Then wake gets one value as soon as there is something to read. The
-// final error counts as something to read. After it, wake gets nothing more. If a loop
-// breaks while something is left, wake gets its value immediately. So range first, then
-// wait for wake.
+// final error counts as something to read. After it, wake gets nothing more, except a value
+// that was on its way. If a loop breaks while something is left, wake gets its value
+// immediately. So range first, then wait for wake.
 //
 // The send never blocks. The channel wake must have room for one value, or some values
 // are lost. Several feeds may share it, and it may be nil. A wake channel that its owner

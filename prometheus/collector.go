@@ -131,10 +131,8 @@ func newTableCollector(t changefeed.AnyTable, name string) *tableCollector {
 func (c *tableCollector) collect() []prometheus.Metric {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// The table comes first. A feed may read on before it is listed, and its lag is then too
-	// small. In the other order, the lag would include what was written during the listing.
 	info := c.table.Info()
-	c.addUp(c.table.Feeds(), info.Position.Seq)
+	c.addUp(c.table.Feeds())
 
 	var list []prometheus.Metric
 	add := func(m metric, value uint64, labels ...string) {
@@ -158,7 +156,7 @@ func (c *tableCollector) collect() []prometheus.Metric {
 }
 
 // addUp updates the groups with the feeds of a table, which are in the order of their IDs.
-func (c *tableCollector) addUp(infos []changefeed.FeedInfo, seq uint64) {
+func (c *tableCollector) addUp(infos []changefeed.FeedInfo) {
 	for _, g := range c.groups {
 		g.feeds, g.buffered, g.capacity, g.lag = 0, 0, 0, 0
 	}
@@ -182,7 +180,7 @@ func (c *tableCollector) addUp(infos []changefeed.FeedInfo, seq uint64) {
 		g.feeds++
 		g.buffered += uint64(f.Buffered)
 		g.capacity += uint64(f.Capacity)
-		g.lag = max(g.lag, lagOf(f, seq))
+		g.lag = max(g.lag, f.Lag)
 		g.delivered += now.delivered - before.delivered
 		g.skipped += now.skipped - before.skipped
 	}
@@ -195,17 +193,6 @@ func (c *tableCollector) group(name string) *group {
 		c.groups[name] = g
 	}
 	return g
-}
-
-// lagOf returns how far a feed is behind the sequence number of its table. It is at least what is
-// buffered. Nothing else is known of a feed of Commits, which has no sequence number. The same is
-// true of a feed that was ahead of the table, which was reset or written to before the listing.
-func lagOf(f *changefeed.FeedInfo, seq uint64) uint64 {
-	buffered := uint64(f.Buffered)
-	if buffered == 0 || f.Commits || f.Seq > seq {
-		return buffered
-	}
-	return max(buffered, seq-f.Seq)
 }
 
 // label returns a name as the value of a label, which must be UTF-8.

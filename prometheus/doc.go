@@ -40,9 +40,29 @@
 // between two collections is not counted. The first collection counts all that the feeds have done
 // before. A feed may count one skipped change too many: see [changefeed.FeedInfo].
 //
-// The lag is the number of changes to the table since the last one that the feed has read. It
-// includes changes that the feed has skipped, or does not select. It is 0 if nothing is buffered.
-// For a feed of Commits it is the number of changes in the buffer.
+// A feed that ends when it overflows, as with [changefeed.Fail], may thus never be seen to skip
+// anything. Its loop gets the error, and should count it.
+//
+// The lag is [changefeed.FeedInfo.Lag]: the number of changes to the table since the last one that
+// the feed has read. It includes changes that the feed has skipped, or does not select. It is 0 if
+// nothing is buffered. For a feed of Commits it is the number of changes in the buffer.
+//
+// # Alerts
+//
+// A loop is too slow, and misses changes:
+//
+//	rate(changefeed_feed_skipped_changes_total[5m]) > 0
+//
+// A loop has been behind its table for a while:
+//
+//	min_over_time(changefeed_feed_lag_changes[5m]) > 1000
+//
+// The buffers of a name are filling, on average. The capacity of feeds with Squash is 0:
+//
+//	changefeed_feed_buffered_changes / (changefeed_feed_capacity_changes > 0) > 0.5
+//
+// Changes that a feed never had are not skipped: a feed that begins with the present rows, or resumes
+// with them, counts from there on.
 //
 // # Tables
 //

@@ -3,18 +3,29 @@
 //	import { follow } from "/changefeed.js";
 //
 //	const feed = follow("/players/changes", {
-//	  key: (player) => player.ID,
+//	  key: (player) => player.ID,   // required: a string or a number
 //	  change(before, now, feed) {}, // of a row: null before an insert, and now after a delete
 //	  state(state, feed) {},        // "connecting", "loading", "live", "paused" or "ended"
+//	  withCredentials: true,        // send cookies to another origin, too
 //	});
 //	feed.rows;     // a Map from keys to the rows as they are now; another one after each reset
+//	feed.state;    // the last state
+//	feed.error;    // why the server ended the feed, such as "the table was dropped", or ""
 //	feed.pause();  // closes the connection, for example while the page is hidden
-//	feed.resume();
-//	feed.close();
+//	feed.resume(); // after a pause
+//	feed.close();  // ends the feed for good; the rows remain
 //
 // After a lost connection, and after a pause, the feed goes on where it was. If the server cannot do
-// that, it sends all rows again, and change is called for the rows that differ. The first call of
-// state comes before follow has returned.
+// that, it sends all rows again, and change is called for the rows that differ. The rows are in the
+// order in which they came, so a page sorts them for display. The first call of state comes before
+// follow has returned.
+//
+// While the server refuses the request, for example because nobody is logged in, the state is
+// "connecting". A browser does not tell the status of the answer. The feed asks again after a second,
+// and then after twice the time each time, up to 30 seconds.
+//
+// A feed always begins with all rows. JavaScript rounds integers beyond 2^53, so a server writes such
+// keys as strings.
 
 export function follow(url, options) {
   return new Feed(url, options);
@@ -23,6 +34,7 @@ export function follow(url, options) {
 class Feed {
   rows = new Map();
   state = "";
+  error = "";
 
   #url;
   #options;
@@ -33,12 +45,12 @@ class Feed {
   #delay = 1000; // in milliseconds, before the feed connects again by itself
 
   constructor(url, options) {
+    if (typeof options?.key !== "function") throw new TypeError("follow: the option key must be a function");
     this.#url = new URL(url, globalThis.location?.href);
     this.#options = options;
     this.#connect();
   }
 
-  // close ends the feed. The rows remain.
   close() {
     this.#disconnect("ended");
   }
@@ -75,9 +87,13 @@ class Feed {
     on("position", () => {});
     on("message", (change) => this.#change(change));
     on("ready", () => this.#ready());
-    on("end", () => this.close());
+    on("end", ({ error }) => {
+      this.error = error;
+      this.close();
+    });
     on("error", () => {
       this.#become("connecting");
+      if (source !== this.#source || this.state !== "connecting") return; // the page has paused or closed the feed
       if (source.readyState !== EventSource.CLOSED) return; // the browser connects again
       this.#timer = setTimeout(() => this.#connect(), this.#delay);
       this.#delay = Math.min(2 * this.#delay, 30_000);
@@ -89,10 +105,11 @@ class Feed {
   #change({ old_val: before = null, new_val: now = null }) {
     const rows = this.#loading ?? this.rows;
     const key = this.#options.key(now ?? before);
+    if (key === undefined) throw new Error("follow: the function key returned undefined for a row");
     before = rows.get(key) ?? null;
     if (now === null) rows.delete(key);
     else rows.set(key, now);
-    if (!this.#loading) this.#options.change?.(before, now, this);
+    if (!this.#loading) this.#report(before, now);
   }
 
   // ready takes the rows that were loaded, and reports how they differ from those before.
@@ -101,13 +118,24 @@ class Feed {
     this.rows = this.#loading;
     this.#loading = null;
     for (const [key, row] of before) {
-      if (!this.rows.has(key)) this.#options.change?.(row, null, this);
+      if (!this.rows.has(key)) this.#report(row, null);
     }
     for (const [key, row] of this.rows) {
       const old = before.get(key) ?? null;
-      if (JSON.stringify(old) !== JSON.stringify(row)) this.#options.change?.(old, row, this);
+      if (JSON.stringify(old) !== JSON.stringify(row)) this.#report(old, row);
     }
     if (this.state === "loading") this.#become("live"); // change may have closed the feed
+  }
+
+  // report calls change. If it throws, the error is reported as others are, and the feed goes on.
+  #report(before, now) {
+    try {
+      this.#options.change?.(before, now, this);
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
   }
 
   #become(state) {

@@ -23,6 +23,9 @@ func Changes[K, V any](s changefeed.Selection[K, V], opts ...Option) http.Handle
 // ChangesFunc is like [Changes] but calls choose for the selection that a request asks for. If choose
 // returns a [*StatusError], the handler answers with its status and text. After any other error
 // it answers with the status 400, without the error's text.
+//
+// A request that resumes must choose what the request before it chose. Otherwise the page keeps rows
+// that are not of its selection any more. A page whose user has changed must therefore follow anew.
 func ChangesFunc[K, V any](choose func(r *http.Request) (changefeed.Selection[K, V], error), opts ...Option) http.Handler {
 	return &changes[K, V]{source: source[K, V]{newConfig(opts), choose}}
 }
@@ -56,7 +59,7 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	ctx, cancel := sse.Context(r)
 	defer cancel()
-	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1), begins: true, resumes: !after.IsZero()}
+	c := client[K, V]{handler: h, out: sse.NewWriter(w, h.deadline), wake: make(chan struct{}, 1), begins: after.IsZero(), resumes: !after.IsZero()}
 	options := []changefeed.FeedOption{
 		changefeed.After(after), changefeed.OnOverflow(changefeed.Resync), changefeed.Buffer(h.buffer),
 		changefeed.Poll(c.wake), changefeed.Track(&c.feed), changefeed.Named(h.name),
@@ -72,9 +75,9 @@ func (h *changes[K, V]) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	h.logger.Debug("feed begins", "table", s.Table().Name(), "client", r.RemoteAddr, "after", after)
+	h.logger.Debug("web: feed begins", "table", s.Table().Name(), "client", r.RemoteAddr, "after", after)
 	err = c.follow(ctx, s.Changes(ctx, options...))
-	h.logger.Debug("feed ends", "table", s.Table().Name(), "client", r.RemoteAddr, "after", c.id, "cause", err)
+	h.logger.Debug("web: feed ends", "table", s.Table().Name(), "client", r.RemoteAddr, "after", c.id, "cause", err)
 }
 
 // leave is called when a client has gone. Without clients, no event is kept.
@@ -91,8 +94,8 @@ type client[K, V any] struct {
 	wake    chan struct{}
 	out     *sse.Writer
 	id      changefeed.Position // the last one that was sent
-	begins  bool                // no event was sent yet
-	resumes bool                // the first event is "resumed", if it is not "reset"
+	begins  bool                // the first event will be a "reset" that nothing was lost before
+	resumes bool                // the first event will be "resumed", or a "reset"
 }
 
 // follow sends the stream until it ends, and returns why.
@@ -142,7 +145,7 @@ func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 		return err
 	}
 	data := []byte(`{"state":"initializing"}`)
-	if !c.begins || c.resumes {
+	if !c.begins {
 		data, _ = json.Marshal(skipped)
 	}
 	c.out.Text = fmt.Appendf(c.out.Text, "event: reset\nid: %s\ndata: %s\n\n", noPosition, data)
@@ -153,7 +156,7 @@ func (c *client[K, V]) add(change changefeed.Change[V], err error) error {
 // addResumed adds the event that says that the feed goes on after the position of the request.
 func (c *client[K, V]) addResumed() {
 	if c.resumes {
-		c.begins, c.resumes = false, false
+		c.resumes = false
 		c.out.Text = append(c.out.Text, "event: resumed\ndata: {}\n\n"...)
 	}
 }
@@ -165,7 +168,7 @@ func (c *client[K, V]) addChange(change changefeed.Change[V]) error {
 	}
 	text, err := c.handler.recent.event(change, p)
 	if err != nil {
-		c.handler.logger.Error("a row cannot be encoded", "change", change.Seq, "error", err)
+		c.handler.logger.Error("web: a row cannot be encoded", "change", change.Seq, "error", err)
 		c.out.Text = append(c.out.Text, "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n"...)
 		return err
 	}

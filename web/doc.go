@@ -8,11 +8,14 @@
 //
 // The page then has the rows in a Map, and is called for each change:
 //
-//	import { follow } from "/changefeed.js";
-//	const feed = follow("/players/changes", {
-//	  key: (player) => player.ID,
-//	  change: (before, now) => console.log(before, "->", now),
-//	});
+//	<script type="module">
+//	  import { follow } from "/changefeed.js";
+//	  const feed = follow("/players/changes", {
+//	    key: (player) => player.ID,
+//	    change: (before, now) => console.log(before, "->", now),
+//	  });
+//	  document.addEventListener("visibilitychange", () => (document.hidden ? feed.pause() : feed.resume()));
+//	</script>
 //
 // [ChangesFunc] and [RowsFunc] choose the selection by the request:
 //
@@ -24,11 +27,11 @@
 //
 // A feed begins with the event "reset" and the present rows. Then comes the event "ready", and then
 // each change. Rows and changes are events without a name, which a browser calls "message". Their
-// data is RethinkDB's JSON, see [changefeed.Change.MarshalJSON]:
+// data is RethinkDB's JSON, see [changefeed.Change.MarshalJSON]. The ID 0 stands for no position:
 //
 //	event: reset
 //	id: 0
-//	data: {"error":"Changefeed cache over array size limit, skipped 1 elements."}
+//	data: {"state":"initializing"}
 //
 //	data: {"new_val":{"ID":1,"Score":10}}
 //
@@ -44,20 +47,22 @@
 // the next change, if the table retains it: see [changefeed.Table.Retain]. Otherwise a reset
 // comes again, and the page discards its rows. That happens, too, when a client was slower than its
 // buffer, when the table was reset, and when the page has seen changes that were lost with the
-// server: see the package durable. The ID 0 stands for no position.
+// server: see the package durable. The data of such a reset is the JSON of a
+// [changefeed.SkippedError], whose count includes the changes since the ID.
 //
 // A feed that goes on begins with the event "resumed". The event "position" has a newer ID than the
 // last change, because the changes since then were not of the selection. The data of both is {}.
 //
-// The parameter "after" is for the first request of a page that has the rows already, for example
-// from [Rows]. The header counts before it.
+// The parameter "after" is for the first request of a client that has the rows already, for example
+// from [Rows]. The selection must be the one of these rows. The header counts before it. The script
+// does not take rows from elsewhere.
 //
 // A browser opens at most six connections to a server, if it does not use HTTP/2. Each feed needs
 // one for as long as it is open, in all pages of the browser together. A page that is hidden should
 // therefore pause its feeds, and resume them when it is seen again.
 //
-// When the table is dropped, the event "end" comes. The page must then close its EventSource, or
-// the browser connects again and again.
+// When the table is dropped, or a row has no JSON, the event "end" comes. Its data says why. The page
+// must then close its EventSource, or the browser connects again and again.
 //
 // # Slow clients
 //
@@ -66,8 +71,13 @@
 // others. It delays nobody. A client that does not read at all is dropped after a time ([Deadline]),
 // and resumes when it comes back. A page that shows the newest state wants [Squash].
 //
-// [http.Server.Shutdown] ends all feeds at once. Servers with a WriteTimeout or a ReadTimeout can
-// serve feeds, because these do not apply to them.
+// [http.Server.Shutdown] ends all feeds at once. Only the first of all requests to a server is not
+// ended if it comes while Shutdown runs. Servers with a WriteTimeout or a ReadTimeout can serve
+// feeds, because these do not apply to them.
+//
+// A middleware that wraps the [http.ResponseWriter] must have a method Flush, or a method Unwrap as
+// [http.ResponseController] describes it. Otherwise the answer to a request for a feed is the status
+// 500. [http.TimeoutHandler] has neither.
 //
 // # What it protects from
 //

@@ -48,7 +48,7 @@ func Example() {
 	//
 	// event: reset
 	// id: 0
-	// data: {"error":"Changefeed cache over array size limit, skipped 2 elements."}
+	// data: {"state":"initializing"}
 	//
 	// data: {"new_val":{"ID":1,"Team":"red","Score":10}}
 	//

@@ -32,6 +32,9 @@ type source[K, V any] struct {
 
 // always returns a function that chooses s.
 func always[K, V any](s changefeed.Selection[K, V]) func(r *http.Request) (changefeed.Selection[K, V], error) {
+	if s.Table() == nil {
+		panic("web: the Selection is zero")
+	}
 	return func(*http.Request) (changefeed.Selection[K, V], error) { return s, nil }
 }
 
@@ -44,14 +47,17 @@ func (c *source[K, V]) accept(w http.ResponseWriter, r *http.Request) (s changef
 	}
 	c.allowOrigin(w, r)
 	s, err := c.choose(r)
-	if err == nil {
+	if err == nil && s.Table() != nil {
 		return s, true
+	}
+	if err == nil {
+		panic("web: the chosen Selection is zero")
 	}
 	status, text := http.StatusBadRequest, "the request does not choose any rows"
 	if e, ok := errors.AsType[*StatusError](err); ok {
 		status, text = e.Status, e.Text
 	}
-	c.logger.Debug("request refused", "client", r.RemoteAddr, "status", status, "error", err)
+	c.logger.Debug("web: request refused", "client", r.RemoteAddr, "status", status, "error", err)
 	httpError(w, status, text)
 	return s, false
 }

@@ -1,8 +1,11 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
+	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 
 	"github.com/seed-637b77f9/changefeed"
 	"github.com/stretchr/testify/require"
@@ -88,6 +91,45 @@ func BenchmarkEvent(b *testing.B) {
 				var r recent[score]
 				_, _ = r.event(c, changefeed.Position{Seq: c.Seq})
 			}
+		}
+	})
+}
+
+// Events are kept while there are clients.
+func TestRecentEventsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scores := changefeed.NewTable("scores", func(s *score) string { return s.Name })
+		h := Changes(scores.Selection()).(*changes[string, score])
+		kept := func() (n int) {
+			for i := range h.recent.events {
+				if h.recent.events[i].Load() != nil {
+					n++
+				}
+			}
+			return n
+		}
+		var done []chan struct{}
+		var cancels []context.CancelFunc
+		for range 2 {
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+			}()
+			done, cancels = append(done, ended), append(cancels, cancel)
+		}
+		synctest.Wait()
+		for _, name := range []string{"Ann", "Bob"} {
+			_, err := scores.Insert(score{name, 1})
+			require.NoError(t, err)
+		}
+		for i, want := range []int{2, 0} {
+			synctest.Wait()
+			require.Equal(t, 2, kept())
+			cancels[i]()
+			<-done[i]
+			require.Equal(t, want, kept())
 		}
 	})
 }

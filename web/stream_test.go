@@ -286,8 +286,38 @@ func TestBadRequests(t *testing.T) {
 		require.Equal(t, test.status, w.Code)
 		require.Equal(t, test.body, strings.TrimSpace(w.Body.String()))
 	}
-	require.PanicsWithValue(t, "web: AllowOrigin(*)", func() { web.AllowOrigin("*") })
-	require.PanicsWithValue(t, "web: Buffer(0)", func() { web.Buffer(0) })
+	for _, origin := range []string{"*", "https://a.example/", "a.example", ""} {
+		require.PanicsWithValue(t, "web: AllowOrigin("+origin+"): the value must be like https://example.com", func() { web.AllowOrigin(origin) })
+	}
+	require.PanicsWithValue(t, "web: Buffer(0): the value must be at least 1", func() { web.Buffer(0) })
+	var zero changefeed.Selection[int, player]
+	require.PanicsWithValue(t, "web: the Selection is zero", func() { web.Changes(zero) })
+	require.PanicsWithValue(t, "web: the chosen Selection is zero", func() {
+		chosen := web.RowsFunc(func(*http.Request) (changefeed.Selection[int, player], error) { return zero, nil })
+		chosen.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	})
+}
+
+// A middleware that wraps the response can make it impossible to send events.
+func TestAResponseThatCannotBeFlushed(t *testing.T) {
+	players := newPlayers()
+	var log strings.Builder
+	feed := web.Changes(players.Selection(), web.Logger(slog.New(slog.NewTextHandler(&log, nil))))
+	for _, wrap := range []func(http.Handler) http.Handler{
+		func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Minute, "") },
+		func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(struct{ http.ResponseWriter }{w}, r) })
+		},
+	} {
+		log.Reset()
+		w := httptest.NewRecorder()
+		wrap(feed).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		require.Equal(t, 500, w.Code)
+		const text = "events cannot be sent, because a middleware's http.ResponseWriter has neither Flush nor Unwrap"
+		require.Equal(t, text, strings.TrimSpace(w.Body.String()))
+		require.Contains(t, log.String(), "level=ERROR msg=\"web: "+text+"\"")
+		require.Empty(t, players.Feeds())
+	}
 }
 
 // The position of the header and that of the parameter "after" are those of a feed.
@@ -332,19 +362,50 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// The same URL may have other rows for another user, so only the rows of Rows have an ETag.
+func TestRowsOfAnotherUser(t *testing.T) {
+	players := newPlayers()
+	_, _ = players.Insert(player{1, "red", 1})
+	byTeam := changefeed.NewIndex(players, "team", func(p *player) string { return p.Team })
+	h := web.RowsFunc(func(r *http.Request) (changefeed.Selection[int, player], error) {
+		return byTeam.Equal(r.Header.Get("Cookie")), nil
+	})
+	for team, want := range map[string]string{"red": "[\n{\"ID\":1,\"Team\":\"red\",\"Score\":1}\n]\n", "blue": "[\n]\n"} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Cookie", team)
+		r.Header.Set("If-None-Match", `"`+players.Position().String()+`"`)
+		h.ServeHTTP(w, r)
+		require.Equal(t, want, w.Body.String())
+		require.Empty(t, w.Header().Get("ETag"))
+		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	}
+}
+
+type oddRow struct {
+	ID    int
+	Value any
+}
+
+type panicking struct{}
+
+func (panicking) MarshalJSON() ([]byte, error) { panic("no value") }
+
 // A row that cannot be encoded ends a feed, and breaks the answer of Rows off.
 func TestARowThatCannotBeEncoded(t *testing.T) {
-	numbers := changefeed.NewTable("numbers", func(n *[2]float64) float64 { return n[0] })
-	_, _ = numbers.Insert([2]float64{1, math.NaN()})
-	var log strings.Builder
-	options := web.Logger(slog.New(slog.NewTextHandler(&log, nil)))
-	w := httptest.NewRecorder()
-	web.Changes(numbers.Selection(), options).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	require.Contains(t, w.Body.String(), "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n")
-	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
-		web.Rows(numbers.Selection(), options).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	})
-	require.Equal(t, 2, strings.Count(log.String(), "unsupported value: NaN"))
+	for cause, value := range map[string]any{"unsupported value: NaN": math.NaN(), "panic: no value": panicking{}} {
+		rows := changefeed.NewTable("rows", func(r *oddRow) int { return r.ID })
+		_, _ = rows.Insert(oddRow{1, value})
+		var log strings.Builder
+		options := web.Logger(slog.New(slog.NewTextHandler(&log, nil)))
+		w := httptest.NewRecorder()
+		web.Changes(rows.Selection(), options).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		require.Contains(t, w.Body.String(), "event: end\ndata: {\"error\":\"a row cannot be encoded\"}\n\n")
+		require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+			web.Rows(rows.Selection(), options).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		})
+		require.Equal(t, 2, strings.Count(log.String(), cause))
+	}
 }
 
 func TestScript(t *testing.T) {

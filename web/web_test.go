@@ -147,7 +147,7 @@ func TestAFeed(t *testing.T) {
 		require.Equal(t, want, p.res.Header.Get(header))
 	}
 	for _, want := range []event{
-		{"reset", "0", `{"error":"Changefeed cache over array size limit, skipped 1 elements."}`},
+		{"reset", "0", `{"state":"initializing"}`},
 		{"message", "0", `{"new_val":{"ID":1,"Team":"red","Score":10}}`},
 		{"ready", players.Position().String(), `{"state":"ready"}`},
 	} {

@@ -20,6 +20,10 @@ type Order interface {
 	// Types returns the type of the values by which the rows are ordered, and that of the keys.
 	Types() (value, key reflect.Type)
 
+	// Same reports whether two rows have the same place in the order. It panics if one of them has
+	// a nil value or key.
+	Same(a, b Row) bool
+
 	// Rows returns the rows in an interval, at the moment at which a range begins. A range holds
 	// a snapshot, and no lock.
 	Rows(in Interval) iter.Seq[Row]

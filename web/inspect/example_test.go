@@ -22,7 +22,7 @@ func ExampleHandler() {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 
-	res, err := http.Get(server.URL + "/debug/changefeed/?format=json&view=rows&table=players&by=team&equal=red")
+	res, err := http.Get(server.URL + "/debug/changefeed/?view=rows&table=players&by=team&equal=red")
 	if err != nil {
 		panic(err)
 	}
@@ -30,5 +30,6 @@ func ExampleHandler() {
 	page, _ := io.ReadAll(res.Body)
 	fmt.Printf("%s", page)
 	// Output:
-	// {"table":"players","by":"team","rows":[{"value":"red","key":1,"row":{"ID":1,"Name":"Ann","Team":"red"}}]}
+	// {"table":"players","by":"team","next":"","rows":[
+	// {"value":"red","key":1,"row":{"ID":1,"Name":"Ann","Team":"red"}}]}
 }

@@ -1,24 +1,24 @@
 package inspect
 
 import (
+	"cmp"
 	"embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/seed-637b77f9/changefeed"
 	"github.com/seed-637b77f9/changefeed/web"
-	"github.com/seed-637b77f9/changefeed/web/internal/sse"
 )
 
 //go:embed page
 var page embed.FS
 
 // Handler returns the handler of the inspector: see the package documentation. It can be registered
-// under any path. Handler panics if a table is nil.
+// under any path. A table that is passed twice counts once. Handler panics if a table is nil.
 func Handler(tables ...changefeed.AnyTable) http.Handler {
 	h := new(handler)
 	for _, t := range tables {
@@ -30,10 +30,7 @@ func Handler(tables ...changefeed.AnyTable) http.Handler {
 	return h
 }
 
-type handler struct {
-	tables  []table
-	servers sse.Shutdowns
-}
+type handler struct{ tables []table }
 
 // A table is a table under a name that no other one of the handler has.
 type table struct {
@@ -42,11 +39,28 @@ type table struct {
 }
 
 func (h *handler) add(t changefeed.AnyTable) {
-	label := t.Name()
+	for _, other := range h.tables {
+		if other.AnyTable == t {
+			return
+		}
+	}
+	name := cmp.Or(strings.ToValidUTF8(t.Name(), "\uFFFD"), "(no name)")
+	label := name
 	for n := 2; h.find(label) != nil; n++ {
-		label = fmt.Sprintf("%s#%d", t.Name(), n)
+		label = fmt.Sprintf("%s#%d", name, n)
 	}
 	h.tables = append(h.tables, table{t, label})
+}
+
+// table returns the table that a request names.
+func (h *handler) table(query url.Values) (*table, error) {
+	if t := h.find(query.Get("table")); t != nil {
+		return t, nil
+	}
+	if !query.Has("table") {
+		return nil, badRequest("the parameter table is missing")
+	}
+	return nil, &web.StatusError{Status: http.StatusNotFound, Text: "there is no such table"}
 }
 
 // find returns the table with a label, or nil.
@@ -92,27 +106,27 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *handler) serveView(w http.ResponseWriter, r *http.Request, query url.Values) error {
 	format, view := query.Get("format"), query.Get("view")
 	switch {
+	case format != "" && format != "json":
+		return badRequest("the only format is json")
 	case view == "tail":
 		return h.serveTail(w, r, query)
-	case format == "":
-		http.ServeFileFS(w, r, page, "page/inspect.html")
-		return nil
-	case format != "json":
-		return badRequest("the only format is json")
-	case view == "":
-		limit, err := number(query, "limit", 100, 1_000_000)
-		if err != nil {
-			return err
-		}
-		return writeJSON(w, h.overview(query.Get("feeds"), limit))
 	case view == "rows":
 		rows, err := h.rows(query)
 		if err != nil {
 			return err
 		}
-		return writeJSON(w, rows)
+		return writeJSON(w, rows.appendJSON(nil))
+	case view != "":
+		return badRequest("the only views are rows and tail")
+	case format == "":
+		http.ServeFileFS(w, r, page, "page/inspect.html")
+		return nil
 	}
-	return badRequest("the only views are rows and tail")
+	limit, err := number(query, "limit", 100, 1_000_000)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, jsonOf(h.overview(query.Get("feeds"), limit)))
 }
 
 // number returns the number that a parameter has, which is from 1 to most.
@@ -128,14 +142,9 @@ func number(query url.Values, name string, byDefault, most int) (int, error) {
 	return n, nil
 }
 
-func writeJSON(w http.ResponseWriter, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
+func writeJSON(w http.ResponseWriter, data []byte) error {
 	w.Header().Set("Content-Type", "application/json")
-	_, err = w.Write(append(data, '\n'))
-	if err != nil {
+	if _, err := w.Write(data); err != nil {
 		panic(http.ErrAbortHandler) // the client has gone
 	}
 	return nil

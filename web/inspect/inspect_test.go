@@ -2,11 +2,14 @@ package inspect_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	bigmath "math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -76,7 +79,7 @@ func TestOverview(t *testing.T) {
 	players, games := newPlayers(), changefeed.NewTable("games", func(g *string) string { return *g })
 	byTeam := changefeed.NewIndex(players, "team", func(p *player) string { return p.Team })
 	players.Retain(5)
-	h := inspect.Handler(players, games, players)
+	h := inspect.Handler(players, games, players, newPlayers())
 
 	feeds := []changefeed.FeedOption{changefeed.Named("full"), changefeed.Buffer(10)}
 	full := players.Changes(t.Context(), feeds...)
@@ -193,7 +196,9 @@ func TestRows(t *testing.T) {
 
 	for query, want := range map[string]string{
 		"view=rows&table=games":                      "404 there is no such table",
-		"view=rows":                                  "404 there is no such table",
+		"view=rows":                                  "400 the parameter table is missing",
+		"view=rows&table=":                           "404 there is no such table",
+		"view=tail&table=":                           "404 there is no such table",
 		"view=rows&table=players&by=name":            "404 the table has no such index",
 		"view=rows&table=players&equal=x":            "400 equal is not a value of type int",
 		"view=rows&table=players&from=1.5":           "400 from is not a value of type int",
@@ -225,39 +230,145 @@ func (c *code) UnmarshalText(text []byte) error {
 }
 
 type oddRow struct {
-	Code  code
-	Value any
+	Code   code
+	Value  any
+	Secret string `json:"-"`
 }
 
 type panicking struct{}
 
 func (panicking) MarshalJSON() ([]byte, error) { panic("oops") }
 
-// Keys and rows of all types are shown, also those that have no JSON.
+type list struct{ Next *list }
+
+// Rows that have no JSON are shown as the reason, and the others as they are. A row's hidden fields
+// are not shown.
 func TestOddRows(t *testing.T) {
+	cycle := map[string]any{}
+	cycle["self"] = []any{cycle}
+	var long *list
+	for range 3_000_000 {
+		long = &list{long}
+	}
+	deep := strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999)
+	tests := []struct {
+		value any
+		want  string
+	}{
+		{1, `{"Code":"c0","Value":1}`},
+		{math.NaN(), `{"error":"json: unsupported value: NaN"}`},
+		{make(chan int), `{"error":"json: unsupported type: chan int"}`},
+		{panicking{}, `{"error":"panic: oops"}`},
+		{errors.New("an error"), `{"Code":"c4","Value":{}}`},
+		{cycle, `{"error":"*inspect_test.oddRow is nested more than 1000 levels deep"}`},
+		{long, `{"error":"*inspect_test.oddRow is nested more than 1000 levels deep"}`},
+		{json.RawMessage(deep), `{"Code":"c7","Value":` + deep + `}`},
+		{json.RawMessage("[[" + deep + "]]"), `{"error":"json: error calling MarshalJSON for type json.RawMessage: exceeded max depth"}`},
+		{[]any{nil, time.Time{}, []byte("x")}, `{"Code":"c9","Value":[null,"0001-01-01T00:00:00Z","eA=="]}`},
+	}
 	table := changefeed.NewTableFunc("odd", func(r *oddRow) code { return r.Code }, func(a, b code) int { return a.n - b.n })
-	for i, v := range []any{1, math.NaN(), make(chan int), panicking{}, errors.New("an error")} {
-		_, err := table.Insert(oddRow{code{i}, v})
+	h := inspect.Handler(table)
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	changes := tail(t, server, "")
+	for i, test := range tests {
+		_, err := table.Insert(oddRow{code{i}, test.value, "hidden"})
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprintf(`[{"table":"odd","seq":%d,"kind":"insert","new":%s}]`, i+1, test.want), changes.event())
+	}
+	require.Len(t, keysOf(t, h, "table=odd&limit=1"), len(tests))
+	require.Equal(t, []string{`"c3"`}, keysOf(t, h, "table=odd&equal=c3"))
+	body := get(t, h, "view=rows&table=odd").Body.String()
+	for i, test := range tests {
+		require.Contains(t, body, fmt.Sprintf(`{"value":"c%d","key":"c%d","row":%s}`, i, i, test.want))
+	}
+}
+
+// A big has methods that only a pointer to it has.
+type big struct{ bigmath.Int }
+
+func bigOf(n int64) (b big) {
+	b.SetInt64(n)
+	return b
+}
+
+// A color has a text that is not read back.
+type color int
+
+func (c color) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "color %d", c), nil }
+
+// A hidden value's JSON does not have all of it.
+type hidden struct {
+	A int
+	B int `json:"-"`
+}
+
+// pages returns how many rows a table of n rows with keys has on its pages, in either order.
+func pages[K any](t *testing.T, compare func(a, b K) int, keys ...K) {
+	t.Helper()
+	type row struct{ Key K }
+	table := changefeed.NewTableFunc("rows", func(r *row) K { return r.Key }, compare)
+	changefeed.NewIndexFunc(table, "key", func(r *row) K { return r.Key }, compare)
+	for _, k := range keys {
+		_, err := table.Insert(row{k})
 		require.NoError(t, err)
 	}
 	h := inspect.Handler(table)
-	require.Equal(t, []string{`"c0"`, `"c1"`, `"c2"`, `"c3"`, `"c4"`}, keysOf(t, h, "table=odd&limit=1"))
-	require.Equal(t, []string{`"c3"`}, keysOf(t, h, "table=odd&equal=c3"))
-	p := getJSON[rowPage](t, h, "view=rows&table=odd")
-	for i, want := range []string{`{"Code":"c0","Value":1}`, "unsupported value: NaN", "unsupported type: chan int", "panic: oops", `{"Code":"c4","Value":{}}`} {
-		require.Contains(t, string(p.Rows[i].Row), want)
+	for _, by := range []string{"", "&by=key"} {
+		for limit := 1; limit <= len(keys); limit++ {
+			require.Len(t, keysOf(t, h, fmt.Sprint("table=rows&limit=", limit, by)), len(keys), "%T, %d a page%s", keys[0], limit, by)
+		}
 	}
+}
 
-	floats := changefeed.NewTable("floats", func(f *float64) float64 { return *f })
-	for _, f := range []float64{math.NaN(), 1, 2} {
-		_, err := floats.Insert(f)
+// All rows of a table are on its pages, also if the JSON of their keys does not lead back to them.
+func TestPagesOfOddKeys(t *testing.T) {
+	pages(t, cmp.Compare, math.NaN(), math.Inf(-1), -0.5, 0, 1, math.Inf(1))
+	pages(t, strings.Compare, "", "\x00", "<b>", "a\xff1", "a\xff2", "a\ufffd", "b\n", "c")
+	pages(t, func(a, b any) int { return a.(int) - b.(int) }, any(1), any(2), any(3))
+	pages(t, cmp.Compare[color], 1, 2, 3, 4)
+	pages(t, func(a, b hidden) int { return cmp.Or(a.A-b.A, a.B-b.B) }, hidden{1, 1}, hidden{1, 2}, hidden{2, 0}, hidden{2, 1})
+	pages(t, func(a, b *int) int { return *a - *b }, new(1), new(2), new(3))
+	pages(t, func(a, b big) int { return a.Cmp(&b.Int) }, bigOf(1), bigOf(2), bigOf(3))
+	pages(t, time.Time.Compare, time.Unix(0, 1), time.Unix(0, 2), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(12000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(12001, 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+// What a request contains reaches a user's functions only if it is a key.
+func TestRequestsForNil(t *testing.T) {
+	type row struct{ Key *int }
+	table := changefeed.NewTableFunc("rows", func(r *row) *int { return r.Key }, func(a, b *int) int { return *a - *b })
+	for n := range 3 {
+		_, err := table.Insert(row{&n})
 		require.NoError(t, err)
 	}
-	h = inspect.Handler(floats)
-	require.Len(t, keysOf(t, h, "table=floats"), 3)
-	w := get(t, h, "format=json&view=rows&table=floats&limit=1")
-	require.Equal(t, http.StatusInternalServerError, w.Code)
-	require.Contains(t, w.Body.String(), "there are more rows, but the key of the last one cannot be encoded")
+	h := inspect.Handler(table)
+	cursor := func(text string) string { return "after=" + base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	for query, want := range map[string]string{
+		"equal=null":                     "400 equal is not a value of type *int",
+		"from=null":                      "400 from is not a value of type *int",
+		cursor(`{"Row":[null,null]}`):    "400 after is not the cursor of a page",
+		cursor(`{"Row":[1]}`):            "400 after is not the cursor of a page",
+		cursor(`{"Skip":-1}`):            "400 after is not the cursor of a page",
+		cursor(`7`):                      "400 after is not the cursor of a page",
+		cursor(`{"Row":[1,1]}`):          `200 {"table":"rows","by":"","next":"","rows":[` + "\n" + `{"value":2,"key":2,"row":{"Key":2}}]}`,
+		cursor(`{"Skip":2}`):             `200 {"table":"rows","by":"","next":"","rows":[` + "\n" + `{"value":2,"key":2,"row":{"Key":2}}]}`,
+		cursor(`{"Skip":20}`):            `200 {"table":"rows","by":"","next":"","rows":[]}`,
+		cursor(`{"Row":[0,0],"Skip":1}`): `200 {"table":"rows","by":"","next":"","rows":[` + "\n" + `{"value":2,"key":2,"row":{"Key":2}}]}`,
+	} {
+		w := get(t, h, "view=rows&table=rows&"+query)
+		require.Equal(t, want, fmt.Sprintf("%d %s", w.Code, strings.TrimSpace(w.Body.String())), query)
+	}
+}
+
+func TestNamesOfTables(t *testing.T) {
+	named := func(name string) changefeed.AnyTable {
+		return changefeed.NewTable(name, func(p *player) int { return p.ID })
+	}
+	h := inspect.Handler(named(""), named("a\xff"), named("a\ufffd"), named(""))
+	for i, want := range []string{"(no name)", "a\ufffd", "a\ufffd#2", "(no name)#2"} {
+		require.Equal(t, want, getJSON[overview](t, h, "").Tables[i].Name)
+		require.Empty(t, keysOf(t, h, "table="+url.QueryEscape(want)))
+	}
 }
 
 func TestThePage(t *testing.T) {
@@ -339,8 +450,13 @@ func TestTail(t *testing.T) {
 		}
 	}
 	games.Drop()
+	require.Equal(t, `event: dropped {"tables":["games"]}`, one.event())
 	require.Equal(t, "event: end {}", one.event())
 	require.False(t, one.read.Scan())
+	require.Equal(t, `event: dropped {"tables":["games"]}`, all.event())
+	_, err = players.Delete(7)
+	require.NoError(t, err)
+	require.Contains(t, all.event(), `"kind":"delete"`, "of the table that is left")
 
 	for _, query := range []string{"table=games", "table=x"} {
 		res, err := http.Get(server.URL + "/?view=tail&" + query)
@@ -352,6 +468,16 @@ func TestTail(t *testing.T) {
 	for all.read.Scan() {
 		require.NotEqual(t, "event: end", all.read.Text(), "the page connects again")
 	}
+}
+
+// A middleware that wraps the response can make it impossible to send changes.
+func TestATailThatCannotBeFlushed(t *testing.T) {
+	players := newPlayers()
+	w := httptest.NewRecorder()
+	inspect.Handler(players).ServeHTTP(struct{ http.ResponseWriter }{w}, httptest.NewRequest(http.MethodGet, "/?view=tail", nil))
+	require.Equal(t, http.StatusInternalServerError, w.Code)
+	require.Contains(t, w.Body.String(), "neither Flush nor Unwrap")
+	require.Empty(t, players.Feeds())
 }
 
 // While the page takes its time, at most so many changes wait for it.

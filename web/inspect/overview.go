@@ -52,16 +52,16 @@ type feedView struct {
 	Lag       uint64 `json:"lag"` // changes of the table since the one that the feed read last
 }
 
-// A feed is a feed of a table, and how far it is behind.
+// A feed is a feed of a table.
 type feed struct {
 	changefeed.FeedInfo
 	table *table
-	lag   uint64
 }
 
 // isFull returns 1 if the buffer of a feed is full, so that the next change drops one, and 0 otherwise.
+// More changes than that are retained ones, with which the feed resumes: see [changefeed.After].
 func (f *feed) isFull() int {
-	if f.Capacity > 0 && f.Buffered >= f.Capacity {
+	if f.Capacity > 0 && f.Buffered == f.Capacity {
 		return 1
 	}
 	return 0
@@ -73,10 +73,9 @@ func (h *handler) overview(text string, limit int) *overview {
 	var feeds []*feed
 	for i := range h.tables {
 		t := &h.tables[i]
-		info := t.Info()
-		o.Tables = append(o.Tables, viewOfTable(t, info))
+		o.Tables = append(o.Tables, viewOfTable(t, t.Info()))
 		for _, f := range t.Feeds() {
-			feeds = append(feeds, &feed{f, t, lag(f, info.Position.Seq)})
+			feeds = append(feeds, &feed{f, t})
 		}
 	}
 	// A feed of commits is one of each of its tables.
@@ -90,22 +89,13 @@ func (h *handler) overview(text string, limit int) *overview {
 	}
 	o.Feeds.Matched = len(feeds)
 	slices.SortStableFunc(feeds, func(a, b *feed) int {
-		return cmp.Or(b.isFull()-a.isFull(), cmp.Compare(b.lag, a.lag), cmp.Compare(b.Buffered, a.Buffered), cmp.Compare(b.Skipped, a.Skipped))
+		return cmp.Or(b.isFull()-a.isFull(), cmp.Compare(b.Lag, a.Lag), cmp.Compare(b.Buffered, a.Buffered), cmp.Compare(b.Skipped, a.Skipped))
 	})
 	o.Feeds.List = []feedView{}
 	for _, f := range feeds[:min(len(feeds), limit)] {
 		o.Feeds.List = append(o.Feeds.List, viewOfFeed(f))
 	}
 	return o
-}
-
-// lag returns how many changes of a table were made since the last one that a feed has read. It is 0
-// if the feed has read all changes that it follows.
-func lag(f changefeed.FeedInfo, seq uint64) uint64 {
-	if f.Buffered == 0 || f.Commits {
-		return uint64(f.Buffered)
-	}
-	return max(seq, f.Seq+1) - f.Seq // the feed may have read more since
 }
 
 func viewOfTable(t *table, i changefeed.TableInfo) tableView {
@@ -118,26 +108,11 @@ func viewOfTable(t *table, i changefeed.TableInfo) tableView {
 
 func viewOfFeed(f *feed) feedView {
 	v := feedView{
-		ID: f.ID, Name: f.Name, Selection: f.Selection, Options: optionsOf(f.FeedInfo), Initial: f.Initial,
-		Buffered: f.Buffered, Capacity: f.Capacity, Delivered: f.Delivered, Skipped: f.Skipped, Lag: f.lag,
+		ID: f.ID, Name: f.Name, Selection: f.Selection, Options: f.Options(), Initial: f.Initial,
+		Buffered: f.Buffered, Capacity: f.Capacity, Delivered: f.Delivered, Skipped: f.Skipped, Lag: f.Lag,
 	}
 	if !f.Commits {
 		v.Table, v.Position = f.table.label, f.table.At(f.Seq).String()
 	}
 	return v
-}
-
-// optionsOf returns the options that differ from the default, apart from the name and the buffer.
-func optionsOf(i changefeed.FeedInfo) string {
-	var options []string
-	if i.Overflow != changefeed.Skip {
-		options = append(options, i.Overflow.String())
-	}
-	if i.Capacity == 0 {
-		options = append(options, "squash "+i.Squash.String())
-	}
-	if i.Polls {
-		options = append(options, "poll")
-	}
-	return strings.Join(options, ", ")
 }

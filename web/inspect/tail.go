@@ -2,7 +2,6 @@ package inspect
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,52 +20,66 @@ const (
 	tailDeadline  = 30 * time.Second
 )
 
-// A changeView is a change, as the page gets it. A commit is an array of them.
-type changeView struct {
-	Table string          `json:"table"`
-	Seq   uint64          `json:"seq"`
-	Kind  string          `json:"kind"`
-	Old   json.RawMessage `json:"old,omitempty"`
-	New   json.RawMessage `json:"new,omitempty"`
+// A tail is the commits to tables, as a page gets them.
+type tail struct {
+	ctx     context.Context
+	out     *sse.Writer
+	wake    chan struct{}
+	tables  []table // those that are followed
+	commits changefeed.Stream[changefeed.Commit]
 }
 
 // serveTail sends the commits to a table, or to all tables, until the client leaves.
 func (h *handler) serveTail(w http.ResponseWriter, r *http.Request, query url.Values) error {
-	tables := h.tables
-	if name := query.Get("table"); name != "" {
-		t := h.find(name)
-		if t == nil {
-			return &web.StatusError{Status: http.StatusNotFound, Text: "there is no such table"}
-		}
-		tables = []table{*t}
-	}
-	labels := make(map[changefeed.AnyTable]string)
-	var followed []changefeed.AnyTable
-	for _, t := range tables {
-		if !t.Info().Dropped {
-			labels[t.AnyTable] = t.label
-			followed = append(followed, t.AnyTable)
-		}
-	}
-	if len(followed) == 0 {
-		return &web.StatusError{Status: http.StatusNotFound, Text: "there is no table that is not dropped"}
-	}
-	ctx, cancel := h.servers.Context(r)
+	ctx, cancel := sse.Context(r)
 	defer cancel()
-	out := sse.NewWriter(w, tailDeadline)
-	out.BeginEvents()
+	t := &tail{ctx: ctx, out: sse.NewWriter(w, tailDeadline), wake: make(chan struct{}, 1), tables: h.tables}
+	if query.Has("table") {
+		one, err := h.table(query)
+		if err != nil {
+			return err
+		}
+		t.tables = []table{*one}
+	}
+	if t.leaveDropped(); len(t.tables) == 0 {
+		return &web.StatusError{Status: http.StatusNotFound, Text: "the table was dropped, or there is none"}
+	}
+	if err := t.out.BeginEvents(); err != nil {
+		return err
+	}
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	wake := make(chan struct{}, 1)
-	commits := changefeed.Commits(ctx, followed, changefeed.Buffer(tailBuffer), changefeed.Poll(wake), changefeed.Named("inspect"))
-	_ = sse.Follow(ctx, "event: open\ndata: {}\n\n", wake, tailHeartbeat, func(text string) error {
-		if err := sendTail(out, commits, labels, text); err != nil {
+	t.follow()
+	_ = sse.Follow(ctx, "event: open\ndata: {}\n\n", t.wake, tailHeartbeat, func(text string) error {
+		if err := t.send(text); err != nil {
 			return err
 		}
 		return wait(ctx, tailInterval) // more changes than the buffer holds in this time are skipped
 	})
 	return nil
+}
+
+// leaveDropped removes the tables that were dropped, and returns their labels.
+func (t *tail) leaveDropped() (labels []string) {
+	var left []table
+	for _, one := range t.tables {
+		if one.Info().Dropped {
+			labels = append(labels, one.label)
+		} else {
+			left = append(left, one)
+		}
+	}
+	t.tables = left
+	return labels
+}
+
+func (t *tail) follow() {
+	var tables []changefeed.AnyTable
+	for _, one := range t.tables {
+		tables = append(tables, one.AnyTable)
+	}
+	t.commits = changefeed.Commits(t.ctx, tables, changefeed.Buffer(tailBuffer), changefeed.Poll(t.wake), changefeed.Named("inspect"))
 }
 
 // wait waits for a time, or until the end of ctx, whose error it does not return.
@@ -80,46 +93,76 @@ func wait(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// sendTail sends a text and the commits that are ready.
-func sendTail(out *sse.Writer, commits changefeed.Stream[changefeed.Commit], labels map[changefeed.AnyTable]string, text string) error {
-	out.Begin()
-	defer out.End()
-	out.Text = append(out.Text, text...)
+// send sends a text and the commits that are ready. When a table is dropped, it goes on with those
+// that are left.
+func (t *tail) send(text string) error {
+	t.out.Begin()
+	defer t.out.End()
+	t.out.Text = append(t.out.Text, text...)
+	err := t.read()
+	for errors.Is(err, changefeed.ErrTableDropped) {
+		t.out.Text = fmt.Appendf(t.out.Text, "event: dropped\ndata: {\"tables\":%s}\n\n", jsonOf(t.leaveDropped()))
+		if len(t.tables) == 0 {
+			t.out.Text = append(t.out.Text, "event: end\ndata: {}\n\n"...)
+			break
+		}
+		t.follow()
+		err = t.read()
+	}
+	if t.out.IsEmpty() {
+		return err
+	}
+	return errors.Join(err, t.out.Flush())
+}
+
+// read adds the commits that are ready. It returns an error if the stream has ended, or the client
+// has gone.
+func (t *tail) read() error {
 	sent := 0
-	for commit, err := range commits {
-		if err != nil {
-			skipped, ok := errors.AsType[*changefeed.SkippedError](err)
-			if !ok {
-				if errors.Is(err, changefeed.ErrTableDropped) {
-					out.Text = append(out.Text, "event: end\ndata: {}\n\n"...)
-				}
-				return errors.Join(err, out.Flush())
-			}
-			out.Text = fmt.Appendf(out.Text, "event: skipped\ndata: {\"count\":%d,\"reset\":%t}\n\n", skipped.Count, skipped.Reset)
+	for commit, err := range t.commits {
+		if skipped, ok := errors.AsType[*changefeed.SkippedError](err); ok {
+			t.out.Text = fmt.Appendf(t.out.Text, "event: skipped\ndata: {\"count\":%d,\"reset\":%t}\n\n", skipped.Count, skipped.Reset)
 			continue
 		}
-		views := make([]changeView, 0, len(commit))
-		for _, c := range commit {
-			views = append(views, changeView{labels[c.Table], c.Seq, c.Kind.String(), rowOf(c.Old), rowOf(c.New)})
+		if err != nil {
+			return err
 		}
-		data, _ := json.Marshal(views) // their rows are encoded already
-		out.Text = fmt.Appendf(out.Text, "data: %s\n\n", data)
-		if err := out.Added(); err != nil {
+		t.add(commit)
+		if err := t.out.Added(); err != nil {
 			return err
 		}
 		if sent += len(commit); sent >= tailBuffer {
 			break // wake gets a value if there is more
 		}
 	}
-	if out.IsEmpty() {
-		return nil
-	}
-	return out.Flush()
+	return nil
 }
 
-func rowOf(row any) json.RawMessage {
-	if row == nil {
-		return nil
+// add adds the event of a commit, whose data is an array of its changes.
+func (t *tail) add(commit changefeed.Commit) {
+	text := append(t.out.Text, "data: ["...)
+	for i, c := range commit {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = fmt.Appendf(text, `{"table":%s,"seq":%d,"kind":%q`, jsonOf(t.label(c.Table)), c.Seq, c.Kind)
+		if c.Old != nil {
+			text = append(append(text, `,"old":`...), jsonOf(c.Old)...)
+		}
+		if c.New != nil {
+			text = append(append(text, `,"new":`...), jsonOf(c.New)...)
+		}
+		text = append(text, '}')
 	}
-	return jsonOf(row)
+	t.out.Text = append(text, "]\n\n"...)
+}
+
+// label returns the label of a table that is followed.
+func (t *tail) label(of changefeed.AnyTable) string {
+	for _, one := range t.tables {
+		if one.AnyTable == of {
+			return one.label
+		}
+	}
+	return of.Name()
 }

@@ -117,7 +117,7 @@ function fill(buffered, capacity) {
   const bar = element("b", "");
   bar.style.setProperty("width", `${Math.min(100, (100 * buffered) / capacity)}%`);
   const box = element("div", "fill", element("i", "", bar), element("span", buffered ? "" : "zero", `${count(buffered)} / ${count(capacity)}`));
-  box.classList.toggle("full", buffered >= capacity);
+  box.classList.toggle("full", buffered === capacity);
   return box;
 }
 
@@ -229,6 +229,7 @@ const rows = {
   },
 
   turn(cursors) {
+    $("#next-rows").disabled = true; // until it is known what comes next
     this.cursors = cursors;
     this.shown = new Map();
     refresh();
@@ -244,6 +245,7 @@ const text = (v) => (v === undefined ? "" : typeof v === "string" ? v : JSON.str
 const tail = {
   most: 100, // commits that are shown
   source: null,
+  timer: undefined,
   paused: false,
   seen: 0,
   missed: 0,
@@ -253,20 +255,26 @@ const tail = {
     const table = $("#tail-query").elements.table.value;
     this.source = new EventSource("?" + new URLSearchParams(table ? { view: "tail", table } : { view: "tail" }));
     this.source.addEventListener("open", () => become("live"));
-    this.source.addEventListener("error", () => become("lost"));
+    this.source.addEventListener("error", () => {
+      become("lost");
+      if (this.source.readyState !== EventSource.CLOSED) return; // the browser connects again
+      this.stop();
+      this.timer = setTimeout(() => this.start(), 2 * interval);
+    });
     this.source.addEventListener("message", (event) => this.add(JSON.parse(event.data)));
     this.source.addEventListener("skipped", (event) => {
       const { count: n, reset } = JSON.parse(event.data);
       this.missed += n;
       this.put(element("li", "skipped", reset ? "A table was reset." : `${count(n)} changes are not shown, because there were too many.`));
     });
-    this.source.addEventListener("end", () => {
-      this.put(element("li", "skipped", "A table was dropped."));
-      this.stop();
+    this.source.addEventListener("dropped", (event) => {
+      for (const name of JSON.parse(event.data).tables) this.put(element("li", "skipped", `The table ${name} was dropped.`));
     });
+    this.source.addEventListener("end", () => this.stop());
   },
 
   stop() {
+    clearTimeout(this.timer);
     this.source?.close();
     this.source = null;
   },
