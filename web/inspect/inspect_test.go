@@ -263,7 +263,7 @@ func TestOddRows(t *testing.T) {
 		{cycle, `{"error":"*inspect_test.oddRow is nested more than 1000 levels deep"}`},
 		{long, `{"error":"*inspect_test.oddRow is nested more than 1000 levels deep"}`},
 		{json.RawMessage(deep), `{"Code":"c7","Value":` + deep + `}`},
-		{json.RawMessage("[[" + deep + "]]"), `{"error":"json: error calling MarshalJSON for type json.RawMessage: exceeded max depth"}`},
+		{json.RawMessage("[[" + deep + "]]"), `{"error":"json: error calling MarshalJSON for type json.RawMessage: invalid character '[' exceeded max depth"}`},
 		{[]any{nil, time.Time{}, []byte("x")}, `{"Code":"c9","Value":[null,"0001-01-01T00:00:00Z","eA=="]}`},
 	}
 	table := changefeed.NewTableFunc("odd", func(r *oddRow) code { return r.Code }, func(a, b code) int { return a.n - b.n })
