@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -160,7 +161,29 @@ func TestInspectorShowsChanges(t *testing.T) {
 	p.waitText("#tail li:first-child .new .differs + .differs", "55")
 	p.waitText("#tail-count", "1 changes")
 	players.Drop()
-	p.waitText("#tail li:first-child", "A table was dropped.")
+	p.waitText("#tail li:first-child", "The table players was dropped.")
+}
+
+// While a proxy answers with an error, the page connects again by itself, because browsers do not.
+func TestInspectorComesBack(t *testing.T) {
+	t.Parallel()
+	players := newPlayers(t)
+	h := inspect.Handler(players)
+	var down atomic.Bool
+	down.Store(true)
+	url, _ := serve(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() && r.URL.Query().Get("view") == "tail" {
+			http.Error(w, "try again later", http.StatusServiceUnavailable)
+			return
+		}
+		h.ServeHTTP(w, r)
+	}))
+	p := open(t, url+"#changes", isNetworkError)
+	p.waitText("#state", "connection lost")
+	down.Store(false)
+	p.waitText("#state", "live")
+	score(t, players, 3, 33)
+	p.waitText("#tail .new .differs + .differs", "33")
 }
 
 // All pages fit on a screen, in light and dark. The pictures are for people: see CONTRIBUTING.md.

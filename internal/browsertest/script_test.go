@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,6 +46,13 @@ window.states = [];
 window.calls = [];
 window.wrong = []; // calls whose row before is not the one of the call before
 window.onchange = () => {};
+window.onstate = () => {};
+window.timers = 0;
+const start = window.setTimeout;
+window.setTimeout = (...args) => {
+  timers++;
+  return start(...args);
+};
 const copy = new Map();
 const json = (rows) => JSON.stringify([...rows.values()].sort((a, b) => a.id - b.id));
 
@@ -58,8 +66,12 @@ window.feed = follow("/changes", {
     calls.push([before, now]);
     window.onchange(feed);
   },
-  state: (state) => states.push(state),
+  state(state, feed) {
+    states.push(state);
+    window.onstate(state, feed);
+  },
 });
+window.follow = follow;
 window.rows = () => json(feed.rows);
 window.copied = () => json(copy);
 window.count = (state) => states.filter((s) => s === state).length;
@@ -76,6 +88,7 @@ type site struct {
 	requests atomic.Int64 // for changes
 	refused  atomic.Int64
 	wasCut   atomic.Bool
+	thrown   string // in the errors that the page throws on purpose
 }
 
 // newSite serves a table of three rows.
@@ -145,7 +158,9 @@ type script struct {
 
 func (s *site) open() script {
 	s.Helper()
-	p := script{open(s.T, s.url, func(m chromedp.ConsoleMessage) bool { return s.wasCut.Load() && isNetworkError(m) }), s}
+	p := script{open(s.T, s.url, func(m chromedp.ConsoleMessage) bool {
+		return s.wasCut.Load() && isNetworkError(m) || s.thrown != "" && strings.Contains(fmt.Sprint(m), s.thrown)
+	}), s}
 	p.wait(`window.feed?.state === "live"`)
 	p.run("calls.length = states.length = 0")
 	return p
@@ -303,6 +318,7 @@ func TestDrop(t *testing.T) {
 	p.wait(`feed.state === "ended"`)
 	require.True(t, eval[bool](p.tab, "rows() === JSON.stringify("+quote(want)+")"))
 	require.Equal(t, []string{"ended"}, p.states())
+	require.Equal(t, "the table was dropped", eval[string](p.tab, "feed.error"))
 	require.Len(t, p.calls(), 1)
 	require.True(t, eval[bool](p.tab, "sources.length === 1 && sources[0].readyState === EventSource.CLOSED"))
 	p.run("feed.pause(), feed.resume()")
@@ -385,7 +401,46 @@ func TestCloseInACall(t *testing.T) {
 			s.waitFeeds(0)
 			require.Equal(t, []string{"loading", state}, p.states())
 		})
+		t.Run(method+" after a lost connection", func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			p := s.open()
+			p.run("timers = 0; window.onstate = (state, feed) => state === \"connecting\" && feed." + method + "()")
+			s.cut()
+			p.wait("states.length > 0")
+			require.Equal(t, []string{"connecting", state}, p.states())
+			require.Equal(t, []int{1, 0}, eval[[]int](p.tab, "[sources.length, timers]"), "it does not connect again")
+		})
 	}
+}
+
+// An error of the page's function does not keep the others from being called.
+func TestAnErrorInACall(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.thrown = "on purpose"
+	p := s.open()
+	p.run("window.onchange = () => { throw new Error(\"on purpose\"); }")
+	s.upsert(newRow(1, 1))
+	p.wait("calls.length === 1")
+	require.NoError(t, s.table.Reset(changefeed.Past[row]{Lineage: s.table.Lineage(), Rows: slices.Values([]row{newRow(1, 9), newRow(7, 7)})}))
+	p.wait(`feed.state === "live" && calls.length === 5`)
+	p.waitRows()
+	require.Equal(t, []string{"loading", "live"}, p.states())
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.thrown = "follow: the function key returned undefined for a row"
+	p := s.open()
+	message := `(() => { try { follow("/changes", {}); return ""; } catch (error) { return error.message; } })()`
+	require.Equal(t, "follow: the option key must be a function", eval[string](p.tab, message))
+	p.run(`window.errors = []; addEventListener("error", (event) => errors.push(event.message))`)
+	p.run(`window.other = follow("/changes", { key: (row) => row.ID })`)
+	p.wait("errors.length === 3")
+	require.Equal(t, "Uncaught Error: follow: the function key returned undefined for a row", eval[string](p.tab, "errors[0]"))
+	p.run("other.close()")
 }
 
 // While a proxy answers with an error, the script connects again by itself, because browsers do not.
