@@ -4,7 +4,8 @@
 //	go run ./examples/dashboard
 //
 // The page follows the devices of one region and the ten hottest of all, with the package web. Its
-// button cuts the connection, and the page resumes with the changes that it has missed.
+// button cuts the connection, and the page resumes with the changes that it has missed. Its tables
+// are shown at /debug/changefeed/, by the package web/inspect.
 package main
 
 import (

@@ -50,8 +50,10 @@
 // takes linear time in the number of feeds, but not in the number of rows, and delays no writer. While
 // somebody looks at the changes, each commit to the tables is stored once more, as it is with
 // [changefeed.Commits]. The page gets about 1,000 changes a second, and shows how many it missed.
-// A transaction of more than 200 changes is always missed. A page after a row whose key has no JSON,
-// or a JSON that is not read back as the same key, takes linear time in the rows before it.
+// A transaction of more than 200 changes is always missed.
+//
+// A page of rows takes the same time wherever it is. Some keys cannot be read back from their JSON,
+// or have none. A page after such a row takes linear time in the rows before it.
 //
 // The changes that a page follows are a feed, so [changefeed.Table.Restore] fails while one is open.
 // A page that was left open connects again when the program starts. A program therefore restores its

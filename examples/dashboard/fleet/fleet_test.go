@@ -269,3 +269,17 @@ func TestPage(t *testing.T) {
 		require.Contains(t, string(body), test.text, name)
 	}
 }
+
+// The inspector shows the tables of the fleet.
+func TestInspector(t *testing.T) {
+	t.Parallel()
+	server := serve(t, fleet.New())
+	for path, want := range map[string]string{"": "<!doctype html>", "?format=json": `"name":"devices"`} {
+		res, err := http.Get(server.URL + "/debug/changefeed/" + path)
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Contains(t, string(body), want)
+	}
+}

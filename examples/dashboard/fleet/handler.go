@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-637b77f9/changefeed"
 	"github.com/seed-637b77f9/changefeed/web"
+	"github.com/seed-637b77f9/changefeed/web/inspect"
 )
 
 //go:embed page
@@ -24,6 +25,7 @@ var files embed.FS
 //	GET /regions/{region}/changes   the feed of the devices of a region
 //	GET /hottest/changes            the feed of the ten hottest devices
 //	POST /cut?page=ID               ends the feeds whose address has the same parameter "page"
+//	GET /debug/changefeed/          the inspector of the tables, to which a program lets only operators
 //
 // A feed that was cut is resumed by the browser after two seconds.
 func (f *Fleet) Handler() http.Handler {
@@ -42,6 +44,7 @@ func (f *Fleet) Handler() http.Handler {
 	mux.Handle("GET /regions/{region}/changes", feeds.add(region))
 	mux.Handle("GET /hottest/changes", feeds.add(hottest))
 	mux.HandleFunc("POST /cut", feeds.cut)
+	mux.Handle("GET /debug/changefeed/", inspect.Handler(f.Devices, f.Hottest))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
