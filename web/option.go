@@ -33,7 +33,7 @@ func newConfig(opts []Option) config {
 		heartbeat: 15 * time.Second,
 		deadline:  30 * time.Second,
 		retry:     2 * time.Second,
-		logger:    slog.Default(),
+		logger:    slog.New(slog.DiscardHandler),
 	}
 	for _, opt := range opts {
 		opt(&c)
@@ -85,7 +85,7 @@ func MaxClients(n int) Option {
 	return func(c *config) { c.maxClients = n }
 }
 
-// Logger sets a logger. The default is [slog.Default]. Mistakes of the program are logged at the
+// Logger sets a logger. By default nothing is logged. Mistakes of the program are logged at the
 // level error: a row that cannot be encoded, and a middleware that keeps a response from being sent
 // in parts. Refused requests, and the beginning and the end of each feed, are logged at the level
 // debug.
