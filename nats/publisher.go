@@ -105,9 +105,10 @@ func (f *feed) publish(ctx context.Context, offset uint64) (*Publisher, error) {
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.commits = changefeed.Commits(p.ctx, f.anyTables(), changefeed.Named("nats"), changefeed.Buffer(f.buffer), changefeed.Poll(p.wake))
 	p.behind = true
+	begun := p.changed
 	go p.run()
 	select {
-	case <-p.acknowledged():
+	case <-begun:
 	case <-ctx.Done():
 		p.Close()
 		return nil, context.Cause(ctx)
@@ -137,14 +138,6 @@ func asyncOf(js jetstream.JetStream) (jetstream.JetStream, error) {
 func (p *Publisher) Close() {
 	p.stop()
 	<-p.done
-}
-
-// acknowledged returns a channel that is closed at the next acknowledgement, and when the publisher
-// ends.
-func (p *Publisher) acknowledged() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.changed
 }
 
 func (p *Publisher) failure() error {
