@@ -30,6 +30,9 @@ const (
 
 	// A commitMessage has a commit, or the last part of one.
 	commitMessage
+
+	// A fenceMessage is empty. After it, JetStream refuses the messages of earlier publishers.
+	fenceMessage
 )
 
 // A publisherID is the random name of a publisher.
@@ -167,3 +170,38 @@ func (r *reader) next(n uint64) []byte {
 }
 
 func (r *reader) bytes() []byte { return r.next(r.uvarint()) }
+
+// A decoder decodes the messages of a log, in order.
+type decoder struct {
+	parts []byte // of a commit whose last part is to come
+	from  publisherID
+}
+
+// decode returns what a message has: the contents of a beginMessage, a commit, or neither. They refer
+// to the message.
+func (d *decoder) decode(message []byte) (b begin, c commit, err error) {
+	var h header
+	data, err := h.parse(message)
+	if err != nil {
+		return nil, nil, err
+	}
+	if h.publisher != d.from || h.kind == beginMessage {
+		d.from, d.parts = h.publisher, nil // the last part of an earlier commit never comes
+	}
+	switch h.kind {
+	case beginMessage:
+		b, err = parseBegin(data)
+	case partMessage:
+		d.parts = append(d.parts, data...)
+	case commitMessage:
+		if len(d.parts) > 0 {
+			data = append(d.parts, data...)
+			d.parts = nil
+		}
+		c, err = parseCommit(data)
+	case fenceMessage:
+	default:
+		err = fmt.Errorf("it is of an unknown kind %d", h.kind)
+	}
+	return b, c, err
+}

@@ -63,24 +63,15 @@ const (
 )
 
 // Publish makes this process the publisher of tables under a name. It makes the log and the object
-// store, if they do not exist. ctx is for the start only.
+// store, if they do not exist. If somebody has published under the name before, the tables must have
+// everything that is in the log. Otherwise it returns [ErrPublished], and the program follows the log
+// instead, and promotes the replica: see [Replica.Promote]. ctx is for the start only.
 func Publish(ctx context.Context, js jetstream.JetStream, name string, opts ...Option) (*Publisher, error) {
 	f, err := newFeed(js, name, opts)
-	if err == nil {
-		err = f.open(ctx, true)
-	}
 	if err != nil {
 		return nil, publishError(name, err)
 	}
-	last, err := f.lastMessage(ctx)
-	if err != nil {
-		return nil, publishError(name, err)
-	}
-	var offset uint64
-	if last != nil {
-		offset = last.Sequence
-	}
-	p, err := f.publish(ctx, offset)
+	p, err := f.publish(ctx)
 	if err != nil {
 		return nil, publishError(name, err)
 	}
@@ -91,32 +82,59 @@ func publishError(name string, err error) error {
 	return fmt.Errorf("natsfeed: publish %q: %w", name, err)
 }
 
-// publish begins to publish after the message of the log that is numbered offset.
-func (f *feed) publish(ctx context.Context, offset uint64) (*Publisher, error) {
+func (f *feed) publish(ctx context.Context) (*Publisher, error) {
+	if err := f.open(ctx, true); err != nil {
+		return nil, err
+	}
+	published, sequence, err := f.published(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name, lineage := range published {
+		t := f.named[name]
+		if t == nil {
+			return nil, fmt.Errorf("table %q: %w: it was not passed", name, ErrPublished)
+		}
+		if at := last(lineage); !has(t.lineage(), at) && at.Seq > 0 {
+			return nil, fmt.Errorf("table %q: %w: up to %v", name, ErrPublished, at)
+		}
+	}
+	p, err := f.newPublisher(sequence)
+	if err != nil {
+		return nil, err
+	}
+	p.due = true
+	return p, p.start(ctx)
+}
+
+// newPublisher returns a publisher whose first message comes after the one of the log that is numbered
+// offset. It follows the tables already.
+func (f *feed) newPublisher(offset uint64) (*Publisher, error) {
+	async, err := asyncOf(f.js)
+	if err != nil {
+		return nil, err
+	}
 	p := &Publisher{
-		feed: f, offset: offset, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1),
+		feed: f, async: async, offset: offset, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), behind: true,
 		done: make(chan struct{}), changed: make(chan struct{}), acked: make(begin), forks: time.NewTicker(time.Second),
 	}
 	_, _ = rand.Read(p.id[:])
-	var err error
-	if p.async, err = asyncOf(f.js); err != nil {
-		return nil, err
-	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.commits = changefeed.Commits(p.ctx, f.anyTables(), changefeed.Named("nats"), changefeed.Buffer(f.buffer), changefeed.Poll(p.wake))
-	p.behind = true
+	return p, nil
+}
+
+// start starts the goroutine, and waits until the log has the positions of the tables.
+func (p *Publisher) start(ctx context.Context) error {
 	begun := p.changed
 	go p.run()
 	select {
 	case <-begun:
+		return p.failure()
 	case <-ctx.Done():
 		p.Close()
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	if err := p.failure(); err != nil {
-		return nil, err
-	}
-	return p, nil
 }
 
 // asyncOf returns a JetStream with the options of js, for messages whose acknowledgements come later.
@@ -339,7 +357,7 @@ func (p *Publisher) send() error {
 	}
 	for commit, err := range p.commits {
 		if _, ok := errors.AsType[*changefeed.SkippedError](err); ok {
-			p.behind = true
+			p.behind, p.due = true, true
 			return p.begin()
 		} else if err != nil {
 			return err
@@ -366,7 +384,7 @@ func (p *Publisher) begin() error {
 	if err != nil {
 		return err
 	}
-	p.behind, p.due = false, true
+	p.behind = false
 	return p.sendBegin()
 }
 
@@ -421,7 +439,7 @@ func (p *Publisher) sendCommit(commit changefeed.Commit) error {
 		t := p.named[name]
 		row, err := t.encode(made)
 		if err != nil {
-			p.behind = true
+			p.behind, p.due = true, true
 			return err
 		}
 		c.add(name, t.version(), at, change{made.Kind, row})
@@ -489,7 +507,7 @@ func (p *Publisher) resend() error {
 		number = h.number
 	case sequence == offset+number: // none of them is
 	case sequence < offset+number: // the server has lost messages
-		p.pending, p.size, p.behind = nil, 0, true
+		p.pending, p.size, p.behind, p.due = nil, 0, true, true
 		p.offset = sequence - p.sent // it may wrap around
 		p.mu.Lock()
 		p.number = p.sent

@@ -2,12 +2,14 @@ package natsfeed
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 )
@@ -20,14 +22,13 @@ type Replica struct {
 	done chan struct{}
 
 	// These belong to the goroutine.
-	next   uint64 // the sequence number of the next message
-	needed uint64 // the number that a snapshot must have at least, or 0
-	parts  []byte // of a commit whose last part is to come
-	from   publisherID
+	decoder decoder
+	needed  uint64 // the number that a snapshot must have at least, or 0
 
 	mu      sync.Mutex
-	at      begin         // the lineages of the tables
-	changed chan struct{} // closed when at changes
+	next    uint64        // the sequence number of the next message; changed by the goroutine
+	at      begin         // the lineages of the tables; changed by the goroutine
+	changed chan struct{} // closed when one of them changes
 	err     error
 }
 
@@ -95,15 +96,12 @@ func (r *Replica) Wait(ctx context.Context, positions ...changefeed.Position) er
 func (r *Replica) run() {
 	defer close(r.done)
 	for {
-		err := r.follow()
+		err := r.readLog(r.ctx, r.next, r.receive)
 		if errors.Is(err, errFellOff) {
 			err = r.bootstrap()
 		}
 		if r.ctx.Err() != nil {
-			r.mu.Lock()
-			r.err = ErrClosed
-			close(r.changed)
-			r.mu.Unlock()
+			r.end(ErrClosed)
 			return
 		}
 		if err != nil {
@@ -116,8 +114,12 @@ func (r *Replica) run() {
 	}
 }
 
-// errFellOff says that the log does not lead from what the tables have to the present.
-var errFellOff = errors.New("the log has not all of the messages")
+func (r *Replica) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+	close(r.changed)
+}
 
 // bootstrap makes the tables those of the newest snapshot. If there is none that is new enough, it
 // waits for one.
@@ -140,8 +142,8 @@ func (r *Replica) bootstrap() error {
 		if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
 			return err
 		}
-		r.next, r.parts = numbers[0]+1, nil
-		r.move(func() { r.at = lineages })
+		r.decoder = decoder{}
+		r.move(func() { r.next, r.at = numbers[0]+1, lineages })
 		return nil
 	})
 }
@@ -155,92 +157,29 @@ func (r *Replica) move(change func()) {
 	r.changed = make(chan struct{})
 }
 
-// follow reads the log until that fails.
-func (r *Replica) follow() error {
-	var consumer jetstream.Consumer
-	err := persist(r.ctx, func(ctx context.Context) error {
-		info, err := r.log.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if info.State.FirstSeq > r.next {
-			return r.fallOff(info.State.FirstSeq - 1)
-		}
-		consumer, err = r.log.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: r.next,
-		})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	defer context.AfterFunc(r.ctx, messages.Stop)()
-	for {
-		m, err := messages.Next()
-		if err != nil {
-			return err
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		switch sequence := meta.Sequence.Stream; {
-		case sequence < r.next:
-			continue
-		case sequence > r.next: // JetStream goes on silently behind what was purged
-			return r.fallOff(sequence - 1)
-		}
-		if err := r.receive(m.Data()); err != nil {
-			return err
-		}
-		r.next++
-	}
-}
-
-// fallOff is called if the messages up to the one with a number are not in the log, or do not help.
-func (r *Replica) fallOff(number uint64) error {
-	r.needed = number
+// beginAnew is called if a message does not lead from what the tables have to what the publisher has.
+// A snapshot that has it is needed.
+func (r *Replica) beginAnew() error {
+	r.needed = r.next
 	return errFellOff
 }
 
 // receive takes a message.
-func (r *Replica) receive(message []byte) error {
-	var h header
-	data, err := h.parse(message)
+func (r *Replica) receive(sequence uint64, message []byte) error {
+	b, c, err := r.decoder.decode(message)
 	if err != nil {
-		return fmt.Errorf("the message %d is damaged: %w", r.next, err)
+		return fmt.Errorf("the message %d is damaged: %w", sequence, err)
 	}
-	if h.publisher != r.from || h.kind == beginMessage {
-		r.from, r.parts = h.publisher, nil
+	if b != nil {
+		err = r.receiveBegin(b)
 	}
-	switch h.kind {
-	case beginMessage:
-		lineages, err := parseBegin(data)
-		if err != nil {
-			return fmt.Errorf("the message %d is damaged: %w", r.next, err)
-		}
-		return r.receiveBegin(lineages)
-	case partMessage:
-		r.parts = append(r.parts, data...)
-	case commitMessage:
-		if len(r.parts) > 0 {
-			data = append(r.parts, data...)
-			r.parts = nil
-		}
-		c, err := parseCommit(data)
-		if err != nil {
-			return fmt.Errorf("the message %d is damaged: %w", r.next, err)
-		}
-		return r.receiveCommit(c)
-	default:
-		return fmt.Errorf("the message %d is of an unknown kind %d", r.next, h.kind)
+	if err == nil && len(c) > 0 {
+		err = r.receiveCommit(c)
 	}
-	return nil
+	if err == nil {
+		r.move(func() { r.next = sequence + 1 })
+	}
+	return err
 }
 
 // receiveBegin compares the positions of the tables with those of the publisher.
@@ -251,7 +190,7 @@ func (r *Replica) receiveBegin(lineages begin) error {
 			continue // a snapshot may be later than the message
 		}
 		if len(mine) == 0 || !has(theirs, last(mine)) || last(theirs).Seq != last(mine).Seq {
-			return r.fallOff(r.next)
+			return r.beginAnew()
 		}
 		i := slices.IndexFunc(theirs, func(p changefeed.Position) bool { return p.History == last(mine).History })
 		for _, p := range theirs[i+1:] {
@@ -296,16 +235,104 @@ func (r *Replica) receiveCommit(c commit) error {
 	for _, cause := range []error{changefeed.ErrOtherHistory, changefeed.ErrGap, changefeed.ErrDiverged} {
 		if errors.Is(err, cause) {
 			r.onError(followError(r.name, err))
-			return r.fallOff(r.next)
+			return r.beginAnew()
 		}
 	}
 	if err != nil {
 		return err
 	}
-	r.move(func() {
-		for _, p := range missing {
-			r.at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
-		}
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range missing {
+		r.at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
+	}
 	return nil
+}
+
+// Promote makes the replica the publisher. It has everything that JetStream has acknowledged, and the
+// publisher before it is refused from then on ([ErrFenced]). The histories of the tables get a new
+// name, because that publisher may have shown changes to others that are not in the log: see
+// [changefeed.Table.Fork]. Feeds of the tables go on, and so do the other replicas.
+//
+// Promote does not find out whether the other publisher is well. If two replicas are promoted, the
+// later one remains. After an error, the replica goes on as one if it is [ErrClosed] or the context's
+// error.
+func (r *Replica) Promote(ctx context.Context) (*Publisher, error) {
+	p, err := r.promote(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("natsfeed: promote %q: %w", r.name, err)
+	}
+	return p, nil
+}
+
+func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
+	for {
+		message, err := r.lastMessage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var last uint64
+		if message != nil {
+			last = message.Sequence
+		}
+		if err := r.waitNext(ctx, last+1); err != nil {
+			return nil, err
+		}
+		fenced, err := r.fence(ctx, last)
+		if err != nil {
+			return nil, err
+		}
+		if fenced {
+			r.stop()
+			<-r.done
+			for _, t := range r.tables {
+				t.fork()
+			}
+			p, err := r.newPublisher(last + 1)
+			if err != nil {
+				return nil, err
+			}
+			return p, p.start(ctx)
+		}
+	}
+}
+
+// waitNext waits until the replica has the messages before the one with a number.
+func (r *Replica) waitNext(ctx context.Context, next uint64) error {
+	for {
+		r.mu.Lock()
+		ok, changed, err := r.next >= next, r.changed, r.err
+		r.mu.Unlock()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fence adds a message to the log, after the last one. It returns false if that is not the last one
+// any more.
+func (r *Replica) fence(ctx context.Context, last uint64) (ok bool, err error) {
+	h := header{kind: fenceMessage}
+	_, _ = rand.Read(h.publisher[:])
+	m := &nats.Msg{Subject: r.subject, Data: h.append(nil)}
+	err = persist(ctx, func(ctx context.Context) error {
+		_, err := r.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequence(last))
+		return err
+	})
+	api, refused := errors.AsType[*jetstream.APIError](err)
+	if !refused || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+		return err == nil, err
+	}
+	message, err := r.lastMessage(ctx)
+	if err != nil || message == nil {
+		return false, err
+	}
+	var present header
+	_, err = present.parse(message.Data)
+	return present == h, err // an earlier attempt, whose acknowledgement was lost
 }

@@ -30,6 +30,7 @@ type table interface {
 	// apply makes those changes of a part that come after the one numbered after.
 	apply(tx *changefeed.Tx, p *part, after uint64) error
 
+	fork()
 	forkTo(p changefeed.Position) error
 
 	// write writes the present rows, each with its length before it.
@@ -79,6 +80,7 @@ func (r *rows[K, V]) check() error                                      { return
 func (r *rows[K, V]) lineage() []changefeed.Position                    { return r.t.Lineage() }
 func (r *rows[K, V]) lineageIn(tx *changefeed.Tx) []changefeed.Position { return r.t.In(tx).Lineage() }
 func (r *rows[K, V]) lenIn(tx *changefeed.Tx) int                       { return r.t.In(tx).Len() }
+func (r *rows[K, V]) fork()                                             { r.t.Fork() }
 func (r *rows[K, V]) forkTo(p changefeed.Position) error                { return r.t.ForkTo(p) }
 func (r *rows[K, V]) version() int                                      { return r.codec.Version }
 func (r *rows[K, V]) decodes(version int) bool                          { return r.codec.Decodes(version) }

@@ -70,7 +70,7 @@ func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) error {
 	return w.Flush()
 }
 
-// snapshotsAfter returns the numbers of the snapshots, the newest first.
+// snapshotNumbers returns the numbers of the snapshots, the newest first.
 func (f *feed) snapshotNumbers(ctx context.Context) (numbers []uint64, err error) {
 	err = persist(ctx, func(ctx context.Context) error {
 		numbers = nil
@@ -105,6 +105,24 @@ func (f *feed) deleteSnapshots(ctx context.Context) error {
 	return f.log.Purge(ctx, jetstream.WithPurgeSequence(numbers[1]+1))
 }
 
+// snapshotLineages returns the lineages of the snapshot with a number.
+func (f *feed) snapshotLineages(ctx context.Context, number uint64) (lineages begin, err error) {
+	object, err := f.snapshots.Get(ctx, snapshotName(number))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = object.Close() }() // it is not read to its end
+	s, err := readHeader(bufio.NewReader(object))
+	if err != nil {
+		return nil, fmt.Errorf("the snapshot %d is damaged: %w", number, err)
+	}
+	lineages = make(begin)
+	for _, t := range s.Tables {
+		lineages[t.Name] = t.Lineage
+	}
+	return lineages, nil
+}
+
 // readSnapshot reads the snapshot with a number. It returns a function that makes the tables what it
 // has, and the lineages.
 func (f *feed) readSnapshot(ctx context.Context, number uint64) (reset func(tx *changefeed.Tx) error, lineages begin, err error) {
@@ -134,7 +152,10 @@ func (f *feed) readSnapshot(ctx context.Context, number uint64) (reset func(tx *
 		lineages[t.Name] = t.Lineage
 	}
 	if _, err := r.Peek(1); err != io.EOF { // only at the end is the digest of the object checked
-		return nil, nil, fmt.Errorf("the snapshot %d is damaged: %w", number, cmpErr(err))
+		if err == nil {
+			err = errors.New("it is too long")
+		}
+		return nil, nil, fmt.Errorf("the snapshot %d is damaged: %w", number, err)
 	}
 	for name := range f.named {
 		if lineages[name] == nil {
@@ -149,13 +170,6 @@ func (f *feed) readSnapshot(ctx context.Context, number uint64) (reset func(tx *
 		}
 		return nil
 	}, lineages, nil
-}
-
-func cmpErr(err error) error {
-	if err == nil {
-		return errors.New("it is too long")
-	}
-	return err
 }
 
 func readHeader(r *bufio.Reader) (s *snapshot, err error) {

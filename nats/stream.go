@@ -140,6 +140,108 @@ func (f *feed) lastMessage(ctx context.Context) (message *jetstream.RawStreamMsg
 	return message, err
 }
 
+// errFellOff says that messages are missing at the beginning of the log.
+var errFellOff = errors.New("the log has not all of the messages")
+
+// readLog calls receive with each message from the one numbered next on, until it returns an error,
+// or ctx ends. JetStream goes on silently behind messages that were purged.
+func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence uint64, message []byte) error) error {
+	var consumer jetstream.Consumer
+	err := persist(ctx, func(ctx context.Context) error {
+		info, err := f.log.Info(ctx)
+		if err == nil && info.State.FirstSeq > next {
+			err = errFellOff
+		}
+		if err == nil {
+			consumer, err = f.log.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+				DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next,
+			})
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	defer context.AfterFunc(ctx, messages.Stop)()
+	for {
+		m, err := messages.Next()
+		if err != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		switch sequence := meta.Sequence.Stream; {
+		case sequence < next:
+			continue
+		case sequence > next:
+			return errFellOff
+		}
+		if err := receive(next, m.Data()); err != nil {
+			return err
+		}
+		next++
+	}
+}
+
+// published returns the positions of the tables after the last message of the log, and its sequence
+// number.
+func (f *feed) published(ctx context.Context) (at begin, sequence uint64, err error) {
+	message, err := f.lastMessage(ctx)
+	if message == nil || err != nil {
+		return nil, 0, err
+	}
+	err = persist(ctx, func(attempt context.Context) error {
+		numbers, err := f.snapshotNumbers(attempt)
+		if err != nil {
+			return err
+		}
+		at, sequence = make(begin), 0
+		if len(numbers) > 0 {
+			if at, err = f.snapshotLineages(attempt, numbers[0]); err != nil {
+				return err
+			}
+			sequence = numbers[0]
+		} // otherwise the publisher has ended before it made one, and the log is whole
+		if sequence >= message.Sequence {
+			return nil
+		}
+		var d decoder
+		err = f.readLog(ctx, sequence+1, func(n uint64, data []byte) error {
+			b, c, err := d.decode(data)
+			if err != nil {
+				return fmt.Errorf("the message %d is damaged: %w", n, err)
+			}
+			if b != nil {
+				at = b
+			}
+			for _, p := range c {
+				at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
+			}
+			if sequence = n; n >= message.Sequence {
+				return errEnough
+			}
+			return nil
+		})
+		if errors.Is(err, errFellOff) {
+			err = errNotPublished // a newer snapshot comes
+		}
+		if errors.Is(err, errEnough) {
+			err = nil
+		}
+		return err
+	})
+	return at, sequence, err
+}
+
+var errEnough = errors.New("enough")
+
 // has reports whether a position is in a history that has the names.
 func has(lineage []changefeed.Position, p changefeed.Position) bool {
 	return slices.ContainsFunc(lineage, func(name changefeed.Position) bool {

@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -203,23 +202,62 @@ func TestReplicasBeginAnew(t *testing.T) {
 	same(t, r, from, to)
 }
 
-func TestFencing(t *testing.T) {
+func TestASecondPublisher(t *testing.T) {
 	s := start(t)
-	from, other := newTables(), newTables()
-	errs := make(chan error, 100)
-	p := publish(t, s, from, natsfeed.OnError(func(err error) { errs <- err }))
+	from := newTables()
+	p := publish(t, s, from, fail(t))
 	_, err := from.games.Insert(game{ID: 1})
 	require.NoError(t, err)
 	require.NoError(t, p.Wait(within(t), from.positions()...))
-	publish(t, s, other, fail(t))
+	_, err = natsfeed.Publish(within(t), s, "league", newTables().options()...)
+	require.ErrorIs(t, err, natsfeed.ErrPublished)
+	p.Close()
+	require.ErrorIs(t, p.Wait(within(t), from.players.At(9)), natsfeed.ErrClosed)
 	_, err = from.games.Insert(game{ID: 2})
 	require.NoError(t, err)
-	require.ErrorIs(t, p.Wait(within(t), from.positions()...), natsfeed.ErrFenced)
-	for err := range errs {
-		if errors.Is(err, natsfeed.ErrFenced) {
-			break
-		}
-	}
+	publish(t, s, from, fail(t))
 	to, r := follow(t, s, fail(t))
-	same(t, r, other, to)
+	same(t, r, from, to)
+}
+
+func TestPromote(t *testing.T) {
+	s := start(t)
+	from := newTables()
+	errs := make(chan error, 100)
+	p := publish(t, s, from, natsfeed.OnError(func(err error) { errs <- err }))
+	to, r := follow(t, s, fail(t))
+	other, otherReplica := follow(t, s, fail(t))
+	feed := other.games.Changes(t.Context(), changefeed.Poll(nil))
+	for n := range 100 {
+		_, err := from.games.Insert(game{ID: n})
+		require.NoError(t, err)
+	}
+	require.NoError(t, p.Wait(within(t), from.positions()...))
+	promoted, err := r.Promote(within(t))
+	require.NoError(t, err)
+	t.Cleanup(promoted.Close)
+	require.Equal(t, 100, to.games.Len())
+
+	_, err = from.games.Insert(game{ID: 100})
+	require.NoError(t, err)
+	require.ErrorIs(t, p.Wait(within(t), from.positions()...), natsfeed.ErrFenced)
+	_, err = to.games.Insert(game{100, "Bob"})
+	require.NoError(t, err)
+	require.NoError(t, promoted.Wait(within(t), to.positions()...))
+	same(t, otherReplica, to, other)
+	seq := uint64(0)
+	for c, err := range feed {
+		require.NoError(t, err)
+		seq++
+		require.Equal(t, seq, c.Seq)
+	}
+	require.Equal(t, to.games.Seq(), seq)
+
+	old, err := natsfeed.Publish(within(t), s, "league", from.options()...)
+	require.ErrorIs(t, err, natsfeed.ErrPublished)
+	require.Nil(t, old)
+	again, err := natsfeed.Follow(within(t), s, "league", from.options(fail(t))...)
+	require.NoError(t, err)
+	t.Cleanup(again.Close)
+	same(t, again, to, from)
 }
