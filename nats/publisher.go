@@ -239,23 +239,21 @@ func (p *Publisher) run() {
 		if err == nil {
 			err = p.wait()
 		}
-		if err == nil {
-			continue
-		}
-		if p.ctx.Err() != nil {
-			err = ErrClosed
-		}
-		if !errors.Is(err, ErrFenced) && !errors.Is(err, ErrClosed) {
-			p.onError(fmt.Errorf("natsfeed: publish %q: %w", p.name, err))
-			if err = p.resend(); err == nil {
-				continue
-			}
+		for err != nil {
 			if p.ctx.Err() != nil {
 				err = ErrClosed
 			}
+			p.onError(publishError(p.name, err))
+			if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {
+				p.end(err)
+				return
+			}
+			select {
+			case <-p.ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+			err = p.resend()
 		}
-		p.end(err)
-		return
 	}
 }
 
@@ -269,9 +267,6 @@ func (p *Publisher) end(err error) {
 	p.err = err
 	close(p.changed)
 	p.mu.Unlock()
-	if !errors.Is(err, ErrClosed) {
-		p.onError(fmt.Errorf("natsfeed: publish %q: %w", p.name, err))
-	}
 }
 
 // wait waits until there is something to do.
@@ -298,7 +293,7 @@ func (p *Publisher) wait() error {
 	case err := <-p.taking:
 		p.taking = nil
 		if err != nil {
-			p.onError(fmt.Errorf("natsfeed: publish %q: snapshot: %w", p.name, err))
+			p.onError(publishError(p.name, fmt.Errorf("snapshot: %w", err)))
 			p.due, p.retry = true, time.After(time.Second)
 		}
 	case <-p.retry:
@@ -546,13 +541,24 @@ func (p *Publisher) snapshot() error {
 	taking := make(chan error, 1)
 	p.taking = taking
 	go func() {
-		err := p.writeSnapshot(p.ctx, after)
+		err := p.writeSnapshot(p.ctx, after, p.confirm)
 		if err == nil {
 			err = p.deleteSnapshots(p.ctx)
 		}
 		taking <- err
 		close(taking)
 	}()
+	return nil
+}
+
+// confirm waits until the log has all that a snapshot has. Otherwise the snapshot could have changes
+// that no other publisher will ever have.
+func (p *Publisher) confirm(s *snapshot) error {
+	for _, t := range s.Tables {
+		if err := p.Wait(p.ctx, last(t.Lineage)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

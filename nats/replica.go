@@ -26,8 +26,10 @@ type Replica struct {
 	needed  uint64 // the number that a snapshot must have at least, or 0
 
 	mu      sync.Mutex
-	next    uint64        // the sequence number of the next message; changed by the goroutine
-	at      begin         // the lineages of the tables; changed by the goroutine
+	// The goroutine alone changes these.
+	next    uint64        // the sequence number of the next message
+	resume  uint64        // the same, but of the first part of a commit that is not complete
+	at      begin         // the lineages of the tables
 	changed chan struct{} // closed when one of them changes
 	err     error
 }
@@ -96,7 +98,8 @@ func (r *Replica) Wait(ctx context.Context, positions ...changefeed.Position) er
 func (r *Replica) run() {
 	defer close(r.done)
 	for {
-		err := r.readLog(r.ctx, r.next, r.receive)
+		r.decoder = decoder{}
+		err := r.readLog(r.ctx, r.resume, r.receive)
 		if errors.Is(err, errFellOff) {
 			err = r.bootstrap()
 		}
@@ -142,8 +145,7 @@ func (r *Replica) bootstrap() error {
 		if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
 			return err
 		}
-		r.decoder = decoder{}
-		r.move(func() { r.next, r.at = numbers[0]+1, lineages })
+		r.move(func() { r.next, r.resume, r.at = numbers[0]+1, numbers[0]+1, lineages })
 		return nil
 	})
 }
@@ -177,7 +179,12 @@ func (r *Replica) receive(sequence uint64, message []byte) error {
 		err = r.receiveCommit(c)
 	}
 	if err == nil {
-		r.move(func() { r.next = sequence + 1 })
+		r.move(func() {
+			r.next = sequence + 1
+			if len(r.decoder.parts) == 0 {
+				r.resume = r.next
+			}
+		})
 	}
 	return err
 }

@@ -31,11 +31,12 @@ type tableSnapshot struct {
 }
 
 // writeSnapshot writes a snapshot of the tables, which have the messages up to the one numbered after.
-func (f *feed) writeSnapshot(ctx context.Context, after uint64) error {
+// Before the snapshot can be seen, it calls confirm.
+func (f *feed) writeSnapshot(ctx context.Context, after uint64, confirm func(s *snapshot) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := changefeed.Read(func(tx *changefeed.Tx) error { return f.writeRows(tx, w) }, f.anyTables()...)
+		err := changefeed.Read(func(tx *changefeed.Tx) error { return f.writeRows(tx, w, confirm) }, f.anyTables()...)
 		written <- err
 		_ = w.CloseWithError(err) // io.EOF if it is nil
 	}()
@@ -49,7 +50,7 @@ func (f *feed) writeSnapshot(ctx context.Context, after uint64) error {
 
 func snapshotName(after uint64) string { return strconv.FormatUint(after, 10) }
 
-func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) error {
+func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer, confirm func(s *snapshot) error) error {
 	w := bufio.NewWriterSize(to, 128<<10)
 	s := snapshot{Format: formatVersion}
 	for _, t := range f.tables {
@@ -67,7 +68,7 @@ func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) error {
 			return err
 		}
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), confirm(&s))
 }
 
 // snapshotNumbers returns the numbers of the snapshots, the newest first.
