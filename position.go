@@ -164,7 +164,7 @@ func (t *Table[K, V]) Fork() Position {
 // nothing.
 //
 // Possible errors: [ErrGap] if the table's last change is not that of p, [ErrOtherHistory] if the
-// table had the name before, or if p is zero, and [ErrTableDropped].
+// table had the name before, or if there is none, and [ErrTableDropped].
 func (t *Table[K, V]) ForkTo(p Position) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,7 +182,7 @@ func (t *Table[K, V]) forkToLocked(p Position) error {
 		return fmt.Errorf("%w: the table's last change is %d", ErrGap, t.seq)
 	case p == t.At(t.seq):
 		return nil
-	case p.IsZero() || t.lineageNow().includes(p.History):
+	case p.History == (HistoryID{}) || t.lineageNow().includes(p.History):
 		return ErrOtherHistory
 	}
 	t.forkLocked(p.History)

@@ -25,7 +25,7 @@ type Replica struct {
 	decoder decoder
 	needed  uint64 // the number that a snapshot must have at least, or 0
 
-	mu      sync.Mutex
+	mu sync.Mutex
 	// The goroutine alone changes these.
 	next    uint64        // the sequence number of the next message
 	resume  uint64        // the same, but of the first part of a commit that is not complete
