@@ -243,7 +243,9 @@ func (p *Publisher) run() {
 			if p.ctx.Err() != nil {
 				err = ErrClosed
 			}
-			p.onError(publishError(p.name, err))
+			if !errors.Is(err, ErrClosed) {
+				p.onError(publishError(p.name, err))
+			}
 			if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {
 				p.end(err)
 				return
