@@ -19,7 +19,7 @@ type backlog[V any] struct {
 	skipped uint64                             // number of changes after from that were not retained
 	read    atomic.Uint64                      // the Seq of the last change that was read, or reported as skipped
 	to      uint64                             // the Seq of the table's last change at the subscription
-	offset  uint64                             // the position after a change, less its Seq; it may wrap around
+	offset  uint64                             // the position after a change, less its Seq (it may wrap around)
 	pages   atomic.Pointer[[]*page[Change[V]]] // from the page of the next change on, or nil: nothing to read
 }
 

@@ -104,7 +104,7 @@ func (c *client[K, V]) follow(ctx context.Context, stream changefeed.Stream[chan
 	return sse.Follow(ctx, begin, c.wake, c.handler.heartbeat, func(text string) error { return c.send(stream, text) })
 }
 
-// send sends a text and what is ready.
+// send sends a text, and the changes that are ready.
 func (c *client[K, V]) send(stream changefeed.Stream[changefeed.Change[V]], text string) (err error) {
 	c.out.Begin()
 	defer c.out.End()

@@ -18,14 +18,14 @@ import (
 //go:embed page
 var files embed.FS
 
-// Handler returns a handler for the page and what it asks for:
+// Handler returns a handler for the page, its feeds, and the inspector:
 //
 //	GET /                           the page
 //	GET /fleet                      the regions, and the number of devices, as JSON
 //	GET /regions/{region}/changes   the feed of the devices of a region
 //	GET /hottest/changes            the feed of the ten hottest devices
 //	POST /cut?page=ID               ends the feeds whose address has the same parameter "page"
-//	GET /debug/changefeed/          the inspector of the tables, to which a program lets only operators
+//	GET /debug/changefeed/          the inspector of the tables, for operators only
 //
 // A feed that was cut is resumed by the browser after two seconds.
 func (f *Fleet) Handler() http.Handler {

@@ -255,9 +255,9 @@ const tail = {
     const table = $("#tail-query").elements.table.value;
     this.source = new EventSource("?" + new URLSearchParams(table ? { view: "tail", table } : { view: "tail" }));
     this.source.addEventListener("open", () => become("live"));
-    this.source.addEventListener("error", () => {
+    this.source.addEventListener("error", (event) => {
       become("lost");
-      if (this.source.readyState !== EventSource.CLOSED) return; // the browser connects again
+      if (event.target.readyState !== EventSource.CLOSED) return; // the browser connects again
       this.stop();
       this.timer = setTimeout(() => this.start(), 2 * interval);
     });

@@ -38,13 +38,13 @@ func NewWriter(w http.ResponseWriter, deadline time.Duration) *Writer {
 	return &Writer{w: w, control: http.NewResponseController(w), deadline: deadline}
 }
 
-// ErrCannotFlush is the error of BeginEvents if the response cannot be sent in parts.
-var ErrCannotFlush = errors.New("events cannot be sent, because a middleware's http.ResponseWriter has neither Flush nor Unwrap")
+var errCannotFlush = errors.New("events cannot be sent, because a middleware's http.ResponseWriter has neither Flush nor Unwrap")
 
-// BeginEvents prepares the response for events.
+// BeginEvents prepares the response for events. It returns an error, and writes nothing, if the
+// response cannot be sent in parts.
 func (w *Writer) BeginEvents() error {
 	if !canFlush(w.w) {
-		return ErrCannotFlush
+		return errCannotFlush
 	}
 	_ = w.control.SetReadDeadline(time.Time{}) // the server's ReadTimeout would end the request
 	header := w.w.Header()
