@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -131,5 +132,23 @@ func TestRecentEventsAreForgotten(t *testing.T) {
 			<-done[i]
 			require.Equal(t, want, kept())
 		}
+	})
+}
+
+// The end is the last event, also if the position has moved since the last one.
+func TestNothingComesAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scores := changefeed.NewTable("scores", func(s *score) string { return s.Name })
+		w, ended := httptest.NewRecorder(), make(chan struct{})
+		go func() {
+			defer close(ended)
+			Changes(scores.Row("Ann")).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))
+		}()
+		synctest.Wait()
+		_, err := scores.Insert(score{"Bob", 1})
+		require.NoError(t, err)
+		scores.Drop()
+		<-ended
+		require.True(t, strings.HasSuffix(w.Body.String(), "event: end\ndata: {\"error\":\"the table was dropped\"}\n\n"), w.Body.String())
 	})
 }
