@@ -1,0 +1,207 @@
+package natsfeed
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/seed-637b77f9/changefeed"
+)
+
+// A message of the log begins with a header: the version of the format, the kind, the number of the
+// message, and who has published it. The publisher and the number tell whether a message that is in
+// the log is one's own. What follows depends on the kind.
+type header struct {
+	kind      messageKind
+	number    uint64
+	publisher publisherID
+}
+
+type messageKind byte
+
+const (
+	// A beginMessage has the positions of all tables, as JSON. It comes when a publisher begins, and
+	// when the tables have another history than the messages before it lead to.
+	beginMessage messageKind = iota + 1
+
+	// A partMessage has a part of a commit that is too large for one message.
+	partMessage
+
+	// A commitMessage has a commit, or the last part of one.
+	commitMessage
+
+	// A fenceMessage is empty. After it, JetStream refuses the messages of earlier publishers.
+	fenceMessage
+)
+
+// A publisherID is the random name of a publisher.
+type publisherID [8]byte
+
+const formatVersion = 1
+
+const headerSize = 1 + 1 + 8 + len(publisherID{})
+
+func (h *header) append(to []byte) []byte {
+	to = append(to, formatVersion, byte(h.kind))
+	to = binary.BigEndian.AppendUint64(to, h.number)
+	return append(to, h.publisher[:]...)
+}
+
+// parse reads the header of a message, and returns the rest.
+func (h *header) parse(message []byte) (rest []byte, err error) {
+	if len(message) < headerSize {
+		return nil, errors.New("too short")
+	}
+	if message[0] != formatVersion {
+		return nil, fmt.Errorf("the format has version %d, and not %d", message[0], formatVersion)
+	}
+	h.kind = messageKind(message[1])
+	h.number = binary.BigEndian.Uint64(message[2:])
+	copy(h.publisher[:], message[10:])
+	return message[headerSize:], nil
+}
+
+// A begin is the contents of a beginMessage: the lineages of the tables, by name.
+type begin map[string][]changefeed.Position
+
+func (b begin) append(to []byte) []byte {
+	data, _ := json.Marshal(b) // positions have texts
+	return append(to, data...)
+}
+
+func parseBegin(data []byte) (b begin, err error) { return b, json.Unmarshal(data, &b) }
+
+// A commit is parts of tables, each of which begins with the table's name, the version of its rows,
+// the history and the number of its first change. A part ends where the next change is of another
+// table, so that the changes of a commit are in the order in which they were made.
+type commit []part
+
+// A part is some changes of one table, which have consecutive numbers.
+type part struct {
+	table   string
+	version int
+	history changefeed.HistoryID
+	first   uint64 // the Seq of the first change
+	changes []change
+}
+
+// A change has an encoded row: the one after an insert or an update, and the one before a delete. An
+// update does not change the key, so the row before it is that of the replica.
+type change struct {
+	kind changefeed.Kind
+	row  []byte
+}
+
+func (p *part) last() uint64 { return p.first + uint64(len(p.changes)) - 1 }
+
+func (c commit) append(to []byte) []byte {
+	for i := range c {
+		p := &c[i]
+		to = appendBytes(to, []byte(p.table))
+		to = binary.AppendUvarint(to, uint64(p.version))
+		to = append(to, p.history[:]...)
+		to = binary.AppendUvarint(to, p.first)
+		to = binary.AppendUvarint(to, uint64(len(p.changes)))
+		for _, c := range p.changes {
+			to = append(to, byte(c.kind))
+			to = appendBytes(to, c.row)
+		}
+	}
+	return to
+}
+
+func parseCommit(data []byte) (c commit, err error) {
+	r := reader{data: data}
+	for len(r.data) > 0 && !r.short {
+		p := part{table: string(r.bytes()), version: int(r.uvarint())}
+		copy(p.history[:], r.next(uint64(len(p.history))))
+		p.first = r.uvarint()
+		count := r.uvarint()
+		if count > uint64(len(r.data)) {
+			r.short = true
+			break
+		}
+		p.changes = make([]change, count)
+		for i := range p.changes {
+			kind := r.next(1)
+			if r.short {
+				break
+			}
+			p.changes[i] = change{changefeed.Kind(kind[0]), r.bytes()}
+		}
+		c = append(c, p)
+	}
+	if r.short {
+		return nil, errors.New("too short")
+	}
+	return c, nil
+}
+
+func appendBytes(to, data []byte) []byte {
+	return append(binary.AppendUvarint(to, uint64(len(data))), data...)
+}
+
+// A reader reads what the append functions have written. After the first read that finds too little,
+// short is true, and all reads return zero.
+type reader struct {
+	data  []byte
+	short bool
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.data)
+	if r.short || n <= 0 {
+		r.short = true
+		return 0
+	}
+	r.data = r.data[n:]
+	return v
+}
+
+func (r *reader) next(n uint64) []byte {
+	if r.short || n > uint64(len(r.data)) {
+		r.short = true
+		return nil
+	}
+	data := r.data[:n:n]
+	r.data = r.data[n:]
+	return data
+}
+
+func (r *reader) bytes() []byte { return r.next(r.uvarint()) }
+
+// A decoder decodes the messages of a log, in order.
+type decoder struct {
+	parts []byte // of a commit whose last part is to come
+	from  publisherID
+}
+
+// decode returns what a message has: the contents of a beginMessage, a commit, or neither. They refer
+// to the message.
+func (d *decoder) decode(message []byte) (b begin, c commit, err error) {
+	var h header
+	data, err := h.parse(message)
+	if err != nil {
+		return nil, nil, err
+	}
+	if h.publisher != d.from || h.kind == beginMessage {
+		d.from, d.parts = h.publisher, nil // the last part of an earlier commit never comes
+	}
+	switch h.kind {
+	case beginMessage:
+		b, err = parseBegin(data)
+	case partMessage:
+		d.parts = append(d.parts, data...)
+	case commitMessage:
+		if len(d.parts) > 0 {
+			data = append(d.parts, data...)
+			d.parts = nil
+		}
+		c, err = parseCommit(data)
+	case fenceMessage:
+	default:
+		err = fmt.Errorf("it is of an unknown kind %d", h.kind)
+	}
+	return b, c, err
+}
