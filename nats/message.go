@@ -1,6 +1,7 @@
 package natsfeed
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,11 +10,12 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A message of the log begins with a header: the version of the format, the kind, the number of the
-// message, and who has published it. The publisher and the number tell whether a message that is in
-// the log is one's own. What follows depends on the kind.
+// A message of the log begins with a header: the version of the format, the kind, the term, who has
+// published it, and the number that it has among those of this publisher. These tell whether a message
+// that is in the log is one's own. What follows depends on the kind.
 type header struct {
 	kind      messageKind
+	term      uint64
 	number    uint64
 	publisher publisherID
 }
@@ -21,8 +23,8 @@ type header struct {
 type messageKind byte
 
 const (
-	// A beginMessage has the positions of all tables, as JSON. It comes when a publisher begins, and
-	// when the tables have another history than the messages before it lead to.
+	// A beginMessage has the lineages of all tables, as JSON. It begins a term, and it comes when the
+	// tables are not where the messages before it lead to.
 	beginMessage messageKind = iota + 1
 
 	// A partMessage has a part of a commit that is too large for one message.
@@ -31,7 +33,8 @@ const (
 	// A commitMessage has a commit, or the last part of one.
 	commitMessage
 
-	// A fenceMessage is empty. After it, JetStream refuses the messages of earlier publishers.
+	// A fenceMessage is empty, and has the term 0. After it, JetStream refuses the messages of earlier
+	// publishers.
 	fenceMessage
 )
 
@@ -40,10 +43,11 @@ type publisherID [8]byte
 
 const formatVersion = 1
 
-const headerSize = 1 + 1 + 8 + len(publisherID{})
+const headerSize = 1 + 1 + 8 + 8 + len(publisherID{})
 
 func (h *header) append(to []byte) []byte {
 	to = append(to, formatVersion, byte(h.kind))
+	to = binary.BigEndian.AppendUint64(to, h.term)
 	to = binary.BigEndian.AppendUint64(to, h.number)
 	return append(to, h.publisher[:]...)
 }
@@ -57,20 +61,20 @@ func (h *header) parse(message []byte) (rest []byte, err error) {
 		return nil, fmt.Errorf("the format has version %d, and not %d", message[0], formatVersion)
 	}
 	h.kind = messageKind(message[1])
-	h.number = binary.BigEndian.Uint64(message[2:])
-	copy(h.publisher[:], message[10:])
+	h.term = binary.BigEndian.Uint64(message[2:])
+	h.number = binary.BigEndian.Uint64(message[10:])
+	copy(h.publisher[:], message[18:])
 	return message[headerSize:], nil
 }
 
-// A begin is the contents of a beginMessage: the lineages of the tables, by name.
-type begin map[string][]changefeed.Position
+// A place is one in the log: the message with a sequence number, in a term. JetStream may lose messages
+// that it has acknowledged, for example if the power fails. The publisher then begins the next term.
+// So a sequence number that is used again has a later place. Each publisher has terms of its own.
+type place struct{ term, sequence uint64 }
 
-func (b begin) append(to []byte) []byte {
-	data, _ := json.Marshal(b) // positions have texts
-	return append(to, data...)
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.term, q.term), cmp.Compare(p.sequence, q.sequence))
 }
-
-func parseBegin(data []byte) (b begin, err error) { return b, json.Unmarshal(data, &b) }
 
 // A commit is parts of tables, each of which begins with the table's name, the version of its rows,
 // the history and the number of its first change. A part ends where the next change is of another
@@ -177,20 +181,24 @@ type decoder struct {
 	from  publisherID
 }
 
-// decode returns what a message has: the contents of a beginMessage, a commit, or neither. They refer
-// to the message.
-func (d *decoder) decode(message []byte) (b begin, c commit, err error) {
-	var h header
-	data, err := h.parse(message)
+// An entry is what a message has: lineages, a commit, or neither. They refer to the message.
+type entry struct {
+	header
+	lineages lineages
+	commit   commit
+}
+
+func (d *decoder) decode(message []byte) (e entry, err error) {
+	data, err := e.parse(message)
 	if err != nil {
-		return nil, nil, err
+		return e, err
 	}
-	if h.publisher != d.from || h.kind == beginMessage {
-		d.from, d.parts = h.publisher, nil // the last part of an earlier commit never comes
+	if e.publisher != d.from || e.kind == beginMessage {
+		d.from, d.parts = e.publisher, nil // the last part of an earlier commit never comes
 	}
-	switch h.kind {
+	switch e.kind {
 	case beginMessage:
-		b, err = parseBegin(data)
+		err = json.Unmarshal(data, &e.lineages)
 	case partMessage:
 		d.parts = append(d.parts, data...)
 	case commitMessage:
@@ -198,10 +206,10 @@ func (d *decoder) decode(message []byte) (b begin, c commit, err error) {
 			data = append(d.parts, data...)
 			d.parts = nil
 		}
-		c, err = parseCommit(data)
+		e.commit, err = parseCommit(data)
 	case fenceMessage:
 	default:
-		err = fmt.Errorf("it is of an unknown kind %d", h.kind)
+		err = fmt.Errorf("it is of an unknown kind %d", e.kind)
 	}
-	return b, c, err
+	return e, err
 }

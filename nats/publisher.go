@@ -28,23 +28,27 @@ type Publisher struct {
 	done    chan struct{}
 
 	// These belong to the goroutine.
+	term    uint64
+	before  header        // of the message before the first one
 	sent    uint64        // number of the last message that was sent
 	offset  uint64        // the sequence number in the log of a message, less its number
 	pending []sentMessage // those that are not acknowledged, in order
 	size    int           // of these, in bytes
-	next    begin         // the lineages after what was sent
-	behind  bool          // the log does not lead to what the tables have
+	next    lineages      // what the log leads to, with what was sent
+	behind  bool          // the tables are not there: a beginMessage is needed
 	changes int           // sent since the last snapshot
 	due     bool          // a snapshot is needed, whatever the number of changes is
-	begun   uint64        // the number of the last beginMessage, which a snapshot comes after
+	gap     uint64        // the number of the last beginMessage that the log does not lead to, or 0
 	taking  chan error    // the snapshot that is being made, or nil
+	taken   uint64        // the number of the last message that it certainly has
 	retry   <-chan time.Time
 	forks   *time.Ticker // a Fork wakes nobody
 
 	mu      sync.Mutex
-	acked   begin         // the lineages after what was acknowledged
 	number  uint64        // number of the last message that was acknowledged
-	changed chan struct{} // closed when acked changes
+	logged  lineages      // what was acknowledged leads to
+	safe    lineages      // if not nil, what a new replica could have: there is a gap before logged
+	changed chan struct{} // closed when one of these changes
 	err     error
 }
 
@@ -52,20 +56,22 @@ type Publisher struct {
 type sentMessage struct {
 	data     []byte
 	future   jetstream.PubAckFuture
-	lineages begin                          // of a beginMessage
+	lineages lineages                       // of a beginMessage
+	closes   uint64                         // of a beginMessage: the gap that is closed
 	ends     map[string]changefeed.Position // of a commitMessage
 }
 
 const (
 	maxPending     = 4096
 	maxPendingSize = 16 << 20
-	ackTimeout     = 5 * time.Second
+	ackTimeout     = 2 * time.Second
 )
 
 // Publish makes this process the publisher of tables under a name. It makes the log and the object
-// store, if they do not exist. If somebody has published under the name before, the tables must have
-// everything that is in the log. Otherwise it returns [ErrPublished], and the program follows the log
-// instead, and promotes the replica: see [Replica.Promote]. ctx is for the start only.
+// store, if they do not exist. It returns when JetStream has all rows. If somebody has published under
+// the name before, the tables must have everything that JetStream has. Otherwise Publish returns
+// [ErrPublished], and the program follows the log instead, and promotes the replica: see
+// [Replica.Promote]. ctx is for the start only.
 func Publish(ctx context.Context, js jetstream.JetStream, name string, opts ...Option) (*Publisher, error) {
 	f, err := newFeed(js, name, opts)
 	if err != nil {
@@ -86,70 +92,59 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 	if err := f.open(ctx, true); err != nil {
 		return nil, err
 	}
-	published, sequence, err := f.published(ctx)
+	published, term, end, err := f.published(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for name, lineage := range published {
+	for name, l := range published {
 		t := f.named[name]
 		if t == nil {
 			return nil, fmt.Errorf("table %q: %w: it was not passed", name, ErrPublished)
 		}
-		if at := last(lineage); !has(t.lineage(), at) && at.Seq > 0 {
+		if at := l.last(); !t.lineage().has(at) && at.Seq > 0 {
 			return nil, fmt.Errorf("table %q: %w: up to %v", name, ErrPublished, at)
 		}
 	}
-	p, err := f.newPublisher(sequence)
-	if err != nil {
+	p := f.newPublisher(published, term, end)
+	go p.run()
+	if err := p.waitFor(ctx, func() (bool, error) { return p.number > 0 && p.safe == nil, nil }); err != nil {
+		p.Close()
 		return nil, err
 	}
-	p.due = true
-	return p, p.start(ctx)
+	return p, nil
 }
 
-// newPublisher returns a publisher whose first message comes after the one of the log that is numbered
-// offset. It follows the tables already.
-func (f *feed) newPublisher(offset uint64) (*Publisher, error) {
-	async, err := asyncOf(f.js)
-	if err != nil {
-		return nil, err
-	}
+// newPublisher returns a publisher whose first message comes after the end of the log, which leads to
+// published. It follows the tables already.
+func (f *feed) newPublisher(published lineages, term uint64, end *logEnd) *Publisher {
 	p := &Publisher{
-		feed: f, async: async, offset: offset, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), behind: true,
-		done: make(chan struct{}), changed: make(chan struct{}), acked: make(begin), forks: time.NewTicker(time.Second),
+		feed: f, async: asyncOf(f.js), wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
+		term: term + 1, before: end.header, offset: end.sequence, next: published.clone(), behind: true,
+		forks: time.NewTicker(time.Second), logged: published.clone(), changed: make(chan struct{}),
 	}
 	_, _ = rand.Read(p.id[:])
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.commits = changefeed.Commits(p.ctx, f.anyTables(), changefeed.Named("nats"), changefeed.Buffer(f.buffer), changefeed.Poll(p.wake))
-	return p, nil
+	return p
 }
 
-// start starts the goroutine, and waits until the log has the positions of the tables.
-func (p *Publisher) start(ctx context.Context) error {
-	begun := p.changed
-	go p.run()
-	select {
-	case <-begun:
-		return p.failure()
-	case <-ctx.Done():
-		p.Close()
-		return context.Cause(ctx)
-	}
-}
-
-// asyncOf returns a JetStream with the options of js, for messages whose acknowledgements come later.
-func asyncOf(js jetstream.JetStream) (jetstream.JetStream, error) {
+// asyncOf returns a JetStream like js, whose pending messages are one publisher's alone.
+func asyncOf(js jetstream.JetStream) jetstream.JetStream {
 	opts := []jetstream.JetStreamOpt{
 		jetstream.WithPublishAsyncMaxPending(2 * maxPending),
 		jetstream.WithPublishAsyncTimeout(ackTimeout),
 	}
-	switch o := js.Options(); {
-	case o.Domain != "":
-		return jetstream.NewWithDomain(js.Conn(), o.Domain, opts...)
-	case o.APIPrefix != "" && o.APIPrefix != jetstream.DefaultAPIPrefix:
-		return jetstream.NewWithAPIPrefix(js.Conn(), o.APIPrefix, opts...)
+	o := js.Options()
+	async, err := jetstream.New(js.Conn(), opts...)
+	if o.Domain != "" {
+		async, err = jetstream.NewWithDomain(js.Conn(), o.Domain, opts...)
+	} else if o.APIPrefix != "" {
+		async, err = jetstream.NewWithAPIPrefix(js.Conn(), o.APIPrefix, opts...)
 	}
-	return jetstream.New(js.Conn(), opts...)
+	if err != nil {
+		panic(err) // the options of js are valid
+	}
+	return async
 }
 
 // Close ends the publisher. Changes that are not acknowledged may be in the log, or not: see [Publisher.Wait].
@@ -158,73 +153,66 @@ func (p *Publisher) Close() {
 	<-p.done
 }
 
-func (p *Publisher) failure() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
+// Wait waits until JetStream has acknowledged the changes up to each of the positions, so that they
+// remain if this process ends.
+func (p *Publisher) Wait(ctx context.Context, positions ...changefeed.Position) error {
+	if err := p.waitHas(ctx, p.acknowledged, positions...); err != nil {
+		return fmt.Errorf("natsfeed: wait for %q: %w", p.name, err)
+	}
+	return nil
 }
 
-// Wait waits until JetStream has acknowledged the changes up to each of the positions.
-func (p *Publisher) Wait(ctx context.Context, positions ...changefeed.Position) error {
+// acknowledged returns the lineages that a new replica could have. The caller has p.mu.
+func (p *Publisher) acknowledged() lineages {
+	if p.safe != nil {
+		return p.safe
+	}
+	return p.logged
+}
+
+// waitHas waits until lineages, which it gets with p.mu, have positions of the tables.
+func (p *Publisher) waitHas(ctx context.Context, get func() lineages, positions ...changefeed.Position) error {
 	for _, position := range positions {
-		for {
-			p.mu.Lock()
-			ok, changed, err := p.acked.has(position), p.changed, p.err
-			p.mu.Unlock()
-			if ok {
-				break
+		err := p.waitFor(ctx, func() (bool, error) {
+			ok := get().has(position)
+			if !ok && !slices.ContainsFunc(p.tables, func(t table) bool { return t.lineage().has(position) }) {
+				return false, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, position)
 			}
-			if err == nil && !p.knows(position) {
-				err = fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, position)
-			}
-			if err != nil {
-				return fmt.Errorf("natsfeed: wait for %q: %w", p.name, err)
-			}
-			select {
-			case p.urgent <- struct{}{}:
-			default:
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+			return ok, nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// knows reports whether a position is one of a table.
-func (p *Publisher) knows(position changefeed.Position) bool {
-	return slices.ContainsFunc(p.tables, func(t table) bool { return has(t.lineage(), position) })
-}
-
-// has reports whether a position is in the history of one of the tables.
-func (b begin) has(position changefeed.Position) bool {
-	for _, lineage := range b {
-		if has(lineage, position) {
-			return true
+// waitFor waits until a condition holds, which it calls with p.mu.
+func (p *Publisher) waitFor(ctx context.Context, condition func() (bool, error)) error {
+	for {
+		p.mu.Lock()
+		ok, err := condition()
+		changed := p.changed
+		if p.err != nil {
+			err = p.err
+		}
+		p.mu.Unlock()
+		if ok {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case p.urgent <- struct{}{}:
+		default:
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
-	return position.IsZero()
-}
-
-// extend makes a position the last one of a table.
-func (b begin) extend(table string, at changefeed.Position) {
-	lineage := b[table]
-	if n := len(lineage); n > 0 && lineage[n-1].History == at.History {
-		lineage[n-1].Seq = max(lineage[n-1].Seq, at.Seq)
-		return
-	}
-	b[table] = append(lineage, at)
-}
-
-func (b begin) clone() begin {
-	c := make(begin, len(b))
-	for name, lineage := range b {
-		c[name] = slices.Clone(lineage)
-	}
-	return c
 }
 
 // run is the goroutine of the publisher.
@@ -234,9 +222,7 @@ func (p *Publisher) run() {
 	for {
 		err := p.send()
 		if err == nil {
-			err = p.snapshot()
-		}
-		if err == nil {
+			p.snapshot()
 			err = p.wait()
 		}
 		for err != nil {
@@ -297,6 +283,8 @@ func (p *Publisher) wait() error {
 		if err != nil {
 			p.onError(publishError(p.name, fmt.Errorf("snapshot: %w", err)))
 			p.due, p.retry = true, time.After(time.Second)
+		} else if p.gap > 0 && p.taken >= p.gap {
+			return p.sendBegin(p.gap)
 		}
 	case <-p.retry:
 		p.retry = nil
@@ -329,10 +317,13 @@ func (p *Publisher) takeLocked(n int) {
 	for i := range p.pending[:n] {
 		m := &p.pending[i]
 		if m.lineages != nil {
-			p.acked = m.lineages
+			p.logged = m.lineages
 		}
 		for name, at := range m.ends {
-			p.acked.extend(name, at)
+			p.logged.extend(name, at)
+		}
+		if m.closes > 0 && m.closes == p.gap {
+			p.gap, p.safe = 0, nil
 		}
 		p.size -= len(m.data)
 	}
@@ -354,7 +345,6 @@ func (p *Publisher) send() error {
 	}
 	for commit, err := range p.commits {
 		if _, ok := errors.AsType[*changefeed.SkippedError](err); ok {
-			p.behind, p.due = true, true
 			return p.begin()
 		} else if err != nil {
 			return err
@@ -369,26 +359,35 @@ func (p *Publisher) send() error {
 	return nil
 }
 
-// begin sends the present positions of the tables. Replicas that have other ones need a snapshot.
+// begin sends the present positions of the tables. If the log does not lead there, replicas need a
+// snapshot, and nothing is acknowledged until there is one.
 func (p *Publisher) begin() error {
+	present := make(lineages)
 	err := changefeed.Read(func(tx *changefeed.Tx) error {
-		p.next = make(begin)
 		for _, t := range p.tables {
-			p.next[t.any().Name()] = t.lineageIn(tx)
+			present[t.any().Name()] = t.lineageIn(tx)
 		}
 		return nil
 	}, p.anyTables()...)
 	if err != nil {
 		return err
 	}
-	p.behind = false
-	return p.sendBegin()
+	if !p.next.leadTo(present) {
+		p.due, p.gap = true, p.sent+1
+		p.mu.Lock()
+		if p.safe == nil {
+			p.safe = p.logged.clone()
+		}
+		p.mu.Unlock()
+	}
+	p.next, p.behind = present, false
+	return p.sendBegin(0)
 }
 
-func (p *Publisher) sendBegin() error {
-	lineages := p.next.clone()
-	p.begun = p.sent + 1
-	return p.put(beginMessage, lineages.append(nil), lineages, nil)
+// sendBegin sends the positions of the tables. closes is the number of the gap that has a snapshot, or
+// 0. That message is acknowledged only if nobody else was promoted before there was the snapshot.
+func (p *Publisher) sendBegin(closes uint64) error {
+	return p.put(beginMessage, p.next.json(), sentMessage{lineages: p.next.clone(), closes: closes})
 }
 
 // sendNames sends the names that histories have got since, without a change.
@@ -396,21 +395,16 @@ func (p *Publisher) sendNames() error {
 	renamed := false
 	for _, t := range p.tables {
 		name := t.any().Name()
-		if live, sent := t.lineage(), p.next[name]; has(live, last(sent)) {
-			for i, n := range live {
-				if n.Seq > last(sent).Seq {
-					live[i].Seq = last(sent).Seq
-					live = live[:i+1]
-					break
-				}
-			}
-			if !slices.Equal(live, sent) {
-				p.next[name], renamed = live, true
-			}
+		live, sent := t.lineage(), p.next[name]
+		if !live.has(sent.last()) {
+			continue
+		}
+		if live = live.upTo(sent.last().Seq); !slices.Equal(live, sent) {
+			p.next[name], renamed = live, true
 		}
 	}
 	if renamed {
-		return p.sendBegin()
+		return p.sendBegin(0)
 	}
 	return nil
 }
@@ -422,21 +416,21 @@ func (p *Publisher) sendCommit(commit changefeed.Commit) error {
 	for i := range commit {
 		made := &commit[i]
 		name, at := made.Table.Name(), made.Position()
-		if has(p.next[name], at) {
+		if p.next[name].has(at) {
 			continue
 		}
-		if last(p.next[name]).History != at.History {
+		if p.next[name].last().History != at.History {
 			if err := p.sendNames(); err != nil {
 				return err
 			}
-			if last(p.next[name]).History != at.History {
+			if p.next[name].last().History != at.History {
 				return fmt.Errorf("table %q: %w: %v", name, changefeed.ErrOtherHistory, at)
 			}
 		}
 		t := p.named[name]
 		row, err := t.encode(made)
 		if err != nil {
-			p.behind, p.due = true, true
+			p.behind = true
 			return err
 		}
 		c.add(name, t.version(), at, change{made.Kind, row})
@@ -449,21 +443,21 @@ func (p *Publisher) sendCommit(commit changefeed.Commit) error {
 	}
 	data := c.commit.append(nil)
 	for most := p.maxPart(); len(data) > most; data = data[most:] {
-		if err := p.put(partMessage, data[:most], nil, nil); err != nil {
+		if err := p.put(partMessage, data[:most], sentMessage{}); err != nil {
 			return err
 		}
 	}
-	return p.put(commitMessage, data, nil, ends)
+	return p.put(commitMessage, data, sentMessage{ends: ends})
 }
 
 // maxPart is the size in bytes of what follows the header of a message.
 func (p *Publisher) maxPart() int { return int(p.js.Conn().MaxPayload())/2 - headerSize }
 
 // put sends a message.
-func (p *Publisher) put(kind messageKind, data []byte, lineages begin, ends map[string]changefeed.Position) error {
+func (p *Publisher) put(kind messageKind, data []byte, m sentMessage) error {
 	p.sent++
-	h := header{kind, p.sent, p.id}
-	m := sentMessage{data: append(h.append(make([]byte, 0, headerSize+len(data))), data...), lineages: lineages, ends: ends}
+	h := header{kind, p.term, p.sent, p.id}
+	m.data = append(h.append(make([]byte, 0, headerSize+len(data))), data...)
 	p.pending = append(p.pending, m)
 	p.size += len(m.data)
 	return p.post(&p.pending[len(p.pending)-1], p.sent)
@@ -481,53 +475,53 @@ func (p *Publisher) post(m *sentMessage, number uint64) (err error) {
 
 // resend finds out which messages are in the log, after an error, and sends the others again.
 func (p *Publisher) resend() error {
-	message, err := p.lastMessage(p.ctx)
+	end, err := p.findEnd(p.ctx)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
-	number, offset := p.number, p.offset
+	acked := p.number
 	p.mu.Unlock()
-	var sequence uint64
-	var h header
-	if message != nil {
-		sequence = message.Sequence
-		if _, err := h.parse(message.Data); err != nil {
-			return err
-		}
-	}
-	switch {
-	case h.publisher == p.id && h.number >= number: // the messages up to that one are in the log
+	switch h := end.header; {
+	case h == header{} && end.sequence == p.offset+acked: // the last message was purged
+	case h == p.before && acked == 0:
+	case h.publisher == p.id && h.number >= acked: // the messages up to that one are in the log
 		p.mu.Lock()
-		p.takeLocked(int(h.number - number))
+		p.takeLocked(int(h.number - acked))
 		p.mu.Unlock()
-		number = h.number
-	case sequence == offset+number: // none of them is
-	case sequence < offset+number: // the server has lost messages
-		p.pending, p.size, p.behind, p.due = nil, 0, true, true
-		p.offset = sequence - p.sent // it may wrap around
-		p.mu.Lock()
-		p.number = p.sent
-		p.mu.Unlock()
-		return nil
+		acked = h.number
+	case h == header{} || h == p.before || h.publisher == p.id:
+		return p.restart(end.sequence)
 	default:
 		return ErrFenced
 	}
 	for i := range p.pending {
-		if err := p.post(&p.pending[i], number+1+uint64(i)); err != nil {
+		if err := p.post(&p.pending[i], acked+1+uint64(i)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// restart begins a term behind the end of a log that has lost messages which were acknowledged.
+func (p *Publisher) restart(sequence uint64) error {
+	p.onError(publishError(p.name, fmt.Errorf("JetStream has lost the messages from %d on, which it had acknowledged", sequence+1)))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pending, p.size, p.number = nil, 0, p.sent
+	p.offset = sequence - p.sent // it may wrap around
+	p.term++
+	p.next, p.behind = nil, true
+	return nil
+}
+
 // snapshot begins to make a snapshot, if it is time for one.
-func (p *Publisher) snapshot() error {
+func (p *Publisher) snapshot() {
 	p.mu.Lock()
 	number := p.number
 	p.mu.Unlock()
-	if p.taking != nil || p.retry != nil || number < p.begun {
-		return nil
+	if p.taking != nil || p.retry != nil || p.behind || number < p.gap || number == 0 {
+		return
 	}
 	if !p.due {
 		rows := 0
@@ -535,11 +529,11 @@ func (p *Publisher) snapshot() error {
 			rows += t.any().Len()
 		}
 		if p.changes < max(p.every, rows) {
-			return nil
+			return
 		}
 	}
-	p.due, p.changes = false, 0
-	after := p.offset + number
+	p.due, p.changes, p.taken = false, 0, number
+	after := place{p.term, p.offset + number}
 	taking := make(chan error, 1)
 	p.taking = taking
 	go func() {
@@ -550,18 +544,12 @@ func (p *Publisher) snapshot() error {
 		taking <- err
 		close(taking)
 	}()
-	return nil
 }
 
 // confirm waits until the log has all that a snapshot has. Otherwise the snapshot could have changes
 // that no other publisher will ever have.
 func (p *Publisher) confirm(s *snapshot) error {
-	for _, t := range s.Tables {
-		if err := p.Wait(p.ctx, last(t.Lineage)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return p.waitHas(p.ctx, func() lineages { return p.logged }, s.ends()...)
 }
 
 // A commitOf is a commit that is being made.

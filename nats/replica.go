@@ -23,14 +23,17 @@ type Replica struct {
 
 	// These belong to the goroutine.
 	decoder decoder
-	needed  uint64 // the number that a snapshot must have at least, or 0
+	term    uint64 // of the messages that it has
+	resume  uint64 // the sequence number of the next message, or of the first part of a commit that is not complete
+	needed  place  // which the next snapshot must have at least
+	refused uint64 // the sequence number of the last message that the tables could not take
 
-	mu sync.Mutex
-	// The goroutine alone changes these.
-	next    uint64        // the sequence number of the next message
-	resume  uint64        // the same, but of the first part of a commit that is not complete
-	at      begin         // the lineages of the tables
-	changed chan struct{} // closed when one of them changes
+	mu      sync.Mutex
+	next    uint64        // the sequence number of the next message; the goroutine alone changes it
+	at      lineages      // of the tables; the same
+	fence   uint64        // the sequence number of the fence of Promote, or 0
+	final   bool          // the replica has all that it can get before the fence
+	changed chan struct{} // closed when one of these changes
 	err     error
 }
 
@@ -47,7 +50,7 @@ func Follow(ctx context.Context, js jetstream.JetStream, name string, opts ...Op
 	r := &Replica{feed: f, done: make(chan struct{}), changed: make(chan struct{})}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, r.stop)
-	if err := r.bootstrap(); err != nil {
+	if err := persist(r.ctx, func(context.Context) error { return r.bootstrap() }); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -99,12 +102,16 @@ func (r *Replica) run() {
 	defer close(r.done)
 	for {
 		r.decoder = decoder{}
-		err := r.readLog(r.ctx, r.resume, r.receive)
-		if errors.Is(err, errFellOff) {
-			err = r.bootstrap()
+		err := r.read()
+		if fell, ok := errors.AsType[*fellOffError](err); ok {
+			r.needed = place{r.term, fell.first - 1}
+			err = errBeginAnew
+		}
+		if errors.Is(err, errBeginAnew) {
+			err = persist(r.ctx, func(context.Context) error { return r.bootstrap() })
 		}
 		if r.ctx.Err() != nil {
-			r.end(ErrClosed)
+			r.move(func() { r.err = ErrClosed })
 			return
 		}
 		if err != nil {
@@ -117,40 +124,73 @@ func (r *Replica) run() {
 	}
 }
 
-func (r *Replica) end(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = err
-	close(r.changed)
+// errBeginAnew says that the next message does not lead on from what the tables have.
+var errBeginAnew = errors.New("the log does not lead on from what the tables have")
+
+// read takes the messages of the log.
+func (r *Replica) read() error {
+	ctx, cancel := context.WithCancelCause(r.ctx)
+	defer cancel(nil)
+	go func() {
+		err := r.watchEnd(ctx)
+		cancel(err)
+	}()
+	return r.readLog(ctx, r.resume, r.receive)
 }
 
-// bootstrap makes the tables those of the newest snapshot. If there is none that is new enough, it
-// waits for one.
+// watchEnd returns errBeginAnew when the log has lost messages that the replica has, and goes on in
+// another term. JetStream does not say so.
+func (r *Replica) watchEnd(ctx context.Context) error {
+	term := r.term
+	for seen := uint64(0); ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(attempt):
+		}
+		r.mu.Lock()
+		next := r.next
+		r.mu.Unlock()
+		if next != seen {
+			seen = next
+			continue
+		}
+		end, err := r.findEnd(ctx)
+		if err != nil {
+			return err
+		}
+		if end.sequence+1 < next && end.header.term > term {
+			return errBeginAnew
+		}
+	}
+}
+
+// bootstrap makes the tables those of the newest snapshot. If it is not new enough, it returns
+// errNotPublished.
 func (r *Replica) bootstrap() error {
-	return persist(r.ctx, func(context.Context) error {
-		numbers, err := r.snapshotNumbers(r.ctx)
-		if err != nil {
-			return err
-		}
-		if len(numbers) == 0 || numbers[0] < r.needed {
-			return errNotPublished
-		}
-		reset, lineages, err := r.readSnapshot(r.ctx, numbers[0])
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return errNotPublished // it was deleted meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
-			return err
-		}
-		r.move(func() { r.next, r.resume, r.at = numbers[0]+1, numbers[0]+1, lineages })
-		return nil
-	})
+	r.mu.Lock()
+	fence := r.fence
+	r.mu.Unlock()
+	s, err := r.openSnapshot(r.ctx, r.needed)
+	if errors.Is(err, errNotPublished) && fence > 0 { // and no other one comes
+		r.move(func() { r.final = true })
+	}
+	if err != nil {
+		return err
+	}
+	reset, err := r.readRows(s)
+	if err = errors.Join(err, s.object.Close()); err != nil {
+		return fmt.Errorf("the snapshot %v: %w", s.at, err)
+	}
+	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
+		return err
+	}
+	r.term, r.resume = s.at.term, s.at.sequence+1
+	r.move(func() { r.next, r.at = r.resume, s.lineages() })
+	return nil
 }
 
-// move changes the positions that Wait compares with.
+// move changes what others wait for.
 func (r *Replica) move(change func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,54 +199,66 @@ func (r *Replica) move(change func()) {
 	r.changed = make(chan struct{})
 }
 
-// beginAnew is called if a message does not lead from what the tables have to what the publisher has.
-// A snapshot that has it is needed.
-func (r *Replica) beginAnew() error {
-	r.needed = r.next
-	return errFellOff
-}
-
 // receive takes a message.
 func (r *Replica) receive(sequence uint64, message []byte) error {
-	b, c, err := r.decoder.decode(message)
+	e, err := r.decoder.decode(message)
 	if err != nil {
 		return fmt.Errorf("the message %d is damaged: %w", sequence, err)
 	}
-	if b != nil {
-		err = r.receiveBegin(b)
+	switch e.kind {
+	case beginMessage:
+		err = r.receiveBegin(&e)
+	case partMessage, commitMessage:
+		if e.term != r.term {
+			err = errBeginAnew
+		} else if len(e.commit) > 0 {
+			err = r.receiveCommit(e.commit)
+		}
 	}
-	if err == nil && len(c) > 0 {
-		err = r.receiveCommit(c)
+	if errors.Is(err, errBeginAnew) {
+		r.needed = place{e.term, sequence}
+		return err
 	}
-	if err == nil {
-		r.move(func() {
-			r.next = sequence + 1
-			if len(r.decoder.parts) == 0 {
-				r.resume = r.next
-			}
-		})
+	for _, cause := range []error{changefeed.ErrOtherHistory, changefeed.ErrGap, changefeed.ErrDiverged} {
+		if !errors.Is(err, cause) {
+			continue
+		}
+		r.onError(followError(r.name, err)) // somebody has written to a table
+		if r.needed = (place{}); r.refused == sequence {
+			r.needed = place{e.term, sequence}
+		}
+		r.refused = sequence
+		return errBeginAnew
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if len(r.decoder.parts) == 0 {
+		r.resume = sequence + 1
+	}
+	r.move(func() { r.next = sequence + 1 })
+	return nil
 }
 
-// receiveBegin compares the positions of the tables with those of the publisher.
-func (r *Replica) receiveBegin(lineages begin) error {
-	for name, theirs := range lineages {
+// receiveBegin compares the tables with those of the publisher.
+func (r *Replica) receiveBegin(e *entry) error {
+	for name, theirs := range e.lineages {
 		mine := r.at[name]
-		if len(mine) > 0 && has(mine, last(theirs)) {
+		if len(mine) > 0 && mine.has(theirs.last()) {
 			continue // a snapshot may be later than the message
 		}
-		if len(mine) == 0 || !has(theirs, last(mine)) || last(theirs).Seq != last(mine).Seq {
-			return r.beginAnew()
+		names, ok := mine.leadsTo(theirs)
+		if !ok {
+			return errBeginAnew
 		}
-		i := slices.IndexFunc(theirs, func(p changefeed.Position) bool { return p.History == last(mine).History })
-		for _, p := range theirs[i+1:] {
+		for _, p := range names {
 			if err := r.named[name].forkTo(p); err != nil {
 				return err
 			}
 		}
 		r.move(func() { r.at[name] = theirs })
 	}
+	r.term = e.term
 	return nil
 }
 
@@ -219,7 +271,7 @@ func (r *Replica) receiveCommit(c commit) error {
 		if t == nil {
 			return fmt.Errorf("table %q: it is published, but was not passed to Follow", p.table)
 		}
-		if has(r.at[p.table], changefeed.Position{History: p.history, Seq: p.last()}) {
+		if r.at[p.table].has(changefeed.Position{History: p.history, Seq: p.last()}) {
 			continue
 		}
 		missing = append(missing, p)
@@ -233,18 +285,12 @@ func (r *Replica) receiveCommit(c commit) error {
 	err := changefeed.Transact(func(tx *changefeed.Tx) error {
 		for i := range missing {
 			p := &missing[i]
-			if err := r.named[p.table].apply(tx, p, max(last(r.at[p.table]).Seq, p.first-1)); err != nil {
+			if err := r.named[p.table].apply(tx, p, max(r.at[p.table].last().Seq, p.first-1)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}, tables...)
-	for _, cause := range []error{changefeed.ErrOtherHistory, changefeed.ErrGap, changefeed.ErrDiverged} {
-		if errors.Is(err, cause) {
-			r.onError(followError(r.name, err))
-			return r.beginAnew()
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -261,9 +307,11 @@ func (r *Replica) receiveCommit(c commit) error {
 // name, because that publisher may have shown changes to others that are not in the log: see
 // [changefeed.Table.Fork]. Feeds of the tables go on, and so do the other replicas.
 //
-// Promote does not find out whether the other publisher is well. If two replicas are promoted, the
-// later one remains. After an error, the replica goes on as one if it is [ErrClosed] or the context's
-// error.
+// Promote refuses the other publisher first. Then it takes the messages that the replica does not have
+// yet, so the one that is nearest to the end of the log is the fastest to promote. Promote does not
+// find out whether the other publisher is well. If two replicas are promoted, the later one remains.
+// After an error, the replica goes on as one, and nobody may be the publisher: promote it again, or
+// another one.
 func (r *Replica) Promote(ctx context.Context) (*Publisher, error) {
 	p, err := r.promote(ctx)
 	if err != nil {
@@ -273,42 +321,38 @@ func (r *Replica) Promote(ctx context.Context) (*Publisher, error) {
 }
 
 func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
-	for {
-		message, err := r.lastMessage(ctx)
-		if err != nil {
-			return nil, err
+	h := header{kind: fenceMessage}
+	_, _ = rand.Read(h.publisher[:])
+	var fence uint64
+	err := persist(ctx, func(ctx context.Context) error {
+		ack, err := r.js.PublishMsg(ctx, &nats.Msg{Subject: r.subject, Data: h.append(nil)})
+		if err == nil {
+			fence = ack.Sequence
 		}
-		var last uint64
-		if message != nil {
-			last = message.Sequence
-		}
-		if err := r.waitNext(ctx, last+1); err != nil {
-			return nil, err
-		}
-		fenced, err := r.fence(ctx, last)
-		if err != nil {
-			return nil, err
-		}
-		if fenced {
-			r.stop()
-			<-r.done
-			for _, t := range r.tables {
-				t.fork()
-			}
-			p, err := r.newPublisher(last + 1)
-			if err != nil {
-				return nil, err
-			}
-			return p, p.start(ctx)
-		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	r.move(func() { r.fence, r.final = fence, false })
+	if err := r.waitFence(ctx, fence); err != nil {
+		return nil, err
+	}
+	r.stop()
+	<-r.done
+	for _, t := range r.tables {
+		t.fork()
+	}
+	p := r.newPublisher(r.at, max(r.term, r.needed.term), &logEnd{fence, h})
+	go p.run()
+	return p, nil
 }
 
-// waitNext waits until the replica has the messages before the one with a number.
-func (r *Replica) waitNext(ctx context.Context, next uint64) error {
+// waitFence waits until the replica has all messages before the fence that it can have.
+func (r *Replica) waitFence(ctx context.Context, fence uint64) error {
 	for {
 		r.mu.Lock()
-		ok, changed, err := r.next >= next, r.changed, r.err
+		ok, changed, err := r.next > fence || r.final, r.changed, r.err
 		r.mu.Unlock()
 		if ok || err != nil {
 			return err
@@ -319,27 +363,4 @@ func (r *Replica) waitNext(ctx context.Context, next uint64) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// fence adds a message to the log, after the last one. It returns false if that is not the last one
-// any more.
-func (r *Replica) fence(ctx context.Context, last uint64) (ok bool, err error) {
-	h := header{kind: fenceMessage}
-	_, _ = rand.Read(h.publisher[:])
-	m := &nats.Msg{Subject: r.subject, Data: h.append(nil)}
-	err = persist(ctx, func(ctx context.Context) error {
-		_, err := r.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequence(last))
-		return err
-	})
-	api, refused := errors.AsType[*jetstream.APIError](err)
-	if !refused || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
-		return err == nil, err
-	}
-	message, err := r.lastMessage(ctx)
-	if err != nil || message == nil {
-		return false, err
-	}
-	var present header
-	_, err = present.parse(message.Data)
-	return present == h, err // an earlier attempt, whose acknowledgement was lost
 }

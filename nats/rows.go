@@ -2,10 +2,12 @@ package natsfeed
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -16,13 +18,12 @@ import (
 type table interface {
 	any() changefeed.AnyTable
 	check() error
-	lineage() []changefeed.Position
-	lineageIn(tx *changefeed.Tx) []changefeed.Position
+	lineage() lineage
+	lineageIn(tx *changefeed.Tx) lineage
 	lenIn(tx *changefeed.Tx) int
 
 	// version is the version of the rows that it encodes.
 	version() int
-	decodes(version int) bool
 
 	// encode returns the row of a message for a change.
 	encode(c *changefeed.AnyChange) ([]byte, error)
@@ -33,8 +34,8 @@ type table interface {
 	fork()
 	forkTo(p changefeed.Position) error
 
-	// write writes the present rows, each with its length before it.
-	write(tx *changefeed.Tx, w io.Writer) error
+	// write writes the present rows, and the newest commits: those that the table retains.
+	write(tx *changefeed.Tx, w *bufio.Writer) error
 
 	// read reads what write has written, and returns a function that makes it the table's rows.
 	read(s *tableSnapshot, r *bufio.Reader) (reset func(tx *changefeed.Tx) error, err error)
@@ -75,15 +76,14 @@ type rows[K, V any] struct {
 	codec codec.Codec[V]
 }
 
-func (r *rows[K, V]) any() changefeed.AnyTable                          { return r.t }
-func (r *rows[K, V]) check() error                                      { return r.codec.Check() }
-func (r *rows[K, V]) lineage() []changefeed.Position                    { return r.t.Lineage() }
-func (r *rows[K, V]) lineageIn(tx *changefeed.Tx) []changefeed.Position { return r.t.In(tx).Lineage() }
-func (r *rows[K, V]) lenIn(tx *changefeed.Tx) int                       { return r.t.In(tx).Len() }
-func (r *rows[K, V]) fork()                                             { r.t.Fork() }
-func (r *rows[K, V]) forkTo(p changefeed.Position) error                { return r.t.ForkTo(p) }
-func (r *rows[K, V]) version() int                                      { return r.codec.Version }
-func (r *rows[K, V]) decodes(version int) bool                          { return r.codec.Decodes(version) }
+func (r *rows[K, V]) any() changefeed.AnyTable            { return r.t }
+func (r *rows[K, V]) check() error                        { return r.codec.Check() }
+func (r *rows[K, V]) lineage() lineage                    { return r.t.Lineage() }
+func (r *rows[K, V]) lineageIn(tx *changefeed.Tx) lineage { return r.t.In(tx).Lineage() }
+func (r *rows[K, V]) lenIn(tx *changefeed.Tx) int         { return r.t.In(tx).Len() }
+func (r *rows[K, V]) fork()                               { r.t.Fork() }
+func (r *rows[K, V]) forkTo(p changefeed.Position) error  { return r.t.ForkTo(p) }
+func (r *rows[K, V]) version() int                        { return r.codec.Version }
 
 func (r *rows[K, V]) encode(c *changefeed.AnyChange) ([]byte, error) {
 	row, _ := c.New.(*V)
@@ -105,7 +105,7 @@ func (r *rows[K, V]) apply(tx *changefeed.Tx, p *part, after uint64) error {
 		if seq <= after {
 			continue
 		}
-		row, err := r.decoded(p.version, c.row)
+		row, err := decoded(&r.codec, p.version, c.row)
 		if err != nil {
 			return err
 		}
@@ -127,57 +127,163 @@ func (r *rows[K, V]) apply(tx *changefeed.Tx, p *part, after uint64) error {
 	return nil
 }
 
-func (r *rows[K, V]) decoded(version int, data []byte) (V, error) {
-	if !r.codec.Decodes(version) {
-		return *new(V), fmt.Errorf("table %q: a row has the version %d, for which there is no function", r.t.Name(), version)
+// In a snapshot, each row has its length before it. After the rows come the newest commits. Each has
+// the number of its changes, the Seq of the first one, and for each change its kind, the row before it
+// and the row after it, as far as there are such rows. A 0 ends the commits.
+
+func (r *rows[K, V]) write(tx *changefeed.Tx, w *bufio.Writer) error {
+	for key, row := range r.t.In(tx).All() {
+		if err := r.writeRow(w, &row); err != nil {
+			return fmt.Errorf("the row with key %v: %w", key, err)
+		}
 	}
-	row, err := r.codec.Decoded(version, data)
+	for commit := range r.newest(r.lineageIn(tx)) {
+		if err := writeNumbers(w, uint64(len(commit)), commit[0].Seq); err != nil {
+			return err
+		}
+		for _, c := range commit {
+			if err := w.WriteByte(byte(c.Kind)); err != nil {
+				return err
+			}
+			for _, row := range []*V{c.Old, c.New} {
+				if row == nil {
+					continue
+				}
+				if err := r.writeRow(w, row); err != nil {
+					return fmt.Errorf("change %d: %w", c.Seq, err)
+				}
+			}
+		}
+	}
+	return writeNumbers(w, 0)
+}
+
+func writeNumbers(w *bufio.Writer, numbers ...uint64) error {
+	var buffer []byte
+	for _, n := range numbers {
+		buffer = binary.AppendUvarint(buffer, n)
+	}
+	_, err := w.Write(buffer)
+	return err
+}
+
+func (r *rows[K, V]) writeRow(w *bufio.Writer, row *V) error {
+	data, err := r.codec.Encoded(row)
 	if err != nil {
-		err = fmt.Errorf("table %q: a row cannot be decoded: %w", r.t.Name(), err)
+		return fmt.Errorf("it cannot be encoded: %w", err)
+	}
+	if err := writeNumbers(w, uint64(len(data))); err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
+}
+
+// newest yields the commits that the table retains, up to the end of a lineage.
+func (r *rows[K, V]) newest(of lineage) iter.Seq[[]changefeed.Change[V]] {
+	return func(yield func([]changefeed.Change[V]) bool) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var feed changefeed.Feed
+		commits := r.t.Batches(ctx, 1, changefeed.After(changefeed.Position{}), changefeed.Poll(nil), changefeed.Track(&feed))
+		for commit, err := range commits {
+			if err != nil {
+				continue // changes that are not retained
+			}
+			if !of.has(feed.Position()) || !yield(commit) {
+				return
+			}
+		}
+	}
+}
+
+func (r *rows[K, V]) read(s *tableSnapshot, from *bufio.Reader) (reset func(tx *changefeed.Tx) error, err error) {
+	d := rowReader[V]{codec: &r.codec, version: s.Version, from: from}
+	past := changefeed.Past[V]{Lineage: s.Lineage}
+	var rows []V
+	for range s.Rows {
+		row := d.row()
+		if d.err != nil {
+			return nil, d.err
+		}
+		rows = append(rows, *row)
+	}
+	var newest [][]changefeed.Change[V]
+	for n := d.number(); n > 0; n = d.number() {
+		var commit []changefeed.Change[V]
+		first := d.number()
+		for i := range n {
+			c := changefeed.Change[V]{Seq: first + i, Kind: changefeed.Kind(d.byte())}
+			if c.Kind != changefeed.Insert {
+				c.Old = d.row()
+			}
+			if c.Kind != changefeed.Delete {
+				c.New = d.row()
+			}
+			if d.err != nil {
+				return nil, d.err
+			}
+			commit = append(commit, c)
+		}
+		newest = append(newest, commit)
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	past.Rows, past.Newest = slices.Values(rows), slices.Values(newest)
+	return func(tx *changefeed.Tx) error { return r.t.In(tx).Reset(past) }, nil
+}
+
+// A rowReader reads what rows.write has written. After an error, all reads return zero.
+type rowReader[V any] struct {
+	codec   *codec.Codec[V]
+	version int
+	from    *bufio.Reader
+	data    []byte
+	err     error
+}
+
+func (d *rowReader[V]) number() (n uint64) {
+	if d.err == nil {
+		n, d.err = binary.ReadUvarint(d.from)
+	}
+	return n
+}
+
+func (d *rowReader[V]) byte() (b byte) {
+	if d.err == nil {
+		b, d.err = d.from.ReadByte()
+	}
+	return b
+}
+
+func (d *rowReader[V]) row() *V {
+	length := d.number()
+	if d.err == nil && length > maxRow {
+		d.err = errors.New("a row is too long")
+	}
+	if d.err != nil {
+		return nil
+	}
+	d.data = slices.Grow(d.data[:0], int(length))[:length]
+	if _, d.err = io.ReadFull(d.from, d.data); d.err != nil {
+		return nil
+	}
+	row, err := decoded(d.codec, d.version, d.data)
+	d.err = err
+	return &row
+}
+
+// decoded returns a decoded row of a version.
+func decoded[V any](c *codec.Codec[V], version int, data []byte) (row V, err error) {
+	if !c.Decodes(version) {
+		return row, fmt.Errorf("a row has the version %d, for which there is no function", version)
+	}
+	if row, err = c.Decoded(version, data); err != nil {
+		err = fmt.Errorf("a row cannot be decoded: %w", err)
 	}
 	return row, err
 }
 
-func (r *rows[K, V]) write(tx *changefeed.Tx, w io.Writer) error {
-	var buffer []byte
-	for key, row := range r.t.In(tx).All() {
-		data, err := r.codec.Encoded(&row)
-		if err != nil {
-			return fmt.Errorf("table %q: the row with key %v cannot be encoded: %w", r.t.Name(), key, err)
-		}
-		buffer = appendBytes(buffer[:0], data)
-		if _, err := w.Write(buffer); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *rows[K, V]) read(s *tableSnapshot, from *bufio.Reader) (reset func(tx *changefeed.Tx) error, err error) {
-	var list []V
-	var data []byte
-	for range s.Rows {
-		length, err := binary.ReadUvarint(from)
-		if err == nil && length > maxRow {
-			err = errors.New("a row is too long")
-		}
-		if err == nil {
-			data = slices.Grow(data[:0], int(length))[:length]
-			_, err = io.ReadFull(from, data)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("the snapshot is damaged: %w", err)
-		}
-		row, err := r.decoded(s.Version, data)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, row)
-	}
-	return func(tx *changefeed.Tx) error {
-		return r.t.In(tx).Reset(changefeed.Past[V]{Lineage: s.Lineage, Rows: slices.Values(list)})
-	}, nil
-}
-
-// maxRow is the length in bytes that a row may have.
+// maxRow is the length in bytes that a row of a snapshot may have.
 const maxRow = 1 << 30

@@ -9,30 +9,46 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A snapshot is an object with the rows of all tables at one moment. It begins with the length of its
-// header and the header, as JSON. Then come the rows of each table. The object's name is the number
-// of a message. The messages up to that one are in the rows. Later ones may be, too.
+// A snapshot is an object with the rows of all tables at one moment, and their newest commits. It
+// begins with the length of its header and the header, as JSON. Then come the rows and the commits of
+// each table: see rows.write. The object's name is a place in the log. The messages up to that one are
+// in the rows. Later ones may be, too.
 type snapshot struct {
 	Format int             `json:"format"`
 	Tables []tableSnapshot `json:"tables"`
 }
 
 type tableSnapshot struct {
-	Name    string                `json:"name"`
-	Version int                   `json:"version"`
-	Lineage []changefeed.Position `json:"lineage"`
-	Rows    int                   `json:"rows"`
+	Name    string  `json:"name"`
+	Version int     `json:"version"`
+	Lineage lineage `json:"lineage"`
+	Rows    int     `json:"rows"`
 }
 
-// writeSnapshot writes a snapshot of the tables, which have the messages up to the one numbered after.
-// Before the snapshot can be seen, it calls confirm.
-func (f *feed) writeSnapshot(ctx context.Context, after uint64, confirm func(s *snapshot) error) error {
+func (s *snapshot) lineages() lineages {
+	ls := make(lineages)
+	for _, t := range s.Tables {
+		ls[t.Name] = t.Lineage
+	}
+	return ls
+}
+
+// ends returns the positions of the rows.
+func (s *snapshot) ends() (ends []changefeed.Position) {
+	for _, t := range s.Tables {
+		ends = append(ends, t.Lineage.last())
+	}
+	return ends
+}
+
+// writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the
+// snapshot can be seen, it calls confirm.
+func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *snapshot) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
@@ -40,7 +56,7 @@ func (f *feed) writeSnapshot(ctx context.Context, after uint64, confirm func(s *
 		written <- err
 		_ = w.CloseWithError(err) // io.EOF if it is nil
 	}()
-	_, err := f.snapshots.Put(ctx, jetstream.ObjectMeta{Name: snapshotName(after)}, r)
+	_, err := f.snapshots.Put(ctx, jetstream.ObjectMeta{Name: after.String()}, r)
 	_ = r.CloseWithError(errors.New("the snapshot was not stored"))
 	if e := <-written; e != nil {
 		return e
@@ -48,7 +64,12 @@ func (f *feed) writeSnapshot(ctx context.Context, after uint64, confirm func(s *
 	return err
 }
 
-func snapshotName(after uint64) string { return strconv.FormatUint(after, 10) }
+func (p place) String() string { return fmt.Sprintf("%d-%d", p.term, p.sequence) }
+
+func parsePlace(text string) (p place, ok bool) {
+	_, _ = fmt.Sscanf(text, "%d-%d", &p.term, &p.sequence)
+	return p, p.String() == text // whatever was wrong, the text of p is another one
+}
 
 func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer, confirm func(s *snapshot) error) error {
 	w := bufio.NewWriterSize(to, 128<<10)
@@ -65,103 +86,132 @@ func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer, confirm func(s *snapsh
 	}
 	for _, t := range f.tables {
 		if err := t.write(tx, w); err != nil {
-			return err
+			return fmt.Errorf("table %q: %w", t.any().Name(), err)
 		}
 	}
 	return errors.Join(w.Flush(), confirm(&s))
 }
 
-// snapshotNumbers returns the numbers of the snapshots, the newest first.
-func (f *feed) snapshotNumbers(ctx context.Context) (numbers []uint64, err error) {
+// snapshotPlaces returns the places of the snapshots, the newest first.
+func (f *feed) snapshotPlaces(ctx context.Context) (places []place, err error) {
 	err = persist(ctx, func(ctx context.Context) error {
-		numbers = nil
+		places = nil
 		objects, err := f.snapshots.List(ctx)
 		if errors.Is(err, jetstream.ErrNoObjectsFound) {
 			return nil
 		}
 		for _, o := range objects {
-			if n, err := strconv.ParseUint(o.Name, 10, 64); err == nil {
-				numbers = append(numbers, n)
+			if p, ok := parsePlace(o.Name); ok {
+				places = append(places, p)
 			}
 		}
 		return err
 	})
-	slices.Sort(numbers)
-	slices.Reverse(numbers)
-	return numbers, err
+	slices.SortFunc(places, func(p, q place) int { return q.compare(p) })
+	return places, err
 }
 
 // deleteSnapshots deletes the snapshots but the newest two, and the messages that the older one of
 // these has.
 func (f *feed) deleteSnapshots(ctx context.Context) error {
-	numbers, err := f.snapshotNumbers(ctx)
-	if err != nil || len(numbers) < 2 {
+	places, err := f.snapshotPlaces(ctx)
+	if err != nil || len(places) < 2 {
 		return err
 	}
-	for _, n := range numbers[2:] {
-		if err := f.snapshots.Delete(ctx, snapshotName(n)); err != nil {
+	for _, p := range places[2:] {
+		if err := f.snapshots.Delete(ctx, p.String()); err != nil {
 			return err
 		}
 	}
-	return f.log.Purge(ctx, jetstream.WithPurgeSequence(numbers[1]+1))
+	return f.log.Purge(ctx, jetstream.WithPurgeSequence(min(places[0].sequence, places[1].sequence)+1))
 }
 
-// snapshotLineages returns the lineages of the snapshot with a number.
-func (f *feed) snapshotLineages(ctx context.Context, number uint64) (lineages begin, err error) {
-	object, err := f.snapshots.Get(ctx, snapshotName(number))
+// openSnapshot opens the newest snapshot. If there is none from a place on, it returns
+// errNotPublished.
+func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader, err error) {
+	places, err := f.snapshotPlaces(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = object.Close() }() // it is not read to its end
-	s, err := readHeader(bufio.NewReader(object))
+	if len(places) == 0 || places[0].compare(from) < 0 {
+		return nil, errNotPublished
+	}
+	r = &snapshotReader{at: places[0]}
+	r.object, err = f.snapshots.Get(ctx, r.at.String())
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		err = errNotPublished // it was deleted meanwhile
+	}
 	if err != nil {
-		return nil, fmt.Errorf("the snapshot %d is damaged: %w", number, err)
+		return nil, err
 	}
-	lineages = make(begin)
-	for _, t := range s.Tables {
-		lineages[t.Name] = t.Lineage
+	r.from = bufio.NewReaderSize(r.object, 128<<10)
+	if err := r.readHeader(); err != nil {
+		_ = r.object.Close()
+		return nil, fmt.Errorf("the snapshot %v is damaged: %w", r.at, err)
 	}
-	return lineages, nil
+	return r, nil
 }
 
-// readSnapshot reads the snapshot with a number. It returns a function that makes the tables what it
-// has, and the lineages.
-func (f *feed) readSnapshot(ctx context.Context, number uint64) (reset func(tx *changefeed.Tx) error, lineages begin, err error) {
-	object, err := f.snapshots.Get(ctx, snapshotName(number))
-	if err != nil {
-		return nil, nil, err
+// A snapshotReader reads a snapshot. The caller closes object.
+type snapshotReader struct {
+	snapshot
+	at     place
+	object jetstream.ObjectResult
+	from   *bufio.Reader
+}
+
+func (r *snapshotReader) readHeader() error {
+	length, err := binary.ReadUvarint(r.from)
+	if err == nil && length > maxRow {
+		err = errors.New("the header is too long")
 	}
-	defer func() { err = errors.Join(err, object.Close()) }()
-	r := bufio.NewReaderSize(object, 128<<10)
-	s, err := readHeader(r)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the snapshot %d is damaged: %w", number, err)
+		return err
 	}
-	lineages = make(begin)
+	header := make([]byte, length)
+	if _, err := io.ReadFull(r.from, header); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(header, &r.snapshot); err != nil {
+		return err
+	}
+	if r.Format != formatVersion {
+		return fmt.Errorf("the format has version %d, and not %d", r.Format, formatVersion)
+	}
+	for _, t := range r.Tables {
+		if len(t.Lineage) == 0 {
+			return fmt.Errorf("table %q has no lineage", t.Name)
+		}
+	}
+	return nil
+}
+
+// readRows reads the rest of a snapshot. It returns a function that makes the tables what it has.
+func (f *feed) readRows(r *snapshotReader) (reset func(tx *changefeed.Tx) error, err error) {
+	present := r.lineages()
+	for name := range f.named {
+		if present[name] == nil {
+			return nil, fmt.Errorf("table %q: it is not published", name)
+		}
+	}
 	var resets []func(tx *changefeed.Tx) error
-	for i := range s.Tables {
-		t := &s.Tables[i]
+	for i := range r.Tables {
+		t := &r.Tables[i]
 		table := f.named[t.Name]
 		if table == nil {
-			return nil, nil, fmt.Errorf("table %q: it is published, but was not passed to Follow", t.Name)
+			return nil, fmt.Errorf("table %q: it is published, but was not passed to Follow", t.Name)
 		}
-		reset, err := table.read(t, r)
+		reset, err := table.read(t, r.from)
 		if err != nil {
-			return nil, nil, err
+			return nil, fmt.Errorf("table %q: %w", t.Name, err)
 		}
 		resets = append(resets, reset)
-		lineages[t.Name] = t.Lineage
 	}
-	if _, err := r.Peek(1); err != io.EOF { // only at the end is the digest of the object checked
+	if _, err := r.from.Peek(1); err != io.EOF { // only at the end is the digest of the object checked
 		if err == nil {
 			err = errors.New("it is too long")
 		}
-		return nil, nil, fmt.Errorf("the snapshot %d is damaged: %w", number, err)
-	}
-	for name := range f.named {
-		if lineages[name] == nil {
-			return nil, nil, fmt.Errorf("table %q: it is not published", name)
-		}
+		return nil, err
 	}
 	return func(tx *changefeed.Tx) error {
 		for _, reset := range resets {
@@ -170,27 +220,5 @@ func (f *feed) readSnapshot(ctx context.Context, number uint64) (reset func(tx *
 			}
 		}
 		return nil
-	}, lineages, nil
-}
-
-func readHeader(r *bufio.Reader) (s *snapshot, err error) {
-	length, err := binary.ReadUvarint(r)
-	if err == nil && length > maxRow {
-		err = errors.New("the header is too long")
-	}
-	if err != nil {
-		return nil, err
-	}
-	header := make([]byte, length)
-	if _, err := io.ReadFull(r, header); err != nil {
-		return nil, err
-	}
-	s = new(snapshot)
-	if err := json.Unmarshal(header, s); err != nil {
-		return nil, err
-	}
-	if s.Format != formatVersion {
-		return nil, fmt.Errorf("the format has version %d, and not %d", s.Format, formatVersion)
-	}
-	return s, nil
+	}, nil
 }

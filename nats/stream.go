@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -54,6 +53,10 @@ func (f *feed) anyTables() (list []changefeed.AnyTable) {
 	}
 	return list
 }
+
+// heartbeat is how often JetStream says that there is no message. If it has not said so twice, the
+// server is lost that sent the messages, and another one goes on.
+const heartbeat = 500 * time.Millisecond
 
 // attempt is for how long one attempt waits for an answer. JetStream does not answer while a cluster
 // has no leader.
@@ -128,20 +131,41 @@ func (f *feed) open(ctx context.Context, create bool) error {
 
 func (f *feed) streamName() string { return "changefeed_" + f.name }
 
-// lastMessage returns the last message of the log, or nil if there is none.
-func (f *feed) lastMessage(ctx context.Context) (message *jetstream.RawStreamMsg, err error) {
+// A logEnd is the end of the log: the last sequence number, and the header of the message that has it.
+// If that message was purged, header is zero.
+type logEnd struct {
+	sequence uint64
+	header   header
+}
+
+// findEnd returns the end of the log.
+func (f *feed) findEnd(ctx context.Context) (end *logEnd, err error) {
 	err = persist(ctx, func(ctx context.Context) error {
-		message, err = f.log.GetLastMsgForSubject(ctx, f.subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			message, err = nil, nil
+		end = new(logEnd)
+		message, err := f.log.GetLastMsgForSubject(ctx, f.subject)
+		if err == nil {
+			end.sequence = message.Sequence
+			_, err = end.header.parse(message.Data)
+			return err
+		}
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return err
+		}
+		info, err := f.log.Info(ctx)
+		if err == nil {
+			end.sequence = info.State.LastSeq
 		}
 		return err
 	})
-	return message, err
+	return end, err
 }
 
-// errFellOff says that messages are missing at the beginning of the log.
-var errFellOff = errors.New("the log has not all of the messages")
+// A fellOffError says that messages are missing at the beginning of the log.
+type fellOffError struct{ first uint64 } // that is there
+
+func (e *fellOffError) Error() string {
+	return fmt.Sprintf("the first message that the log has is %d", e.first)
+}
 
 // readLog calls receive with each message from the one numbered next on, until it returns an error,
 // or ctx ends. JetStream goes on silently behind messages that were purged.
@@ -150,7 +174,7 @@ func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence u
 	err := persist(ctx, func(ctx context.Context) error {
 		info, err := f.log.Info(ctx)
 		if err == nil && info.State.FirstSeq > next {
-			err = errFellOff
+			err = &fellOffError{info.State.FirstSeq}
 		}
 		if err == nil {
 			consumer, err = f.log.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
@@ -162,7 +186,7 @@ func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence u
 	if err != nil {
 		return err
 	}
-	messages, err := consumer.Messages()
+	messages, err := consumer.Messages(jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return err
 	}
@@ -181,7 +205,7 @@ func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence u
 		case sequence < next:
 			continue
 		case sequence > next:
-			return errFellOff
+			return &fellOffError{sequence}
 		}
 		if err := receive(next, m.Data()); err != nil {
 			return err
@@ -190,46 +214,44 @@ func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence u
 	}
 }
 
-// published returns the positions of the tables after the last message of the log, and its sequence
-// number.
-func (f *feed) published(ctx context.Context) (at begin, sequence uint64, err error) {
-	message, err := f.lastMessage(ctx)
-	if message == nil || err != nil {
-		return nil, 0, err
-	}
-	err = persist(ctx, func(attempt context.Context) error {
-		numbers, err := f.snapshotNumbers(attempt)
-		if err != nil {
+// published returns what the log leads to: the lineages of the tables, which are nil if nobody has
+// published them, and the term. before is the last message, which the next one comes after.
+func (f *feed) published(ctx context.Context) (at lineages, term uint64, before *logEnd, err error) {
+	err = persist(ctx, func(context.Context) error {
+		if before, err = f.findEnd(ctx); err != nil {
 			return err
 		}
-		at, sequence = make(begin), 0
-		if len(numbers) > 0 {
-			if at, err = f.snapshotLineages(attempt, numbers[0]); err != nil {
-				return err
-			}
-			sequence = numbers[0]
-		} // otherwise the publisher has ended before it made one, and the log is whole
-		if sequence >= message.Sequence {
+		var next uint64 = 1
+		at, term = nil, 0
+		s, err := f.openSnapshot(ctx, place{})
+		if err == nil {
+			at, term, next = s.lineages(), s.at.term, s.at.sequence+1
+			_ = s.object.Close() // it is not read to its end
+		} else if !errors.Is(err, errNotPublished) { // the publisher may have ended before it made one
+			return err
+		}
+		if next > before.sequence {
 			return nil
 		}
 		var d decoder
-		err = f.readLog(ctx, sequence+1, func(n uint64, data []byte) error {
-			b, c, err := d.decode(data)
+		err = f.readLog(ctx, next, func(sequence uint64, message []byte) error {
+			e, err := d.decode(message)
 			if err != nil {
-				return fmt.Errorf("the message %d is damaged: %w", n, err)
+				return fmt.Errorf("the message %d is damaged: %w", sequence, err)
 			}
-			if b != nil {
-				at = b
+			term = max(term, e.term)
+			if e.lineages != nil {
+				at = e.lineages
 			}
-			for _, p := range c {
+			for _, p := range e.commit {
 				at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
 			}
-			if sequence = n; n >= message.Sequence {
+			if sequence >= before.sequence {
 				return errEnough
 			}
 			return nil
 		})
-		if errors.Is(err, errFellOff) {
+		if _, ok := errors.AsType[*fellOffError](err); ok {
 			err = errNotPublished // a newer snapshot comes
 		}
 		if errors.Is(err, errEnough) {
@@ -237,16 +259,7 @@ func (f *feed) published(ctx context.Context) (at begin, sequence uint64, err er
 		}
 		return err
 	})
-	return at, sequence, err
+	return at, term, before, err
 }
 
 var errEnough = errors.New("enough")
-
-// has reports whether a position is in a history that has the names.
-func has(lineage []changefeed.Position, p changefeed.Position) bool {
-	return slices.ContainsFunc(lineage, func(name changefeed.Position) bool {
-		return name.History == p.History && p.Seq <= name.Seq
-	})
-}
-
-func last(lineage []changefeed.Position) changefeed.Position { return lineage[len(lineage)-1] }

@@ -52,9 +52,11 @@ func run(text string) error {
 	opts := &server.Options{
 		ServerName: c.Name, Host: "127.0.0.1", Port: c.Port,
 		JetStream: true, StoreDir: c.Dir, SyncAlways: c.SyncAlways, NoSigs: true, NoLog: true,
-		Cluster: server.ClusterOpts{Name: "changefeed", Host: "127.0.0.1", Port: c.Routes[0]},
 	}
-	for _, port := range c.Routes {
+	if len(c.Routes) > 1 {
+		opts.Cluster = server.ClusterOpts{Name: "changefeed", Host: "127.0.0.1", Port: c.Routes[0]}
+	}
+	for _, port := range c.Routes[1:] {
 		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: address(port)})
 	}
 	s, err := server.NewServer(opts)
