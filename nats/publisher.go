@@ -229,7 +229,7 @@ func (p *Publisher) run() {
 			if p.ctx.Err() != nil {
 				err = ErrClosed
 			}
-			if !errors.Is(err, ErrClosed) {
+			if !errors.Is(err, ErrClosed) && !isRefused(err) { // resend finds out why it was refused
 				p.onError(publishError(p.name, err))
 			}
 			if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {
@@ -471,6 +471,13 @@ func (p *Publisher) post(m *sentMessage, number uint64) (err error) {
 		Header:  nats.Header{jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(p.offset+number-1, 10)}},
 	})
 	return err
+}
+
+// isRefused reports whether JetStream has refused a message, because the last one is another than the
+// publisher expected.
+func isRefused(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
 // resend finds out which messages are in the log, after an error, and sends the others again.

@@ -23,13 +23,12 @@ type Replica struct {
 
 	// These belong to the goroutine.
 	decoder decoder
-	term    uint64 // of the messages that it has
 	resume  uint64 // the sequence number of the next message, or of the first part of a commit that is not complete
 	needed  place  // which the next snapshot must have at least
 	refused uint64 // the sequence number of the last message that the tables could not take
 
 	mu      sync.Mutex
-	next    uint64        // the sequence number of the next message; the goroutine alone changes it
+	next    place         // the next message, in the term of the last one; the goroutine alone changes it
 	at      lineages      // of the tables; the same
 	fence   uint64        // the sequence number of the fence of Promote, or 0
 	final   bool          // the replica has all that it can get before the fence
@@ -104,14 +103,17 @@ func (r *Replica) run() {
 		r.decoder = decoder{}
 		err := r.read()
 		if fell, ok := errors.AsType[*fellOffError](err); ok {
-			r.needed = place{r.term, fell.first - 1}
-			err = errBeginAnew
+			err = &beginAnewError{place{r.next.term, fell.first - 1}}
 		}
-		if errors.Is(err, errBeginAnew) {
+		if anew, ok := errors.AsType[*beginAnewError](err); ok {
+			r.needed = anew.needed
 			err = persist(r.ctx, func(context.Context) error { return r.bootstrap() })
 		}
 		if r.ctx.Err() != nil {
-			r.move(func() { r.err = ErrClosed })
+			err = ErrClosed
+		}
+		if errors.Is(err, ErrClosed) || errors.Is(err, changefeed.ErrTableDropped) {
+			r.move(func() { r.err = err })
 			return
 		}
 		if err != nil {
@@ -124,25 +126,24 @@ func (r *Replica) run() {
 	}
 }
 
-// errBeginAnew says that the next message does not lead on from what the tables have.
-var errBeginAnew = errors.New("the log does not lead on from what the tables have")
+// A beginAnewError says that the log does not lead on from what the tables have, so that they need a
+// snapshot.
+type beginAnewError struct{ needed place }
+
+func (e *beginAnewError) Error() string { return "the tables need a snapshot" }
 
 // read takes the messages of the log.
 func (r *Replica) read() error {
 	ctx, cancel := context.WithCancelCause(r.ctx)
 	defer cancel(nil)
-	go func() {
-		err := r.watchEnd(ctx)
-		cancel(err)
-	}()
+	go func() { cancel(r.watchEnd(ctx)) }()
 	return r.readLog(ctx, r.resume, r.receive)
 }
 
-// watchEnd returns errBeginAnew when the log has lost messages that the replica has, and goes on in
-// another term. JetStream does not say so.
+// watchEnd returns a beginAnewError when the log has lost messages that the replica has, and goes on
+// in a later term. JetStream does not say so.
 func (r *Replica) watchEnd(ctx context.Context) error {
-	term := r.term
-	for seen := uint64(0); ; {
+	for seen := (place{}); ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -159,8 +160,8 @@ func (r *Replica) watchEnd(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if end.sequence+1 < next && end.header.term > term {
-			return errBeginAnew
+		if end.sequence+1 < next.sequence && end.header.term > next.term {
+			return &beginAnewError{place{end.header.term, 0}}
 		}
 	}
 }
@@ -185,8 +186,8 @@ func (r *Replica) bootstrap() error {
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
 		return err
 	}
-	r.term, r.resume = s.at.term, s.at.sequence+1
-	r.move(func() { r.next, r.at = r.resume, s.lineages() })
+	r.resume = s.at.sequence + 1
+	r.move(func() { r.next, r.at = place{s.at.term, r.resume}, s.lineages() })
 	return nil
 }
 
@@ -205,61 +206,63 @@ func (r *Replica) receive(sequence uint64, message []byte) error {
 	if err != nil {
 		return fmt.Errorf("the message %d is damaged: %w", sequence, err)
 	}
+	anew := &beginAnewError{place{e.term, sequence}}
+	term, ok := r.next.term, true
 	switch e.kind {
 	case beginMessage:
-		err = r.receiveBegin(&e)
+		term = e.term
+		ok, err = r.receiveBegin(e.lineages)
 	case partMessage, commitMessage:
-		if e.term != r.term {
-			err = errBeginAnew
-		} else if len(e.commit) > 0 {
+		if ok = e.term == term; ok {
 			err = r.receiveCommit(e.commit)
 		}
 	}
-	if errors.Is(err, errBeginAnew) {
-		r.needed = place{e.term, sequence}
-		return err
-	}
-	for _, cause := range []error{changefeed.ErrOtherHistory, changefeed.ErrGap, changefeed.ErrDiverged} {
-		if !errors.Is(err, cause) {
-			continue
-		}
+	if isDiverged(err) {
 		r.onError(followError(r.name, err)) // somebody has written to a table
-		if r.needed = (place{}); r.refused == sequence {
-			r.needed = place{e.term, sequence}
+		if r.refused != sequence {
+			anew.needed = place{} // any snapshot may help
 		}
 		r.refused = sequence
-		return errBeginAnew
+		return anew
 	}
 	if err != nil {
 		return err
 	}
+	if !ok {
+		return anew
+	}
 	if len(r.decoder.parts) == 0 {
 		r.resume = sequence + 1
 	}
-	r.move(func() { r.next = sequence + 1 })
+	r.move(func() { r.next = place{term, sequence + 1} })
 	return nil
 }
 
-// receiveBegin compares the tables with those of the publisher.
-func (r *Replica) receiveBegin(e *entry) error {
-	for name, theirs := range e.lineages {
+// isDiverged reports whether the reason for an error is that a table is not what it should be.
+func isDiverged(err error) bool {
+	return errors.Is(err, changefeed.ErrOtherHistory) || errors.Is(err, changefeed.ErrGap) || errors.Is(err, changefeed.ErrDiverged)
+}
+
+// receiveBegin gives the histories of the tables the names that those of the publisher have. It returns
+// false if the tables need more than names.
+func (r *Replica) receiveBegin(published lineages) (ok bool, err error) {
+	for name, theirs := range published {
 		mine := r.at[name]
 		if len(mine) > 0 && mine.has(theirs.last()) {
 			continue // a snapshot may be later than the message
 		}
 		names, ok := mine.leadsTo(theirs)
 		if !ok {
-			return errBeginAnew
+			return false, nil
 		}
 		for _, p := range names {
 			if err := r.named[name].forkTo(p); err != nil {
-				return err
+				return false, err
 			}
 		}
 		r.move(func() { r.at[name] = theirs })
 	}
-	r.term = e.term
-	return nil
+	return true, nil
 }
 
 // receiveCommit makes the changes of a commit, all at one moment. A snapshot may have them already.
@@ -343,7 +346,7 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	for _, t := range r.tables {
 		t.fork()
 	}
-	p := r.newPublisher(r.at, max(r.term, r.needed.term), &logEnd{fence, h})
+	p := r.newPublisher(r.at, max(r.next.term, r.needed.term), &logEnd{fence, h})
 	go p.run()
 	return p, nil
 }
@@ -352,7 +355,7 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 func (r *Replica) waitFence(ctx context.Context, fence uint64) error {
 	for {
 		r.mu.Lock()
-		ok, changed, err := r.next > fence || r.final, r.changed, r.err
+		ok, changed, err := r.next.sequence > fence || r.final, r.changed, r.err
 		r.mu.Unlock()
 		if ok || err != nil {
 			return err
