@@ -2,6 +2,7 @@ package natsfeed
 
 import (
 	"cmp"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -27,10 +28,11 @@ const (
 	// tables are not where the messages before it lead to.
 	beginMessage messageKind = iota + 1
 
-	// A partMessage has a part of a commit that is too large for one message.
+	// A partMessage has the first part of a commitMessage that is too large for one message, or the
+	// next one.
 	partMessage
 
-	// A commitMessage has a commit, or the last part of one.
+	// A commitMessage has commits. After a partMessage, it has the last part of them.
 	commitMessage
 
 	// A fenceMessage is empty, and has the term 0. After it, JetStream refuses the messages of earlier
@@ -40,6 +42,11 @@ const (
 
 // A publisherID is the random name of a publisher.
 type publisherID [8]byte
+
+func newPublisherID() (id publisherID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
 
 const formatVersion = 1
 
@@ -87,19 +94,31 @@ type part struct {
 	version int
 	history changefeed.HistoryID
 	first   uint64 // the Seq of the first change
-	changes []change
+	changes []encodedChange
 }
 
-// A change has an encoded row: the one after an insert or an update, and the one before a delete. An
+// An encodedChange has an encoded row: the one after an insert or an update, and the one before a delete. An
 // update does not change the key, so the row before it is that of the replica.
-type change struct {
+type encodedChange struct {
 	kind changefeed.Kind
 	row  []byte
 }
 
 func (p *part) last() uint64 { return p.first + uint64(len(p.changes)) - 1 }
 
+// with returns the commit with one more change.
+func (c commit) with(table string, version int, at changefeed.Position, change encodedChange) commit {
+	if n := len(c); n == 0 || c[n-1].table != table || c[n-1].history != at.History || c[n-1].last()+1 != at.Seq {
+		c = append(c, part{table, version, at.History, at.Seq, nil})
+	}
+	p := &c[len(c)-1]
+	p.changes = append(p.changes, change)
+	return c
+}
+
+// append appends the number of parts, and the parts.
 func (c commit) append(to []byte) []byte {
+	to = binary.AppendUvarint(to, uint64(len(c)))
 	for i := range c {
 		p := &c[i]
 		to = appendBytes(to, []byte(p.table))
@@ -115,31 +134,29 @@ func (c commit) append(to []byte) []byte {
 	return to
 }
 
-func parseCommit(data []byte) (c commit, err error) {
+func parseCommits(data []byte) (commits []commit, err error) {
 	r := reader{data: data}
 	for len(r.data) > 0 && !r.short {
-		p := part{table: string(r.bytes()), version: int(r.uvarint())}
-		copy(p.history[:], r.next(uint64(len(p.history))))
-		p.first = r.uvarint()
-		count := r.uvarint()
-		if count > uint64(len(r.data)) {
-			r.short = true
-			break
-		}
-		p.changes = make([]change, count)
-		for i := range p.changes {
-			kind := r.next(1)
-			if r.short {
-				break
+		c := make(commit, r.count())
+		for i := range c {
+			p := &c[i]
+			p.table, p.version = string(r.bytes()), int(r.uvarint())
+			copy(p.history[:], r.next(uint64(len(p.history))))
+			p.first = r.uvarint()
+			p.changes = make([]encodedChange, r.count())
+			for i := range p.changes {
+				p.changes[i] = encodedChange{changefeed.Kind(r.byte()), r.bytes()}
 			}
-			p.changes[i] = change{changefeed.Kind(kind[0]), r.bytes()}
+			if len(p.changes) == 0 {
+				r.short = true // a part has a change
+			}
 		}
-		c = append(c, p)
+		commits = append(commits, c)
 	}
 	if r.short {
 		return nil, errors.New("too short")
 	}
-	return c, nil
+	return commits, nil
 }
 
 func appendBytes(to, data []byte) []byte {
@@ -175,17 +192,34 @@ func (r *reader) next(n uint64) []byte {
 
 func (r *reader) bytes() []byte { return r.next(r.uvarint()) }
 
+func (r *reader) byte() byte {
+	if b := r.next(1); len(b) > 0 {
+		return b[0]
+	}
+	return 0
+}
+
+// count reads the number of things that follow, each of which has at least a byte.
+func (r *reader) count() uint64 {
+	n := r.uvarint()
+	if n > uint64(len(r.data)) {
+		r.short = true
+		return 0
+	}
+	return n
+}
+
 // A decoder decodes the messages of a log, in order.
 type decoder struct {
 	parts []byte // of a commit whose last part is to come
 	from  publisherID
 }
 
-// An entry is what a message has: lineages, a commit, or neither. They refer to the message.
+// An entry is what a message has: lineages, commits, or neither. They refer to the message.
 type entry struct {
 	header
 	lineages lineages
-	commit   commit
+	commits  []commit
 }
 
 func (d *decoder) decode(message []byte) (e entry, err error) {
@@ -206,7 +240,7 @@ func (d *decoder) decode(message []byte) (e entry, err error) {
 			data = append(d.parts, data...)
 			d.parts = nil
 		}
-		e.commit, err = parseCommit(data)
+		e.commits, err = parseCommits(data)
 	case fenceMessage:
 	default:
 		err = fmt.Errorf("it is of an unknown kind %d", e.kind)

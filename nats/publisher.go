@@ -2,15 +2,12 @@ package natsfeed
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 )
@@ -18,54 +15,37 @@ import (
 // A Publisher sends the changes of tables to JetStream: see [Publish].
 type Publisher struct {
 	*feed
-	async   jetstream.JetStream // whose pending messages are this publisher's alone
-	id      publisherID
 	commits changefeed.Stream[changefeed.Commit]
 	wake    chan struct{}
-	urgent  chan struct{} // Wait was called
+	urgent  chan struct{} // somebody waits
 	stop    context.CancelFunc
 	ctx     context.Context // until Close
 	done    chan struct{}
 
 	// These belong to the goroutine.
-	term    uint64
-	before  header        // of the message before the first one
-	sent    uint64        // number of the last message that was sent
-	offset  uint64        // the sequence number in the log of a message, less its number
-	pending []sentMessage // those that are not acknowledged, in order
-	size    int           // of these, in bytes
-	next    lineages      // what the log leads to, with what was sent
-	behind  bool          // the tables are not there: a beginMessage is needed
-	changes int           // sent since the last snapshot
-	due     bool          // a snapshot is needed, whatever the number of changes is
-	gap     uint64        // the number of the last beginMessage that the log does not lead to, or 0
-	taking  chan error    // the snapshot that is being made, or nil
-	taken   uint64        // the number of the last message that it certainly has
-	retry   <-chan time.Time
-	forks   *time.Ticker // a Fork wakes nobody
+	log     *logWriter
+	batch   []byte                         // the commits of the next message
+	ends    map[string]changefeed.Position // the last changes in it, by table
+	next    lineages                       // what the log leads to, with the batch
+	behind  bool                           // the tables are not there: a beginMessage is needed
+	changes int                            // published since the last snapshot
+	due     bool                           // a snapshot is needed, whatever the number of changes is
+	gap     uint64                         // the number of the last beginMessage that the log does not lead to, or 0
+	taking  chan error                     // the snapshot that is being made, or nil
+	taken   uint64                         // the number of the last message that it certainly has
+	retry   <-chan time.Time               // when a snapshot is tried again
+	forks   *time.Ticker                   // a Fork wakes nobody
 
 	mu      sync.Mutex
-	number  uint64        // number of the last message that was acknowledged
-	logged  lineages      // what was acknowledged leads to
+	began   bool          // the log has the positions of the tables
+	logged  lineages      // what the log leads to
 	safe    lineages      // if not nil, what a new replica could have: there is a gap before logged
 	changed chan struct{} // closed when one of these changes
 	err     error
 }
 
-// A sentMessage is a message that JetStream has not acknowledged yet.
-type sentMessage struct {
-	data     []byte
-	future   jetstream.PubAckFuture
-	lineages lineages                       // of a beginMessage
-	closes   uint64                         // of a beginMessage: the gap that is closed
-	ends     map[string]changefeed.Position // of a commitMessage
-}
-
-const (
-	maxPending     = 4096
-	maxPendingSize = 16 << 20
-	ackTimeout     = 2 * time.Second
-)
+// maxBatch is the size in bytes from which on a message takes no more commits.
+const maxBatch = 128 << 10
 
 // Publish makes this process the publisher of tables under a name. It makes the log and the object
 // store, if they do not exist. It returns when JetStream has all rows. If somebody has published under
@@ -105,9 +85,9 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 			return nil, fmt.Errorf("table %q: %w: up to %v", name, ErrPublished, at)
 		}
 	}
-	p := f.newPublisher(published, term, end)
+	p := f.newPublisher(published, term, newPublisherID(), end)
 	go p.run()
-	if err := p.waitFor(ctx, func() (bool, error) { return p.number > 0 && p.safe == nil, nil }); err != nil {
+	if err := p.waitFor(ctx, func() (bool, error) { return p.began && p.safe == nil, nil }); err != nil {
 		p.Close()
 		return nil, err
 	}
@@ -116,35 +96,15 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 
 // newPublisher returns a publisher whose first message comes after the end of the log, which leads to
 // published. It follows the tables already.
-func (f *feed) newPublisher(published lineages, term uint64, end *logEnd) *Publisher {
+func (f *feed) newPublisher(published lineages, term uint64, id publisherID, end *logEnd) *Publisher {
 	p := &Publisher{
-		feed: f, async: asyncOf(f.js), wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
-		term: term + 1, before: end.header, offset: end.sequence, next: published.clone(), behind: true,
+		feed: f, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
+		log: newLogWriter(f, id, term+1, end), ends: make(map[string]changefeed.Position), next: published.clone(), behind: true,
 		forks: time.NewTicker(time.Second), logged: published.clone(), changed: make(chan struct{}),
 	}
-	_, _ = rand.Read(p.id[:])
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.commits = changefeed.Commits(p.ctx, f.anyTables(), changefeed.Named("nats"), changefeed.Buffer(f.buffer), changefeed.Poll(p.wake))
 	return p
-}
-
-// asyncOf returns a JetStream like js, whose pending messages are one publisher's alone.
-func asyncOf(js jetstream.JetStream) jetstream.JetStream {
-	opts := []jetstream.JetStreamOpt{
-		jetstream.WithPublishAsyncMaxPending(2 * maxPending),
-		jetstream.WithPublishAsyncTimeout(ackTimeout),
-	}
-	o := js.Options()
-	async, err := jetstream.New(js.Conn(), opts...)
-	if o.Domain != "" {
-		async, err = jetstream.NewWithDomain(js.Conn(), o.Domain, opts...)
-	} else if o.APIPrefix != "" {
-		async, err = jetstream.NewWithAPIPrefix(js.Conn(), o.APIPrefix, opts...)
-	}
-	if err != nil {
-		panic(err) // the options of js are valid
-	}
-	return async
 }
 
 // Close ends the publisher. Changes that are not acknowledged may be in the log, or not: see [Publisher.Wait].
@@ -220,28 +180,28 @@ func (p *Publisher) run() {
 	defer close(p.done)
 	defer p.forks.Stop()
 	for {
-		err := p.send()
+		err := p.publish()
 		if err == nil {
 			p.snapshot()
 			err = p.wait()
 		}
-		for err != nil {
-			if p.ctx.Err() != nil {
-				err = ErrClosed
-			}
-			if !errors.Is(err, ErrClosed) && !isRefused(err) { // resend finds out why it was refused
-				p.onError(publishError(p.name, err))
-			}
-			if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {
-				p.end(err)
-				return
-			}
-			select {
-			case <-p.ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-			err = p.resend()
+		if p.ctx.Err() != nil {
+			err = ErrClosed
 		}
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, ErrClosed) {
+			p.onError(publishError(p.name, err))
+		}
+		if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {
+			p.end(err)
+			return
+		}
+		if errors.Is(err, errLost) {
+			p.next = nil
+		}
+		p.behind = true
 	}
 }
 
@@ -259,107 +219,54 @@ func (p *Publisher) end(err error) {
 
 // wait waits until there is something to do.
 func (p *Publisher) wait() error {
-	wake := p.wake
-	var acked <-chan *jetstream.PubAck
-	var failed <-chan error
-	if len(p.pending) > 0 {
-		acked, failed = p.pending[0].future.Ok(), p.pending[0].future.Err()
-		if p.isFull() {
-			wake = nil
-		}
-	}
 	select {
-	case <-wake:
+	case <-p.wake:
 	case <-p.urgent:
-		return p.sendNames()
+		return p.publishNames()
 	case <-p.forks.C:
-		return p.sendNames()
-	case <-acked:
-		p.take()
-	case err := <-failed:
-		return err
+		return p.publishNames()
 	case err := <-p.taking:
 		p.taking = nil
 		if err != nil {
 			p.onError(publishError(p.name, fmt.Errorf("snapshot: %w", err)))
 			p.due, p.retry = true, time.After(time.Second)
 		} else if p.gap > 0 && p.taken >= p.gap {
-			return p.sendBegin(p.gap)
+			return p.close()
 		}
 	case <-p.retry:
 		p.retry = nil
 	case <-p.ctx.Done():
-		return context.Cause(p.ctx)
 	}
 	return nil
 }
 
-func (p *Publisher) isFull() bool { return len(p.pending) >= maxPending || p.size >= maxPendingSize }
-
-// take takes the first pending message, which was acknowledged, and those after it that were, too.
-func (p *Publisher) take() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := 1
-	for ; n < len(p.pending); n++ {
-		select {
-		case <-p.pending[n].future.Ok():
-			continue
-		default:
-		}
-		break
-	}
-	p.takeLocked(n)
-}
-
-// takeLocked takes the first n pending messages.
-func (p *Publisher) takeLocked(n int) {
-	for i := range p.pending[:n] {
-		m := &p.pending[i]
-		if m.lineages != nil {
-			p.logged = m.lineages
-		}
-		for name, at := range m.ends {
-			p.logged.extend(name, at)
-		}
-		if m.closes > 0 && m.closes == p.gap {
-			p.gap, p.safe = 0, nil
-		}
-		p.size -= len(m.data)
-	}
-	p.pending = slices.Delete(p.pending, 0, n)
-	p.number += uint64(n)
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-// send sends the commits that are ready, as long as not too many messages are pending.
-func (p *Publisher) send() error {
+// publish publishes the commits that are ready.
+func (p *Publisher) publish() error {
 	if p.behind {
 		if err := p.begin(); err != nil {
 			return err
 		}
 	}
-	if p.isFull() {
-		return nil
-	}
 	for commit, err := range p.commits {
+		if err == nil {
+			err = p.add(commit)
+		}
+		if err != nil {
+			err = errors.Join(p.flush(), err)
+		} else if len(p.batch) >= maxBatch {
+			err = p.flush()
+		}
 		if _, ok := errors.AsType[*changefeed.SkippedError](err); ok {
-			return p.begin()
-		} else if err != nil {
-			return err
+			err = p.begin()
 		}
-		if err := p.sendCommit(commit); err != nil {
+		if err != nil {
 			return err
-		}
-		if p.isFull() {
-			break
 		}
 	}
-	return nil
+	return p.flush()
 }
 
-// begin sends the present positions of the tables. If the log does not lead there, replicas need a
+// begin publishes the present positions of the tables. If the log does not lead there, replicas need a
 // snapshot, and nothing is acknowledged until there is one.
 func (p *Publisher) begin() error {
 	present := make(lineages)
@@ -373,161 +280,133 @@ func (p *Publisher) begin() error {
 		return err
 	}
 	if !p.next.leadTo(present) {
-		p.due, p.gap = true, p.sent+1
+		p.due, p.gap = true, p.log.number+1
 		p.mu.Lock()
 		if p.safe == nil {
 			p.safe = p.logged.clone()
 		}
 		p.mu.Unlock()
 	}
-	p.next, p.behind = present, false
-	return p.sendBegin(0)
+	p.next = present
+	if err := p.publishLineages(); err != nil {
+		return err
+	}
+	p.behind = false
+	return nil
 }
 
-// sendBegin sends the positions of the tables. closes is the number of the gap that has a snapshot, or
-// 0. That message is acknowledged only if nobody else was promoted before there was the snapshot.
-func (p *Publisher) sendBegin(closes uint64) error {
-	return p.put(beginMessage, p.next.json(), sentMessage{lineages: p.next.clone(), closes: closes})
+// publishLineages publishes the positions that the log leads to.
+func (p *Publisher) publishLineages() error {
+	if err := p.log.append(p.ctx, beginMessage, p.next.json()); err != nil {
+		return err
+	}
+	p.move(func() { p.began, p.logged = true, p.next.clone() })
+	return nil
 }
 
-// sendNames sends the names that histories have got since, without a change.
-func (p *Publisher) sendNames() error {
+// close ends the gap before a snapshot. The message of it is only in the log if nobody else was
+// promoted before there was the snapshot.
+func (p *Publisher) close() error {
+	if err := p.publishLineages(); err != nil {
+		return err
+	}
+	p.gap = 0
+	p.move(func() { p.safe = nil })
+	return nil
+}
+
+// move changes what others wait for.
+func (p *Publisher) move(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// publishNames publishes the names that histories have got since, without a change.
+func (p *Publisher) publishNames() error {
 	renamed := false
 	for _, t := range p.tables {
 		name := t.any().Name()
-		live, sent := t.lineage(), p.next[name]
-		if !live.has(sent.last()) {
+		live, published := t.lineage(), p.next[name]
+		if !live.has(published.last()) {
 			continue
 		}
-		if live = live.upTo(sent.last().Seq); !slices.Equal(live, sent) {
+		if live = live.upTo(published.last().Seq); !slices.Equal(live, published) {
 			p.next[name], renamed = live, true
 		}
 	}
 	if renamed {
-		return p.sendBegin(0)
+		return p.publishLineages()
 	}
 	return nil
 }
 
-// sendCommit sends a commit. Changes that the last beginMessage shows already are left out.
-func (p *Publisher) sendCommit(commit changefeed.Commit) error {
-	var c commitOf
-	ends := make(map[string]changefeed.Position)
-	for i := range commit {
-		made := &commit[i]
-		name, at := made.Table.Name(), made.Position()
+// add adds a commit to the batch. Changes that the last beginMessage shows already are left out.
+func (p *Publisher) add(made changefeed.Commit) error {
+	var c commit
+	for i := range made {
+		change := &made[i]
+		name, at := change.Table.Name(), change.Position()
 		if p.next[name].has(at) {
 			continue
 		}
 		if p.next[name].last().History != at.History {
-			if err := p.sendNames(); err != nil {
+			if err := errors.Join(p.flush(), p.publishNames()); err != nil {
 				return err
 			}
 			if p.next[name].last().History != at.History {
 				return fmt.Errorf("table %q: %w: %v", name, changefeed.ErrOtherHistory, at)
 			}
 		}
-		t := p.named[name]
-		row, err := t.encode(made)
+		row, err := p.named[name].encode(change)
 		if err != nil {
-			p.behind = true
 			return err
 		}
-		c.add(name, t.version(), at, change{made.Kind, row})
-		p.next.extend(name, at)
-		ends[name] = at
-		p.changes++
+		c = c.with(name, p.named[name].version(), at, encodedChange{change.Kind, row})
 	}
-	if len(c.commit) == 0 {
-		return nil
+	for i := range c {
+		at := changefeed.Position{History: c[i].history, Seq: c[i].last()}
+		p.next.extend(c[i].table, at)
+		p.ends[c[i].table] = at
+		p.changes += len(c[i].changes)
 	}
-	data := c.commit.append(nil)
-	for most := p.maxPart(); len(data) > most; data = data[most:] {
-		if err := p.put(partMessage, data[:most], sentMessage{}); err != nil {
-			return err
-		}
-	}
-	return p.put(commitMessage, data, sentMessage{ends: ends})
-}
-
-// maxPart is the size in bytes of what follows the header of a message.
-func (p *Publisher) maxPart() int { return int(p.js.Conn().MaxPayload())/2 - headerSize }
-
-// put sends a message.
-func (p *Publisher) put(kind messageKind, data []byte, m sentMessage) error {
-	p.sent++
-	h := header{kind, p.term, p.sent, p.id}
-	m.data = append(h.append(make([]byte, 0, headerSize+len(data))), data...)
-	p.pending = append(p.pending, m)
-	p.size += len(m.data)
-	return p.post(&p.pending[len(p.pending)-1], p.sent)
-}
-
-// post sends a message with a number. JetStream refuses it if it does not come after the one before.
-func (p *Publisher) post(m *sentMessage, number uint64) (err error) {
-	m.future, err = p.async.PublishMsgAsync(&nats.Msg{
-		Subject: p.subject,
-		Data:    m.data,
-		Header:  nats.Header{jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(p.offset+number-1, 10)}},
-	})
-	return err
-}
-
-// isRefused reports whether JetStream has refused a message, because the last one is another than the
-// publisher expected.
-func isRefused(err error) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
-}
-
-// resend finds out which messages are in the log, after an error, and sends the others again.
-func (p *Publisher) resend() error {
-	end, err := p.findEnd(p.ctx)
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	acked := p.number
-	p.mu.Unlock()
-	switch h := end.header; {
-	case h == header{} && end.sequence == p.offset+acked: // the last message was purged
-	case h == p.before && acked == 0:
-	case h.publisher == p.id && h.number >= acked: // the messages up to that one are in the log
-		p.mu.Lock()
-		p.takeLocked(int(h.number - acked))
-		p.mu.Unlock()
-		acked = h.number
-	case h == header{} || h == p.before || h.publisher == p.id:
-		return p.restart(end.sequence)
-	default:
-		return ErrFenced
-	}
-	for i := range p.pending {
-		if err := p.post(&p.pending[i], acked+1+uint64(i)); err != nil {
-			return err
-		}
+	if len(c) > 0 {
+		p.batch = c.append(p.batch)
 	}
 	return nil
 }
 
-// restart begins a term behind the end of a log that has lost messages which were acknowledged.
-func (p *Publisher) restart(sequence uint64) error {
-	p.onError(publishError(p.name, fmt.Errorf("JetStream has lost the messages from %d on, which it had acknowledged", sequence+1)))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pending, p.size, p.number = nil, 0, p.sent
-	p.offset = sequence - p.sent // it may wrap around
-	p.term++
-	p.next, p.behind = nil, true
+// flush publishes the batch.
+func (p *Publisher) flush() error {
+	if len(p.batch) == 0 {
+		return nil
+	}
+	data := p.batch
+	if p.batch = p.batch[:0]; cap(p.batch) > 8*maxBatch {
+		p.batch = nil
+	}
+	defer clear(p.ends)
+	for most := int(p.js.Conn().MaxPayload())/2 - headerSize; len(data) > most; data = data[most:] {
+		if err := p.log.append(p.ctx, partMessage, data[:most]); err != nil {
+			return err
+		}
+	}
+	if err := p.log.append(p.ctx, commitMessage, data); err != nil {
+		return err
+	}
+	p.move(func() {
+		for name, at := range p.ends {
+			p.logged.extend(name, at)
+		}
+	})
 	return nil
 }
 
 // snapshot begins to make a snapshot, if it is time for one.
 func (p *Publisher) snapshot() {
-	p.mu.Lock()
-	number := p.number
-	p.mu.Unlock()
-	if p.taking != nil || p.retry != nil || p.behind || number < p.gap || number == 0 {
+	if p.taking != nil || p.retry != nil {
 		return
 	}
 	if !p.due {
@@ -539,8 +418,8 @@ func (p *Publisher) snapshot() {
 			return
 		}
 	}
-	p.due, p.changes, p.taken = false, 0, number
-	after := place{p.term, p.offset + number}
+	p.due, p.changes, p.taken = false, 0, p.log.number
+	after := p.log.place()
 	taking := make(chan error, 1)
 	p.taking = taking
 	go func() {
@@ -557,19 +436,4 @@ func (p *Publisher) snapshot() {
 // that no other publisher will ever have.
 func (p *Publisher) confirm(s *snapshot) error {
 	return p.waitHas(p.ctx, func() lineages { return p.logged }, s.ends()...)
-}
-
-// A commitOf is a commit that is being made.
-type commitOf struct{ commit commit }
-
-// add adds the next change.
-func (c *commitOf) add(table string, version int, at changefeed.Position, change change) {
-	if n := len(c.commit); n > 0 {
-		if p := &c.commit[n-1]; p.table == table && p.history == at.History && p.last()+1 == at.Seq {
-			p.changes = append(p.changes, change)
-			return
-		}
-	}
-	c.commit = append(c.commit, part{table, version, at.History, at.Seq, nil})
-	c.commit[len(c.commit)-1].changes = append(c.commit[len(c.commit)-1].changes, change)
 }

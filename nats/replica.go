@@ -2,7 +2,6 @@ package natsfeed
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -160,7 +159,7 @@ func (r *Replica) watchEnd(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if end.sequence+1 < next.sequence && end.header.term > next.term {
+		if end.sequence < next.sequence && end.header.term > next.term {
 			return &beginAnewError{place{end.header.term, 0}}
 		}
 	}
@@ -214,7 +213,11 @@ func (r *Replica) receive(sequence uint64, message []byte) error {
 		ok, err = r.receiveBegin(e.lineages)
 	case partMessage, commitMessage:
 		if ok = e.term == term; ok {
-			err = r.receiveCommit(e.commit)
+			for _, c := range e.commits {
+				if err = r.receiveCommit(c); err != nil {
+					break
+				}
+			}
 		}
 	}
 	if isDiverged(err) {
@@ -324,8 +327,7 @@ func (r *Replica) Promote(ctx context.Context) (*Publisher, error) {
 }
 
 func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
-	h := header{kind: fenceMessage}
-	_, _ = rand.Read(h.publisher[:])
+	h := header{kind: fenceMessage, publisher: newPublisherID()}
 	var fence uint64
 	err := persist(ctx, func(ctx context.Context) error {
 		ack, err := r.js.PublishMsg(ctx, &nats.Msg{Subject: r.subject, Data: h.append(nil)})
@@ -346,7 +348,7 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	for _, t := range r.tables {
 		t.fork()
 	}
-	p := r.newPublisher(r.at, max(r.next.term, r.needed.term), &logEnd{fence, h})
+	p := r.newPublisher(r.at, max(r.next.term, r.needed.term), h.publisher, &logEnd{fence, h})
 	go p.run()
 	return p, nil
 }

@@ -123,7 +123,7 @@ func (f *feed) deleteSnapshots(ctx context.Context) error {
 			return err
 		}
 	}
-	return f.log.Purge(ctx, jetstream.WithPurgeSequence(min(places[0].sequence, places[1].sequence)+1))
+	return f.stream.Purge(ctx, jetstream.WithPurgeSequence(min(places[0].sequence, places[1].sequence)+1))
 }
 
 // openSnapshot opens the newest snapshot. If there is none from a place on, it returns

@@ -18,7 +18,7 @@ type feed struct {
 	js        jetstream.JetStream
 	name      string
 	subject   string
-	log       jetstream.Stream
+	stream    jetstream.Stream
 	snapshots jetstream.ObjectStore
 	config
 	named map[string]table
@@ -103,8 +103,8 @@ func isTemporary(err error) bool {
 func (f *feed) open(ctx context.Context, create bool) error {
 	replicas := f.replicas
 	return persist(ctx, func(ctx context.Context) (err error) {
-		if f.log, err = f.js.Stream(ctx, f.streamName()); errors.Is(err, jetstream.ErrStreamNotFound) && create {
-			f.log, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
+		if f.stream, err = f.js.Stream(ctx, f.streamName()); errors.Is(err, jetstream.ErrStreamNotFound) && create {
+			f.stream, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
 				Name:       f.streamName(),
 				Subjects:   []string{f.subject},
 				Storage:    jetstream.FileStorage,
@@ -142,7 +142,7 @@ type logEnd struct {
 func (f *feed) findEnd(ctx context.Context) (end *logEnd, err error) {
 	err = persist(ctx, func(ctx context.Context) error {
 		end = new(logEnd)
-		message, err := f.log.GetLastMsgForSubject(ctx, f.subject)
+		message, err := f.stream.GetLastMsgForSubject(ctx, f.subject)
 		if err == nil {
 			end.sequence = message.Sequence
 			_, err = end.header.parse(message.Data)
@@ -151,7 +151,7 @@ func (f *feed) findEnd(ctx context.Context) (end *logEnd, err error) {
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err
 		}
-		info, err := f.log.Info(ctx)
+		info, err := f.stream.Info(ctx)
 		if err == nil {
 			end.sequence = info.State.LastSeq
 		}
@@ -172,12 +172,12 @@ func (e *fellOffError) Error() string {
 func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence uint64, message []byte) error) error {
 	var consumer jetstream.Consumer
 	err := persist(ctx, func(ctx context.Context) error {
-		info, err := f.log.Info(ctx)
+		info, err := f.stream.Info(ctx)
 		if err == nil && info.State.FirstSeq > next {
 			err = &fellOffError{info.State.FirstSeq}
 		}
 		if err == nil {
-			consumer, err = f.log.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+			consumer, err = f.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 				DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next,
 			})
 		}
@@ -243,8 +243,10 @@ func (f *feed) published(ctx context.Context) (at lineages, term uint64, before 
 			if e.lineages != nil {
 				at = e.lineages
 			}
-			for _, p := range e.commit {
-				at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
+			for _, c := range e.commits {
+				for _, p := range c {
+					at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
+				}
 			}
 			if sequence >= before.sequence {
 				return errEnough

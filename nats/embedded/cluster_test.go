@@ -17,6 +17,9 @@ import (
 
 func TestMain(m *testing.M) {
 	cluster.Main()
+	if url := os.Getenv(nodeVariable); url != "" {
+		runNode(os.Args[1], url)
+	}
 	os.Exit(m.Run())
 }
 

@@ -54,7 +54,7 @@ func run(text string) error {
 		JetStream: true, StoreDir: c.Dir, SyncAlways: c.SyncAlways, NoSigs: true, NoLog: true,
 	}
 	if len(c.Routes) > 1 {
-		opts.Cluster = server.ClusterOpts{Name: "changefeed", Host: "127.0.0.1", Port: c.Routes[0]}
+		opts.Cluster = server.ClusterOpts{Name: "changefeed", Host: "127.0.0.1", Port: c.Routes[0], NoAdvertise: true}
 	}
 	for _, port := range c.Routes[1:] {
 		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: address(port)})
