@@ -82,7 +82,7 @@ func (l *lease) renew(held context.Context, end context.CancelCauseFunc, asked t
 // retry calls do until it succeeds, or ctx ends. JetStream may have no leader for a while.
 func (l *lease) retry(ctx context.Context, do func(ctx context.Context) error) error {
 	for {
-		attempt, cancel := context.WithTimeout(ctx, l.ttl)
+		attempt, cancel := context.WithTimeout(ctx, l.ttl/4)
 		err := do(attempt)
 		cancel()
 		if err == nil {

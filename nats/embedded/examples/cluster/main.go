@@ -21,7 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"reflect"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -31,26 +31,24 @@ import (
 
 const (
 	limit  = time.Minute            // for all of it
-	every  = 500 * time.Millisecond // is how often the leaderboard of a node is shown
-	enough = 25                     // changes to wait for, before the next step
+	enough = 20                     // changes between two steps
+	every  = 500 * time.Millisecond // is how often a node's leaderboard is shown
 )
 
 // A child is the process of a node.
 type child struct {
-	name    string
-	cmd     *exec.Cmd
-	last    report // the last one that it has printed
-	shown   time.Time
-	running bool
-	killed  bool
+	name   string
+	cmd    *exec.Cmd
+	last   report // the last one that it has printed
+	shown  time.Time
+	killed bool
+	ended  bool
 }
 
-// An event is a report of a child, or its end.
+// An event is a report of a child. It is nil if the process has ended.
 type event struct {
 	child  *child
-	report report
-	ended  bool
-	err    error // of the end
+	report *report
 }
 
 // A demo runs the nodes, and checks what they report.
@@ -59,7 +57,8 @@ type demo struct {
 	urls   string // of the servers
 	nodes  []*child
 	events chan event
-	acked  map[string]int // the score of each player that was acknowledged last
+	acked  map[string]int // the acknowledged score of each player
+	writes int            // that were acknowledged
 	group  sync.WaitGroup
 }
 
@@ -71,7 +70,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	say("start three servers")
+	say("start three servers and three nodes")
 	servers, err := cluster.Start(dir, replicas, false)
 	if err != nil {
 		return err
@@ -80,8 +79,7 @@ func run(ctx context.Context) (err error) {
 
 	d := &demo{ctx: ctx, urls: servers.URL(), events: make(chan event), acked: make(map[string]int)}
 	defer d.group.Wait()
-	defer cancel()
-	say("start three nodes")
+	defer cancel() // the nodes end
 	for _, name := range []string{"node1", "node2", "node3"} {
 		c := &child{name: name}
 		d.nodes = append(d.nodes, c)
@@ -89,64 +87,56 @@ func run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := d.agree(enough); err != nil {
-		return err
+	for range 2 { // first until they follow, and then for some changes
+		if err := d.agree(); err != nil {
+			return err
+		}
 	}
 
 	killed := d.publisher()
-	say("kill the publisher, which is %s", killed.name)
+	say("kill the publisher, %s", killed.name)
 	if err := d.kill(killed); err != nil {
 		return err
 	}
-	if err := d.await("a replica to be promoted", func() bool { return d.publisher() != nil }); err != nil {
+	if err := d.agree(); err != nil {
 		return err
 	}
-	say("%s was promoted, and has all acknowledged scores", d.publisher().name)
-	if err := d.agree(d.publisher().last.At.Seq + enough); err != nil {
-		return err
-	}
-
 	say("start %s again", killed.name)
 	if err := d.start(killed); err != nil {
 		return err
 	}
-	if err := d.agree(d.publisher().last.At.Seq + enough); err != nil {
-		return err
-	}
-	say("end")
-	return nil
+	return d.agree()
 }
 
 func say(format string, args ...any) { fmt.Printf("-- "+format+"\n", args...) }
 
 // start starts a node, which ends when its standard input is closed.
 func (d *demo) start(c *child) error {
-	c.cmd = exec.CommandContext(d.ctx, os.Args[0], "-node", c.name, "-servers", d.urls)
-	c.cmd.Stderr = os.Stderr
-	stdin, err := c.cmd.StdinPipe()
+	cmd := exec.CommandContext(d.ctx, os.Args[0], "-node", c.name, "-servers", d.urls)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
 	}
-	stdout, err := c.cmd.StdoutPipe()
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	c.cmd.Cancel = stdin.Close
-	c.cmd.WaitDelay = 5 * time.Second // then it is killed
-	if err := c.cmd.Start(); err != nil {
+	cmd.Cancel, cmd.WaitDelay = stdin.Close, 5*time.Second
+	if err := cmd.Start(); err != nil {
 		return err
 	}
-	c.running, c.killed, c.last = true, false, report{}
+	*c = child{name: c.name, cmd: cmd}
 	d.group.Go(func() {
-		lines := json.NewDecoder(stdout)
-		for {
-			var r report
-			if lines.Decode(&r) != nil {
-				break // the process has ended
+		for lines := json.NewDecoder(stdout); ; {
+			r := new(report)
+			if lines.Decode(r) != nil {
+				break
 			}
-			d.send(event{child: c, report: r})
+			d.send(event{c, r})
 		}
-		d.send(event{child: c, ended: true, err: c.cmd.Wait()})
+		_ = cmd.Wait() // the node has printed its error
+		d.send(event{c, nil})
 	})
 	return nil
 }
@@ -158,35 +148,37 @@ func (d *demo) send(e event) {
 	}
 }
 
-// kill kills a node, and waits for all that it has reported.
+// kill kills a node, and waits for all that it has printed.
 func (d *demo) kill(c *child) error {
 	c.killed = true
 	if err := c.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	return d.await("the end of "+c.name, func() bool { return !c.running })
+	return d.await("the end of "+c.name, func() bool { return c.ended })
 }
 
-// agree waits until all nodes have the same leaderboard, with more than seq changes.
-func (d *demo) agree(seq uint64) error {
-	return d.await("the nodes to have the same leaderboard", func() bool {
+// agree waits until there are enough further changes, and all nodes have the same leaderboard.
+func (d *demo) agree() error {
+	from := uint64(0)
+	for _, c := range d.nodes {
+		from = max(from, c.last.At.Seq)
+	}
+	err := d.await("the nodes to have the same leaderboard", func() bool {
 		p := d.publisher()
-		if p == nil || p.last.At.Seq <= seq {
-			return false
-		}
-		for _, c := range d.nodes {
-			if c.running && (c.last.At != p.last.At || !reflect.DeepEqual(c.last.Players, p.last.Players)) {
-				return false
-			}
-		}
-		return true
+		return p != nil && p.last.At.Seq >= from+enough && !slices.ContainsFunc(d.nodes, func(c *child) bool {
+			return !c.ended && (c.last.At != p.last.At || !slices.Equal(c.last.Players, p.last.Players))
+		})
 	})
+	if err == nil {
+		say("the nodes have the same leaderboard after change %d", d.publisher().last.At.Seq)
+	}
+	return err
 }
 
-// publisher returns the node that is the publisher, or nil if there is none.
+// publisher returns the node that is the publisher, or nil.
 func (d *demo) publisher() *child {
 	for _, c := range d.nodes {
-		if c.running && c.last.Role == publisher {
+		if !c.ended && c.last.Role == publisher {
 			return c
 		}
 	}
@@ -198,7 +190,7 @@ func (d *demo) await(what string, condition func() bool) error {
 	for !condition() {
 		select {
 		case e := <-d.events:
-			if err := d.take(e); err != nil {
+			if err := d.take(e.child, e.report); err != nil {
 				return err
 			}
 		case <-d.ctx.Done():
@@ -208,35 +200,36 @@ func (d *demo) await(what string, condition func() bool) error {
 	return nil
 }
 
-// take takes an event. A node that becomes the publisher must have all acknowledged scores.
-func (d *demo) take(e event) error {
-	c, r := e.child, e.report
-	if e.ended {
-		c.running = false
+// take takes a report. A node that becomes the publisher must have all acknowledged writes. Scores only
+// rise, so it is enough to compare the last one of each player.
+func (d *demo) take(c *child, r *report) error {
+	if c.ended = r == nil; c.ended {
 		if !c.killed {
-			return fmt.Errorf("%s has ended: %w", c.name, e.err)
+			return fmt.Errorf("%s has ended", c.name)
 		}
 		return nil
 	}
 	changed := r.Role != c.last.Role
-	c.last = r
-	if r.Role == publisher && changed {
+	c.last = *r
+	if changed && r.Role == publisher {
 		scores := make(map[string]int)
 		for _, p := range r.Players {
 			scores[p.Name] = p.Score
 		}
 		for name, score := range d.acked {
 			if scores[name] < score {
-				return fmt.Errorf("%s becomes the publisher, but %s has a score of %d, and not of %d", c.name, name, scores[name], score)
+				return fmt.Errorf("%s was promoted without the score %d of %s", c.name, score, name)
 			}
 		}
+		say("%s becomes the publisher, and has all %d acknowledged writes", c.name, d.writes)
 	}
 	if r.Acked != nil {
+		d.writes++
 		d.acked[r.Acked.Name] = max(d.acked[r.Acked.Name], r.Acked.Score)
 	}
 	if changed || time.Since(c.shown) >= every {
 		c.shown = time.Now()
-		fmt.Printf("%s %-9s %4d", c.name, r.Role, r.At.Seq)
+		fmt.Printf("%s  %-9s  %4d", c.name, r.Role, r.At.Seq)
 		for _, p := range r.Players[:min(3, len(r.Players))] {
 			fmt.Printf("  %-5s %3d", p.Name, p.Score)
 		}
