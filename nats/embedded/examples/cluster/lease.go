@@ -54,8 +54,8 @@ func (l *lease) acquire(ctx context.Context) (held context.Context, err error) {
 	return held, nil
 }
 
-// renew renews the lease several times while it is valid. The time of a lease counts from before the
-// request for it, so it is over here before it is over at the server.
+// renew renews the lease several times while it is valid. The lease's time counts from before the
+// request. Therefore it ends here before it ends at the server.
 func (l *lease) renew(held context.Context, end context.CancelCauseFunc, asked time.Time, revision uint64) {
 	expiry := time.AfterFunc(time.Until(asked.Add(l.ttl)), func() { end(errLeaseLost) })
 	defer expiry.Stop()

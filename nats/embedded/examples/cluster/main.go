@@ -1,14 +1,14 @@
-// Cluster runs a leaderboard in three processes, each with a copy of it. One is the publisher, and the
-// others are replicas. They are connected by a cluster of three NATS servers, which run in processes
-// of their own, too:
+// Cluster shows a leaderboard in three processes. One is the publisher, which changes the scores. The
+// others are replicas. Three NATS servers, also in processes of their own, connect them:
 //
 //	go run ./examples/cluster
 //
-// It kills the publisher. One of the replicas is promoted, and no score that was acknowledged is lost.
-// The node that was killed starts again, and is a replica.
+// The program kills the publisher. A replica is promoted, and goes on with the scores. The program
+// checks that no acknowledged write is lost. Then it starts the killed node again, as a replica. All
+// of this takes about 8 seconds.
 //
-// The file node.go is what a program of yours would do, and lease.go decides which node publishes.
-// The nodes can also run on other servers: see the flags.
+// A node is in node.go, and the lease that decides which node publishes is in lease.go. The flags run
+// one node, with any servers.
 package main
 
 import (

@@ -32,7 +32,7 @@ type player struct {
 	Score int
 }
 
-// A report is what a node prints, as a line of JSON, when its leaderboard or its role has changed.
+// A report is a line of JSON. A node prints one when its leaderboard or its role has changed.
 type report struct {
 	Role    role
 	At      changefeed.Position
@@ -96,8 +96,8 @@ func runNode(ctx context.Context, name, urls string) error {
 }
 
 // serve follows the leaderboard until the node has the lease. Then it publishes until the lease is
-// lost, or another node is promoted. The next call of serve resets the table, which may have changes
-// by then that are not in the log.
+// lost, or another node is promoted. By then, the table may have changes that are not in the log. The
+// next call of serve discards them, because Follow resets the table.
 func (n *node) serve(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -128,7 +128,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	pub, err := n.publish(held, rep)
 	if held.Err() != nil {
-		err = context.Cause(held)
+		err = context.Cause(held) // and not whatever that has led to
 	}
 	if pub != nil {
 		defer pub.Close()
@@ -217,5 +217,5 @@ func (n *node) print(acked *player) {
 		return nil
 	}, n.players)
 	slices.SortStableFunc(r.Players, func(a, b player) int { return cmp.Compare(b.Score, a.Score) })
-	_ = n.out.Encode(&r) // a node whose parent has ended will end, too
+	_ = n.out.Encode(&r) // if it fails, the parent has ended, and so does the node
 }
