@@ -60,7 +60,7 @@ const heartbeat = 500 * time.Millisecond
 
 // attempt is for how long one attempt waits for an answer. JetStream does not answer while a cluster
 // has no leader.
-const attempt = 2 * time.Second
+const attempt = time.Second
 
 // persist calls do until it succeeds, fails for good, or ctx ends. It waits a little longer before
 // each attempt.
@@ -69,12 +69,12 @@ func persist(ctx context.Context, do func(ctx context.Context) error) error {
 		short, cancel := context.WithTimeout(ctx, attempt)
 		err := do(short)
 		cancel()
-		if err == nil || !isTemporary(err) {
+		if err == nil || ctx.Err() == nil && !isTemporary(err) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		case <-time.After(delay):
 		}
 	}
@@ -112,6 +112,9 @@ func (f *feed) open(ctx context.Context, create bool) error {
 				DenyDelete: true,
 			})
 		}
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return errNotPublished
+		}
 		if err != nil {
 			return err
 		}
@@ -122,7 +125,7 @@ func (f *feed) open(ctx context.Context, create bool) error {
 				Replicas: replicas,
 			})
 		}
-		if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound) {
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
 			err = errNotPublished
 		}
 		return err

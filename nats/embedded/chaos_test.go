@@ -297,7 +297,8 @@ func (c *chaos) finish() {
 	command, err := json.Marshal(publisher.settled.Positions)
 	require.NoError(c.t, err)
 	seen := 0
-	for _, n := range c.nodes {
+	for i := range c.nodes { // the publisher is the first
+		n := c.nodes[(c.current+i)%len(c.nodes)]
 		n.do(string(command))
 		c.wait("report", func() bool { return n.report != nil })
 		require.Equal(c.t, publisher.report.Hash, n.report.Hash)

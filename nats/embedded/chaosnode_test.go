@@ -141,7 +141,7 @@ func runNode(name, url string) {
 	n.must(err)
 	n.js, err = jetstream.New(conn)
 	n.must(err)
-	go n.watch()
+	go n.watch(changefeed.Commits(context.Background(), n.bank.tables()))
 	commands := make(chan string)
 	go func() {
 		lines := bufio.NewScanner(os.Stdin)
@@ -254,7 +254,7 @@ func (n *node) load() {
 
 // watch follows the tables. After each commit, a copy that is made of the changes alone must have the
 // same sum, and so must the tables. No change may be missing.
-func (n *node) watch() {
+func (n *node) watch(commits changefeed.Stream[changefeed.Commit]) {
 	copied := make(map[int]int)
 	ends := make(map[string]uint64)
 	var skip []changefeed.Position // what the copy has already
@@ -270,7 +270,7 @@ func (n *node) watch() {
 			return nil
 		}, n.bank.tables()...))
 	}
-	for commit, err := range changefeed.Commits(context.Background(), n.bank.tables()) {
+	for commit, err := range commits {
 		if err != nil {
 			reload()
 			continue

@@ -107,10 +107,6 @@ func (n *node) serve(ctx context.Context) error {
 	followed := make(chan *natsfeed.Replica, 1)
 	go func() {
 		rep, err := natsfeed.Follow(following, n.js, feedName, n.opts...)
-		for errors.Is(err, jetstream.ErrStreamNotFound) && following.Err() == nil { // TODO: Follow should wait for the stream
-			time.Sleep(100 * time.Millisecond)
-			rep, err = natsfeed.Follow(following, n.js, feedName, n.opts...)
-		}
 		if err != nil && following.Err() == nil {
 			fail(err)
 		}
