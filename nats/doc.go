@@ -25,13 +25,21 @@
 //
 // # What is in JetStream
 //
-// A commit, that is a write or a transaction, is one message of a stream, so no replica ever shows a
-// half of it. A commit that is too large for one message is several, and a replica takes it when it has
-// the last. Beside the stream is an object store with snapshots of all tables. A new replica begins
-// with the newest snapshot, and so does one whose connection was lost for so long that the stream does
-// not have all of the messages any more. Its followers get the notice of a [changefeed.Table.Reset].
-// The publisher makes a snapshot whenever there have been enough changes ([SnapshotEvery]), and then
-// deletes the messages before the snapshot that was the newest until then.
+// The log is a stream of JetStream. A message of it has the commits, which are writes and transactions,
+// that were made while the message before it was on its way. A replica makes each commit at one moment,
+// so nobody ever sees a half of one. Commits that are too large for a message are in several, and the
+// replica waits for the last.
+//
+// Beside the log is an object store with snapshots. A snapshot has the rows of all tables, and the
+// changes that they retain ([changefeed.Table.Retain]). A new replica begins with the newest snapshot,
+// and so does one that was away for so long that the log does not have all of its messages any more.
+// Its followers get the notice of a [changefeed.Table.Reset]. The publisher makes a snapshot whenever
+// there have been enough changes ([SnapshotEvery]), and then deletes the messages before the snapshot
+// that was the newest until then. Only a publisher may delete messages.
+//
+// The rows are in JetStream as encoding/json encodes them, or as [Encoding] says. A row that cannot be
+// encoded stops the publishing, until it is changed or deleted: [OnError] reports it, writers go on, and
+// Wait waits.
 //
 // # One publisher
 //
@@ -41,5 +49,25 @@
 //
 // If the publisher fails, [Replica.Promote] makes a replica the publisher. It has everything that
 // JetStream has acknowledged. The publisher before it may have shown changes to its own process that
-// JetStream never got. To go on, it follows the tables, which resets them.
+// JetStream never got. To go on, it follows the tables, which resets them. Who is promoted, and when, is
+// the program's matter. The example examples/cluster of the module embedded decides by a lease, which
+// is a key of JetStream.
+//
+// # What survives
+//
+// JetStream acknowledges a message when a majority of the servers that keep it have it: one of one, or
+// two of three ([Replicas]). By default, a server writes to the disk after that, at latest after
+// two minutes. With "sync: always" in the configuration of its JetStream, it writes before.
+//
+//	                             1 server     1, sync      3 servers    3, sync
+//	the publisher's process      all          all          all          all
+//	a server's process           all          all          all          all
+//	the power of one server      not the last all          all          all
+//	the power of all servers     not the last all          not the last all
+//	the disk of one server       nothing      nothing      all          all
+//
+// The table says what remains, of what was acknowledged, if something fails. "Not the last" is without
+// what was acknowledged in the last two minutes. If the publisher still runs then, it makes a snapshot
+// of what it has, so only changes of which no process has the rows are lost. Replicas that have others
+// begin anew. BENCHMARKS.md in the root has what each column costs.
 package natsfeed
