@@ -106,10 +106,14 @@ type encodedChange struct {
 
 func (p *part) last() uint64 { return p.first + uint64(len(p.changes)) - 1 }
 
-// with returns the commit with one more change.
+// with returns the commit with one more change. The parts behind c's end are used again.
 func (c commit) with(table string, version int, at changefeed.Position, change encodedChange) commit {
 	if n := len(c); n == 0 || c[n-1].table != table || c[n-1].history != at.History || c[n-1].last()+1 != at.Seq {
-		c = append(c, part{table, version, at.History, at.Seq, nil})
+		var changes []encodedChange
+		if n < cap(c) {
+			changes = c[:n+1][n].changes[:0]
+		}
+		c = append(c, part{table, version, at.History, at.Seq, changes})
 	}
 	p := &c[len(c)-1]
 	p.changes = append(p.changes, change)

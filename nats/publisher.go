@@ -24,6 +24,7 @@ type Publisher struct {
 
 	// These belong to the goroutine.
 	log     *logWriter
+	commit  commit                         // the last one, whose memory is used again
 	batch   []byte                         // the commits of the next message
 	ends    map[string]changefeed.Position // the last changes in it, by table
 	next    lineages                       // what the log leads to, with the batch
@@ -46,6 +47,14 @@ type Publisher struct {
 
 // maxBatch is the size in bytes from which on a message takes no more commits.
 const maxBatch = 128 << 10
+
+// A publisher is busy after at least busyFrom changes since it last had nothing to do. It then gathers
+// more of them for a moment, unless somebody waits. So there are fewer messages, and they take less of
+// the processors from the writers (BenchmarkWriter).
+const (
+	busyFrom = 32
+	gathers  = 2 * time.Millisecond
+)
 
 // Publish makes this process the publisher of tables under a name. It makes the log and the object
 // store, if they do not exist. It returns when JetStream has all rows. If somebody has published under
@@ -180,10 +189,12 @@ func (p *Publisher) run() {
 	defer close(p.done)
 	defer p.forks.Stop()
 	for {
+		before := p.changes
 		err := p.publish()
 		if err == nil {
+			published := p.changes - before
 			p.snapshot()
-			err = p.wait()
+			err = p.wait(published >= busyFrom && published < p.buffer/10)
 		}
 		if p.ctx.Err() != nil {
 			err = ErrClosed
@@ -217,10 +228,15 @@ func (p *Publisher) end(err error) {
 	p.mu.Unlock()
 }
 
-// wait waits until there is something to do.
-func (p *Publisher) wait() error {
+// wait waits until there is something to do. If the publisher is busy, it lets changes gather.
+func (p *Publisher) wait(busy bool) error {
+	wake, gathered := p.wake, (<-chan time.Time)(nil)
+	if busy {
+		wake, gathered = nil, time.After(gathers)
+	}
 	select {
-	case <-p.wake:
+	case <-wake:
+	case <-gathered:
 	case <-p.urgent:
 		return p.publishNames()
 	case <-p.forks.C:
@@ -345,7 +361,7 @@ func (p *Publisher) publishNames() error {
 
 // add adds a commit to the batch. Changes that the last beginMessage shows already are left out.
 func (p *Publisher) add(made changefeed.Commit) error {
-	var c commit
+	c := p.commit[:0]
 	for i := range made {
 		change := &made[i]
 		name, at := change.Table.Name(), change.Position()
@@ -365,6 +381,9 @@ func (p *Publisher) add(made changefeed.Commit) error {
 			return err
 		}
 		c = c.with(name, p.named[name].version(), at, encodedChange{change.Kind, row})
+	}
+	if p.commit = c; len(made) > 64 {
+		p.commit = nil // it may be large
 	}
 	for i := range c {
 		at := changefeed.Position{History: c[i].history, Seq: c[i].last()}

@@ -81,8 +81,8 @@ func BenchmarkWait(b *testing.B) {
 			js, _ := s.connect(b)
 			from := newTables()
 			p := s.publish(b, from, js)
-			for b.Loop() {
-				c, err := from.games.Upsert(game{ID: 1})
+			for id := 0; b.Loop(); id++ {
+				c, err := from.games.Insert(game{ID: id})
 				require.NoError(b, err)
 				require.NoError(b, p.Wait(b.Context(), from.games.At(c.Seq)))
 			}
