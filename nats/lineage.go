@@ -69,6 +69,16 @@ func (ls lineages) has(p changefeed.Position) bool {
 	return p.IsZero()
 }
 
+// include reports whether ls have the ends of others. The end of an empty table may be missing.
+func (ls lineages) include(others lineages) bool {
+	for name, other := range others {
+		if at := other.last(); at.Seq > 0 && !ls[name].has(at) {
+			return false
+		}
+	}
+	return true
+}
+
 // leadTo reports whether tables at the end of ls need at most names to be at the end of others.
 func (ls lineages) leadTo(others lineages) bool {
 	for name, other := range others {
@@ -79,11 +89,14 @@ func (ls lineages) leadTo(others lineages) bool {
 	return true
 }
 
-// extend makes a position the last one of a table.
+// extend makes a position the last one of a table, if its history does not have it.
 func (ls lineages) extend(table string, at changefeed.Position) {
 	l := ls[table]
+	if l.has(at) {
+		return
+	}
 	if n := len(l); n > 0 && l[n-1].History == at.History {
-		l[n-1].Seq = max(l[n-1].Seq, at.Seq)
+		l[n-1].Seq = at.Seq
 		return
 	}
 	ls[table] = append(l, at)

@@ -24,9 +24,13 @@ type header struct {
 type messageKind byte
 
 const (
-	// A beginMessage has the lineages of all tables, as JSON. It begins a term, and it comes when the
-	// tables are not where the messages before it lead to.
-	beginMessage messageKind = iota + 1
+	// These have the lineages of all tables, as JSON. A term begins with one of them. A namesMessage
+	// comes when histories have got names. A gapMessage comes when the tables are not where the
+	// messages before it lead to, so replicas need a snapshot. A closeMessage comes when there is the
+	// snapshot for the last gapMessage.
+	namesMessage messageKind = iota + 1
+	gapMessage
+	closeMessage
 
 	// A partMessage has the first part of a commitMessage that is too large for one message, or the
 	// next one.
@@ -231,11 +235,11 @@ func (d *decoder) decode(message []byte) (e entry, err error) {
 	if err != nil {
 		return e, err
 	}
-	if e.publisher != d.from || e.kind == beginMessage {
+	if e.publisher != d.from || e.kind < partMessage {
 		d.from, d.parts = e.publisher, nil // the last part of an earlier commit never comes
 	}
 	switch e.kind {
-	case beginMessage:
+	case namesMessage, gapMessage, closeMessage:
 		err = json.Unmarshal(data, &e.lineages)
 	case partMessage:
 		d.parts = append(d.parts, data...)

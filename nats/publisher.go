@@ -28,10 +28,10 @@ type Publisher struct {
 	batch   []byte                         // the commits of the next message
 	ends    map[string]changefeed.Position // the last changes in it, by table
 	next    lineages                       // what the log leads to, with the batch
-	behind  bool                           // the tables are not there: a beginMessage is needed
+	behind  bool                           // the tables are not there
 	changes int                            // published since the last snapshot
 	due     bool                           // a snapshot is needed, whatever the number of changes is
-	gap     uint64                         // the number of the last beginMessage that the log does not lead to, or 0
+	gap     uint64                         // the number of the last gapMessage, if it is not closed, or 0
 	taking  chan error                     // the snapshot that is being made, or nil
 	taken   uint64                         // the number of the last message that it certainly has
 	retry   <-chan time.Time               // when a snapshot is tried again
@@ -81,11 +81,11 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 	if err := f.open(ctx, true); err != nil {
 		return nil, err
 	}
-	published, term, end, err := f.published(ctx)
+	published, err := f.published(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for name, l := range published {
+	for name, l := range published.safe {
 		t := f.named[name]
 		if t == nil {
 			return nil, fmt.Errorf("table %q: %w: it was not passed", name, ErrPublished)
@@ -94,7 +94,7 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 			return nil, fmt.Errorf("table %q: %w: up to %v", name, ErrPublished, at)
 		}
 	}
-	p := f.newPublisher(published, term, newPublisherID(), end)
+	p := f.newPublisher(newPublisherID(), published)
 	go p.run()
 	if err := p.waitFor(ctx, func() (bool, error) { return p.began && p.safe == nil, nil }); err != nil {
 		p.Close()
@@ -103,13 +103,13 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 	return p, nil
 }
 
-// newPublisher returns a publisher whose first message comes after the end of the log, which leads to
-// published. It follows the tables already.
-func (f *feed) newPublisher(published lineages, term uint64, id publisherID, end *logEnd) *Publisher {
+// newPublisher returns a publisher that goes on from what was published. It follows the tables already.
+func (f *feed) newPublisher(id publisherID, published *publication) *Publisher {
 	p := &Publisher{
 		feed: f, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
-		log: newLogWriter(f, id, term+1, end), ends: make(map[string]changefeed.Position), next: published.clone(), behind: true,
-		forks: time.NewTicker(time.Second), logged: published.clone(), changed: make(chan struct{}),
+		log:  newLogWriter(f, id, published.term+1, &published.end),
+		ends: make(map[string]changefeed.Position), next: published.next.clone(), behind: true,
+		forks: time.NewTicker(time.Second), logged: published.safe.clone(), changed: make(chan struct{}),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.commits = changefeed.Commits(p.ctx, f.anyTables(), changefeed.Named("nats"), changefeed.Buffer(f.buffer), changefeed.Poll(p.wake))
@@ -295,8 +295,9 @@ func (p *Publisher) begin() error {
 	if err != nil {
 		return err
 	}
+	kind := namesMessage
 	if !p.next.leadTo(present) {
-		p.due, p.gap = true, p.log.number+1
+		kind, p.due, p.gap = gapMessage, true, p.log.number+1
 		p.mu.Lock()
 		if p.safe == nil {
 			p.safe = p.logged.clone()
@@ -304,7 +305,7 @@ func (p *Publisher) begin() error {
 		p.mu.Unlock()
 	}
 	p.next = present
-	if err := p.publishLineages(); err != nil {
+	if err := p.publishLineages(kind); err != nil {
 		return err
 	}
 	p.behind = false
@@ -312,18 +313,18 @@ func (p *Publisher) begin() error {
 }
 
 // publishLineages publishes the positions that the log leads to.
-func (p *Publisher) publishLineages() error {
-	if err := p.log.append(p.ctx, beginMessage, p.next.json()); err != nil {
+func (p *Publisher) publishLineages(kind messageKind) error {
+	if err := p.log.append(p.ctx, kind, p.next.json()); err != nil {
 		return err
 	}
 	p.move(func() { p.began, p.logged = true, p.next.clone() })
 	return nil
 }
 
-// close ends the gap before a snapshot. The message of it is only in the log if nobody else was
-// promoted before there was the snapshot.
+// close ends the gap before a snapshot. Its message is in the log only if nobody was promoted before
+// there was the snapshot.
 func (p *Publisher) close() error {
-	if err := p.publishLineages(); err != nil {
+	if err := p.publishLineages(closeMessage); err != nil {
 		return err
 	}
 	p.gap = 0
@@ -354,12 +355,12 @@ func (p *Publisher) publishNames() error {
 		}
 	}
 	if renamed {
-		return p.publishLineages()
+		return p.publishLineages(namesMessage)
 	}
 	return nil
 }
 
-// add adds a commit to the batch. Changes that the last beginMessage shows already are left out.
+// add adds a commit to the batch. Changes that the last gapMessage shows already are left out.
 func (p *Publisher) add(made changefeed.Commit) error {
 	c := p.commit[:0]
 	for i := range made {

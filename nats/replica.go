@@ -1,6 +1,7 @@
 package natsfeed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,8 +173,11 @@ func (r *Replica) bootstrap() error {
 	fence := r.fence
 	r.mu.Unlock()
 	s, err := r.openSnapshot(r.ctx, r.needed)
-	if errors.Is(err, errNotPublished) && fence > 0 { // and no other one comes
-		r.move(func() { r.final = true })
+	if errors.Is(err, errNotPublished) && fence > 0 {
+		published, e := r.published(r.ctx)
+		if err = cmp.Or(e, err); e == nil && r.at.include(published.safe) {
+			r.move(func() { r.final = true }) // nobody makes the snapshot any more
+		}
 	}
 	if err != nil {
 		return err
@@ -208,9 +212,11 @@ func (r *Replica) receive(sequence uint64, message []byte) error {
 	anew := &beginAnewError{place{e.term, sequence}}
 	term, ok := r.next.term, true
 	switch e.kind {
-	case beginMessage:
+	case namesMessage, closeMessage:
 		term = e.term
-		ok, err = r.receiveBegin(e.lineages)
+		ok, err = r.receiveNames(e.lineages)
+	case gapMessage:
+		ok = false
 	case partMessage, commitMessage:
 		if ok = e.term == term; ok {
 			for _, c := range e.commits {
@@ -246,9 +252,9 @@ func isDiverged(err error) bool {
 	return errors.Is(err, changefeed.ErrOtherHistory) || errors.Is(err, changefeed.ErrGap) || errors.Is(err, changefeed.ErrDiverged)
 }
 
-// receiveBegin gives the histories of the tables the names that those of the publisher have. It returns
+// receiveNames gives the histories of the tables the names that those of the publisher have. It returns
 // false if the tables need more than names.
-func (r *Replica) receiveBegin(published lineages) (ok bool, err error) {
+func (r *Replica) receiveNames(published lineages) (ok bool, err error) {
 	for name, theirs := range published {
 		mine := r.at[name]
 		if len(mine) > 0 && mine.has(theirs.last()) {
@@ -348,7 +354,7 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	for _, t := range r.tables {
 		t.fork()
 	}
-	p := r.newPublisher(r.at, max(r.next.term, r.needed.term), h.publisher, &logEnd{fence, h})
+	p := r.newPublisher(h.publisher, &publication{logEnd{fence, h}, max(r.next.term, r.needed.term), r.at, r.at})
 	go p.run()
 	return p, nil
 }

@@ -2,6 +2,7 @@ package natsfeed
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -57,11 +58,8 @@ func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *s
 		_ = w.CloseWithError(err) // io.EOF if it is nil
 	}()
 	_, err := f.snapshots.Put(ctx, jetstream.ObjectMeta{Name: after.String()}, r)
-	_ = r.CloseWithError(errors.New("the snapshot was not stored"))
-	if e := <-written; e != nil {
-		return e
-	}
-	return err
+	_ = r.CloseWithError(err) // so that nobody writes any more
+	return cmp.Or(<-written, err)
 }
 
 func (p place) String() string { return fmt.Sprintf("%d-%d", p.term, p.sequence) }
@@ -138,9 +136,6 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 	}
 	r = &snapshotReader{at: places[0]}
 	r.object, err = f.snapshots.Get(ctx, r.at.String())
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		err = errNotPublished // it was deleted meanwhile
-	}
 	if err != nil {
 		return nil, err
 	}

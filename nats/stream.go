@@ -84,11 +84,11 @@ func persist(ctx context.Context, do func(ctx context.Context) error) error {
 var errNotPublished = errors.New("nobody has published it yet")
 
 // isTemporary reports whether the cause of an error may go away by itself: there is no connection, no
-// leader, or no answer.
+// leader, no answer, or a snapshot was deleted because there is a newer one.
 func isTemporary(err error) bool {
 	for _, temporary := range []error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionReconnecting, nats.ErrDisconnected,
-		nats.ErrNoServers, errNotPublished, jetstream.ErrNoStreamResponse, jetstream.ErrAsyncPublishTimeout, jetstream.ErrJetStreamNotEnabled,
+		nats.ErrNoServers, errNotPublished, jetstream.ErrObjectNotFound, jetstream.ErrNoStreamResponse, jetstream.ErrAsyncPublishTimeout, jetstream.ErrJetStreamNotEnabled,
 	} {
 		if errors.Is(err, temporary) {
 			return true
@@ -217,41 +217,57 @@ func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence u
 	}
 }
 
-// published returns what the log leads to: the lineages of the tables, which are nil if nobody has
-// published them, and the term. before is the last message, which the next one comes after.
-func (f *feed) published(ctx context.Context) (at lineages, term uint64, before *logEnd, err error) {
+// A publication is what the publishers so far have left in JetStream.
+type publication struct {
+	end  logEnd   // of the log
+	term uint64   // the last one
+	next lineages // what the log leads to
+	safe lineages // what a new replica can have: there may be a gap before next, without a snapshot
+}
+
+// published reads the log from the newest snapshot on.
+func (f *feed) published(ctx context.Context) (p *publication, err error) {
 	err = persist(ctx, func(context.Context) error {
-		if before, err = f.findEnd(ctx); err != nil {
+		end, err := f.findEnd(ctx)
+		if err != nil {
 			return err
 		}
-		var next uint64 = 1
-		at, term = nil, 0
+		p = &publication{end: *end, next: make(lineages)}
+		start := place{}
 		s, err := f.openSnapshot(ctx, place{})
 		if err == nil {
-			at, term, next = s.lineages(), s.at.term, s.at.sequence+1
+			start, p.next = s.at, s.lineages()
 			_ = s.object.Close() // it is not read to its end
 		} else if !errors.Is(err, errNotPublished) { // the publisher may have ended before it made one
 			return err
 		}
-		if next > before.sequence {
+		p.term, p.safe = start.term, p.next.clone()
+		if start.sequence >= end.sequence {
 			return nil
 		}
+		gap := false
 		var d decoder
-		err = f.readLog(ctx, next, func(sequence uint64, message []byte) error {
+		err = f.readLog(ctx, start.sequence+1, func(sequence uint64, message []byte) error {
 			e, err := d.decode(message)
 			if err != nil {
 				return fmt.Errorf("the message %d is damaged: %w", sequence, err)
 			}
-			term = max(term, e.term)
-			if e.lineages != nil {
-				at = e.lineages
-			}
-			for _, c := range e.commits {
-				for _, p := range c {
-					at.extend(p.table, changefeed.Position{History: p.history, Seq: p.last()})
+			p.term = max(p.term, e.term)
+			for name, l := range e.lineages {
+				if e.kind == gapMessage || !p.next[name].has(l.last()) { // the snapshot may be later
+					p.next[name] = l
 				}
 			}
-			if sequence >= before.sequence {
+			gap = e.kind == gapMessage || gap && e.kind != closeMessage
+			for _, c := range e.commits {
+				for _, part := range c {
+					p.next.extend(part.table, changefeed.Position{History: part.history, Seq: part.last()})
+				}
+			}
+			if !gap {
+				p.safe = p.next.clone()
+			}
+			if sequence >= end.sequence {
 				return errEnough
 			}
 			return nil
@@ -264,7 +280,7 @@ func (f *feed) published(ctx context.Context) (at lineages, term uint64, before 
 		}
 		return err
 	})
-	return at, term, before, err
+	return p, err
 }
 
 var errEnough = errors.New("enough")
