@@ -354,7 +354,11 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	for _, t := range r.tables {
 		t.fork()
 	}
-	p := r.newPublisher(h.publisher, &publication{logEnd{fence, h}, max(r.next.term, r.needed.term), r.at, r.at})
+	published := &publication{logEnd{fence, h}, max(r.next.term, r.needed.term), r.at, r.at}
+	if r.final {
+		published.next = nil
+	}
+	p := r.newPublisher(h.publisher, published)
 	go p.run()
 	return p, nil
 }

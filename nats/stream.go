@@ -221,8 +221,8 @@ func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence u
 type publication struct {
 	end  logEnd   // of the log
 	term uint64   // the last one
-	next lineages // what the log leads to
-	safe lineages // what a new replica can have: there may be a gap before next, without a snapshot
+	next lineages // what the log leads to; nil behind a gap that is not closed
+	safe lineages // what a new replica can have
 }
 
 // published reads the log from the newest snapshot on.
@@ -277,6 +277,9 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		}
 		if errors.Is(err, errEnough) {
 			err = nil
+		}
+		if gap {
+			p.next = nil
 		}
 		return err
 	})

@@ -32,7 +32,7 @@ type node struct {
 	replica   *natsfeed.Replica
 	publisher *natsfeed.Publisher
 	stopLoad  func()
-	ended     chan struct{} // gets a value when the publisher has ended
+	ended     chan *natsfeed.Publisher // gets those that have ended
 
 	mu   sync.Mutex
 	seen []sighting
@@ -137,7 +137,7 @@ func (b bank) move(id string) (at changefeed.Position, row transfer, err error) 
 func runNode(name, url string) {
 	conn, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true),
 		nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2), nats.Name(name))
-	n := &node{name: name, bank: newBank(), ended: make(chan struct{}, 1)}
+	n := &node{name: name, bank: newBank(), ended: make(chan *natsfeed.Publisher, 10_000)}
 	n.must(err)
 	n.js, err = jetstream.New(conn)
 	n.must(err)
@@ -154,8 +154,10 @@ func runNode(name, url string) {
 		select {
 		case command := <-commands:
 			n.do(command)
-		case <-n.ended:
-			n.demote()
+		case p := <-n.ended:
+			if p == n.publisher {
+				n.demote()
+			}
 		}
 	}
 }
@@ -174,10 +176,14 @@ func (n *node) do(command string) {
 	var err error
 	switch command {
 	case "publish":
-		for i := range accountCount {
-			_, err := n.bank.accounts.Insert(account{Number: i, Balance: balance})
-			n.must(err)
-		}
+		n.must(changefeed.Transact(func(tx *changefeed.Tx) error {
+			for i := range accountCount {
+				if _, err := n.bank.accounts.In(tx).Insert(account{Number: i, Balance: balance}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, n.bank.accounts))
 		n.publisher, err = natsfeed.Publish(ctx, n.js, "bank", n.bank.options(n.onError())...)
 		n.must(err)
 		n.load()
@@ -185,7 +191,11 @@ func (n *node) do(command string) {
 		n.follow()
 	case "promote":
 		if n.publisher != nil { // another one was promoted meanwhile
-			<-n.ended
+			for p := range n.ended {
+				if p == n.publisher {
+					break
+				}
+			}
 			n.demote()
 		}
 		n.publisher, err = n.replica.Promote(ctx)
@@ -237,10 +247,7 @@ func (n *node) load() {
 				case ctx.Err() != nil:
 					return
 				case errors.Is(err, natsfeed.ErrFenced), errors.Is(err, natsfeed.ErrClosed):
-					select {
-					case n.ended <- struct{}{}:
-					default:
-					}
+					n.ended <- p
 					return
 				default:
 					n.must(err)
