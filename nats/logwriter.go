@@ -92,8 +92,13 @@ func (w *logWriter) find(ctx context.Context, h header) (sequence uint64, err er
 		return 0, ErrFenced // it has lost messages, and has others since
 	}
 	for n := w.last.sequence + 1; n <= end.sequence; n++ {
-		var present header
-		if present, err = w.header(ctx, n); err != nil {
+		present, err := w.header(ctx, n)
+		if errors.Is(err, errForeign) {
+			w.onError(publishError(w.name, fmt.Errorf("message %d: %w", n, err)))
+			w.last = logEnd{sequence: n}
+			continue
+		}
+		if err != nil {
 			return 0, err
 		}
 		switch {
@@ -115,8 +120,11 @@ func (w *logWriter) header(ctx context.Context, sequence uint64) (h header, err 
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return ErrFenced // only a publisher deletes messages
 		}
-		if err == nil {
-			_, err = h.parse(m.Data)
+		if err != nil {
+			return err
+		}
+		if _, err = h.parse(m.Data); err != nil && !errors.Is(err, errForeign) {
+			return ErrFenced // by a publisher of another version
 		}
 		return err
 	})

@@ -1,6 +1,7 @@
 package natsfeed
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
@@ -11,9 +12,9 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A message of the log begins with a header: the version of the format, the kind, the term, who has
-// published it, and the number that it has among those of this publisher. These tell whether a message
-// that is in the log is one's own. What follows depends on the kind.
+// A message of the log begins with a header: two letters, the version of the format, the kind, the term,
+// who has published it, and the number that it has among those of this publisher. So a publisher knows
+// its own messages. What follows depends on the kind.
 type header struct {
 	kind      messageKind
 	term      uint64
@@ -42,6 +43,9 @@ const (
 	// A fenceMessage is empty, and has the term 0. After it, JetStream refuses the messages of earlier
 	// publishers.
 	fenceMessage
+
+	// An unknownKind is that of a message in another version of the format.
+	unknownKind messageKind = 255
 )
 
 // A publisherID is the random name of a publisher.
@@ -52,12 +56,17 @@ func newPublisherID() (id publisherID) {
 	return id
 }
 
-const formatVersion = 1
+const (
+	letters       = "cf"
+	formatVersion = 1
+	headerSize    = len(letters) + 1 + 1 + 8 + 8 + len(publisherID{})
+)
 
-const headerSize = 1 + 1 + 8 + 8 + len(publisherID{})
+// errForeign says that a message is not one of this package. Everybody passes over it.
+var errForeign = errors.New("a message that is not of a publisher")
 
 func (h *header) append(to []byte) []byte {
-	to = append(to, formatVersion, byte(h.kind))
+	to = append(append(to, letters...), formatVersion, byte(h.kind))
 	to = binary.BigEndian.AppendUint64(to, h.term)
 	to = binary.BigEndian.AppendUint64(to, h.number)
 	return append(to, h.publisher[:]...)
@@ -65,16 +74,17 @@ func (h *header) append(to []byte) []byte {
 
 // parse reads the header of a message, and returns the rest.
 func (h *header) parse(message []byte) (rest []byte, err error) {
-	if len(message) < headerSize {
-		return nil, errors.New("too short")
+	rest, ok := bytes.CutPrefix(message, []byte(letters))
+	if len(message) < headerSize || !ok {
+		return nil, errForeign
 	}
-	if message[0] != formatVersion {
-		return nil, fmt.Errorf("the format has version %d, and not %d", message[0], formatVersion)
+	if rest[0] != formatVersion {
+		return nil, fmt.Errorf("the format has version %d, and not %d", rest[0], formatVersion)
 	}
-	h.kind = messageKind(message[1])
-	h.term = binary.BigEndian.Uint64(message[2:])
-	h.number = binary.BigEndian.Uint64(message[10:])
-	copy(h.publisher[:], message[18:])
+	h.kind = messageKind(rest[1])
+	h.term = binary.BigEndian.Uint64(rest[2:])
+	h.number = binary.BigEndian.Uint64(rest[10:])
+	copy(h.publisher[:], rest[18:])
 	return message[headerSize:], nil
 }
 

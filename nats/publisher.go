@@ -244,7 +244,9 @@ func (p *Publisher) wait(busy bool) error {
 	case err := <-p.taking:
 		p.taking = nil
 		if err != nil {
-			p.onError(publishError(p.name, fmt.Errorf("snapshot: %w", err)))
+			if !errors.Is(err, changefeed.ErrOtherHistory) { // a Reset has come in between
+				p.onError(publishError(p.name, fmt.Errorf("snapshot: %w", err)))
+			}
 			p.due, p.retry = true, time.After(time.Second)
 		} else if p.gap > 0 && p.taken >= p.gap {
 			return p.close()

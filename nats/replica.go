@@ -183,7 +183,7 @@ func (r *Replica) bootstrap() error {
 		return err
 	}
 	reset, err := r.readRows(s)
-	if err = errors.Join(err, s.object.Close()); err != nil {
+	if err = errors.Join(err, s.close()); err != nil {
 		return fmt.Errorf("the snapshot %v: %w", s.at, err)
 	}
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
@@ -205,12 +205,14 @@ func (r *Replica) move(change func()) {
 
 // receive takes a message.
 func (r *Replica) receive(sequence uint64, message []byte) error {
-	e, err := r.decoder.decode(message)
-	if err != nil {
-		return fmt.Errorf("the message %d is damaged: %w", sequence, err)
+	e, damage := r.decoder.decode(message)
+	if errors.Is(damage, errForeign) {
+		r.onError(followError(r.name, fmt.Errorf("message %d: %w", sequence, damage)))
+	} else if damage != nil {
+		return fmt.Errorf("message %d is damaged: %w", sequence, damage)
 	}
 	anew := &beginAnewError{place{e.term, sequence}}
-	term, ok := r.next.term, true
+	term, ok, err := r.next.term, true, error(nil)
 	switch e.kind {
 	case namesMessage, closeMessage:
 		term = e.term

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
@@ -47,6 +48,9 @@ func (s *snapshot) ends() (ends []changefeed.Position) {
 	return ends
 }
 
+// maxTransfer is for how long a snapshot may be written or read.
+const maxTransfer = 10 * time.Minute
+
 // writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the
 // snapshot can be seen, it calls confirm.
 func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *snapshot) error) error {
@@ -57,7 +61,12 @@ func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *s
 		written <- err
 		_ = w.CloseWithError(err) // io.EOF if it is nil
 	}()
-	_, err := f.snapshots.Put(ctx, jetstream.ObjectMeta{Name: after.String()}, r)
+	ctx, cancel := context.WithTimeout(ctx, maxTransfer)
+	defer cancel()
+	_, err := f.snapshots.Put(ctx, jetstream.ObjectMeta{
+		Name: after.String(),
+		Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(128<<10, f.js.Conn().MaxPayload()/2))},
+	}, r)
 	_ = r.CloseWithError(err) // so that nobody writes any more
 	return cmp.Or(<-written, err)
 }
@@ -135,24 +144,32 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 		return nil, errNotPublished
 	}
 	r = &snapshotReader{at: places[0]}
+	ctx, r.cancel = context.WithTimeout(ctx, maxTransfer)
 	r.object, err = f.snapshots.Get(ctx, r.at.String())
 	if err != nil {
+		r.cancel()
 		return nil, err
 	}
 	r.from = bufio.NewReaderSize(r.object, 128<<10)
 	if err := r.readHeader(); err != nil {
-		_ = r.object.Close()
+		_ = r.close()
 		return nil, fmt.Errorf("the snapshot %v is damaged: %w", r.at, err)
 	}
 	return r, nil
 }
 
-// A snapshotReader reads a snapshot. The caller closes object.
+// A snapshotReader reads a snapshot. The caller closes it.
 type snapshotReader struct {
 	snapshot
 	at     place
 	object jetstream.ObjectResult
 	from   *bufio.Reader
+	cancel context.CancelFunc
+}
+
+func (r *snapshotReader) close() error {
+	defer r.cancel()
+	return r.object.Close()
 }
 
 func (r *snapshotReader) readHeader() error {

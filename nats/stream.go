@@ -95,8 +95,12 @@ func isTemporary(err error) bool {
 		}
 	}
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (api.Code == 503 || api.Code == 500)
+	return ok && (api.Code == 503 || api.Code == 500 || api.ErrorCode == noPeers)
 }
+
+// noPeers is the error code of JetStream for a cluster that does not have as many servers as it should
+// have, for example because they have just been started.
+const noPeers = 10005
 
 // open opens the log and the snapshots. If create is true, it makes those that do not exist, and
 // otherwise it waits for them.
@@ -135,7 +139,7 @@ func (f *feed) open(ctx context.Context, create bool) error {
 func (f *feed) streamName() string { return "changefeed_" + f.name }
 
 // A logEnd is the end of the log: the last sequence number, and the header of the message that has it.
-// If that message was purged, header is zero.
+// If that message was purged, or is foreign, header is zero.
 type logEnd struct {
 	sequence uint64
 	header   header
@@ -148,8 +152,10 @@ func (f *feed) findEnd(ctx context.Context) (end *logEnd, err error) {
 		message, err := f.stream.GetLastMsgForSubject(ctx, f.subject)
 		if err == nil {
 			end.sequence = message.Sequence
-			_, err = end.header.parse(message.Data)
-			return err
+			if _, err := end.header.parse(message.Data); err != nil && !errors.Is(err, errForeign) {
+				end.header.kind = unknownKind
+			}
+			return nil
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err
@@ -171,51 +177,65 @@ func (e *fellOffError) Error() string {
 }
 
 // readLog calls receive with each message from the one numbered next on, until it returns an error,
-// or ctx ends. JetStream goes on silently behind messages that were purged.
+// or ctx ends. JetStream goes on silently behind messages that were purged, but readLog does not.
 func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence uint64, message []byte) error) error {
-	var consumer jetstream.Consumer
-	err := persist(ctx, func(ctx context.Context) error {
-		info, err := f.stream.Info(ctx)
-		if err == nil && info.State.FirstSeq > next {
-			err = &fellOffError{info.State.FirstSeq}
+	for {
+		var consumer jetstream.Consumer
+		err := persist(ctx, func(ctx context.Context) error {
+			info, err := f.stream.Info(ctx)
+			if err == nil && info.State.FirstSeq > next {
+				err = &fellOffError{info.State.FirstSeq}
+			}
+			if err == nil {
+				consumer, err = f.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+					DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next, AckPolicy: jetstream.AckNonePolicy,
+					MemoryStorage: true, Replicas: 1, InactiveThreshold: 10 * time.Second,
+				})
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			consumer, err = f.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-				DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next,
-			})
+		if next, err = readConsumer(ctx, consumer, next, receive); err != nil {
+			return err
 		}
-		return err
-	})
-	if err != nil {
-		return err
 	}
-	messages, err := consumer.Messages(jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(heartbeat))
+}
+
+// readConsumer calls receive with the messages of a consumer. It returns the number of the next message
+// when the consumer does not have it, or is gone.
+func readConsumer(ctx context.Context, c jetstream.Consumer, next uint64, receive func(sequence uint64, message []byte) error) (uint64, error) {
+	messages, err := c.Messages(jetstream.PullMaxMessages(maxPulled), jetstream.PullExpiry(10*heartbeat), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
-		return err
+		return next, err
 	}
 	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Stop)()
 	for {
-		m, err := messages.Next()
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if ctx.Err() != nil {
+			return next, context.Cause(ctx)
+		}
 		if err != nil {
-			return errors.Join(context.Cause(ctx), err)
+			return next, nil
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return err
+			return next, err
 		}
-		switch sequence := meta.Sequence.Stream; {
-		case sequence < next:
-			continue
-		case sequence > next:
-			return &fellOffError{sequence}
+		if meta.Sequence.Stream != next {
+			return next, nil
 		}
 		if err := receive(next, m.Data()); err != nil {
-			return err
+			return next, err
 		}
 		next++
 	}
 }
+
+// maxPulled is how many messages JetStream sends before it waits for the reader. Most have at most
+// maxBatch bytes.
+const maxPulled = 100
 
 // A publication is what the publishers so far have left in JetStream.
 type publication struct {
@@ -237,7 +257,7 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		s, err := f.openSnapshot(ctx, place{})
 		if err == nil {
 			start, p.next = s.at, s.lineages()
-			_ = s.object.Close() // it is not read to its end
+			_ = s.close() // it is not read to its end
 		} else if !errors.Is(err, errNotPublished) { // the publisher may have ended before it made one
 			return err
 		}
@@ -249,8 +269,8 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		var d decoder
 		err = f.readLog(ctx, start.sequence+1, func(sequence uint64, message []byte) error {
 			e, err := d.decode(message)
-			if err != nil {
-				return fmt.Errorf("the message %d is damaged: %w", sequence, err)
+			if err != nil && !errors.Is(err, errForeign) {
+				return fmt.Errorf("message %d is damaged: %w", sequence, err)
 			}
 			p.term = max(p.term, e.term)
 			for name, l := range e.lineages {

@@ -73,6 +73,7 @@ type chaos struct {
 	servers *cluster.Cluster
 	js      jetstream.JetStream // of the test itself
 	nodes   []*nodeProcess
+	buffer  int // of a publisher
 	current int // the node that was told last to publish
 
 	mu      sync.Mutex
@@ -100,6 +101,8 @@ func startChaos(t *testing.T, seed uint64) *chaos {
 	require.NoError(t, err)
 	t.Cleanup(servers.Close)
 	c := &chaos{t: t, rand: rand.New(rand.NewPCG(seed, 0)), servers: servers, js: connect(t, servers.URL()), changed: make(chan struct{})}
+	c.buffer = []int{8, 1000}[c.rand.IntN(2)] // 8 is too few while the servers elect a leader, so there are gaps
+	t.Logf("a buffer of %d changes", c.buffer)
 	for i := range 3 {
 		n := &nodeProcess{c: c, index: i, proxy: startProxy(t, servers)}
 		c.nodes = append(c.nodes, n)
@@ -110,7 +113,7 @@ func startChaos(t *testing.T, seed uint64) *chaos {
 }
 
 func (n *nodeProcess) start() {
-	cmd := exec.Command(os.Args[0], fmt.Sprint("node", n.index))
+	cmd := exec.Command(os.Args[0], fmt.Sprint("node", n.index), fmt.Sprint(n.c.buffer))
 	cmd.Env = append(os.Environ(), nodeVariable+"=nats://"+n.proxy.address())
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()

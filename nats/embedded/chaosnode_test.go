@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type node struct {
 	js   jetstream.JetStream
 	bank bank
 	out  sync.Mutex
+
+	buffer int // of the publisher
 
 	replica   *natsfeed.Replica
 	publisher *natsfeed.Publisher
@@ -134,10 +137,12 @@ func (b bank) move(id string) (at changefeed.Position, row transfer, err error) 
 }
 
 // runNode is the main function of a node.
-func runNode(name, url string) {
+func runNode(name, buffer, url string) {
 	conn, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true),
 		nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2), nats.Name(name))
 	n := &node{name: name, bank: newBank(), ended: make(chan *natsfeed.Publisher, 10_000)}
+	n.must(err)
+	n.buffer, err = strconv.Atoi(buffer)
 	n.must(err)
 	n.js, err = jetstream.New(conn)
 	n.must(err)
@@ -184,7 +189,7 @@ func (n *node) do(command string) {
 			}
 			return nil
 		}, n.bank.accounts))
-		n.publisher, err = natsfeed.Publish(ctx, n.js, "bank", n.bank.options(n.onError())...)
+		n.publisher, err = natsfeed.Publish(ctx, n.js, "bank", n.options()...)
 		n.must(err)
 		n.load()
 	case "follow":
@@ -217,15 +222,15 @@ func (n *node) do(command string) {
 	}
 }
 
-func (n *node) onError() natsfeed.Option {
-	return natsfeed.OnError(func(err error) { n.say(event{Kind: "note", Text: err.Error()}) })
+func (n *node) options() []natsfeed.Option {
+	return n.bank.options(natsfeed.Buffer(n.buffer), natsfeed.OnError(func(err error) { n.say(event{Kind: "note", Text: err.Error()}) }))
 }
 
 func (n *node) follow() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var err error
-	n.replica, err = natsfeed.Follow(ctx, n.js, "bank", n.bank.options(n.onError())...)
+	n.replica, err = natsfeed.Follow(ctx, n.js, "bank", n.options()...)
 	n.must(err)
 	n.say(event{Kind: "role", Text: "replica"})
 }

@@ -18,7 +18,7 @@ import (
 func TestMain(m *testing.M) {
 	cluster.Main()
 	if url := os.Getenv(nodeVariable); url != "" {
-		runNode(os.Args[1], url)
+		runNode(os.Args[1], os.Args[2], url)
 	}
 	os.Exit(m.Run())
 }
