@@ -1,7 +1,6 @@
 package embedded_test
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -225,6 +223,7 @@ type member struct {
 	tables
 	id      int
 	replica *natsfeed.Replica // or nil
+	fenced  atomic.Bool       // another member was promoted
 
 	playersMirror *mirror[string, player]
 	gamesMirror   *mirror[int, game]
@@ -258,8 +257,9 @@ type script struct {
 	made      int
 	every     int
 	buffer    int
-	large     int          // length of a row that needs several messages
-	tolerant  *atomic.Bool // errors of a publisher or replica are expected
+	large     int  // length of a row that needs several messages
+	wasReset  bool // since the log had everything
+	tolerant  atomic.Bool // no server, so errors are expected
 	log       []string
 	reached   map[string]int
 }
@@ -272,10 +272,9 @@ func (s *script) note(format string, args ...any) {
 
 // options are those of a publisher or a replica.
 func (s *script) options(m *member) []natsfeed.Option {
-	tolerant := s.tolerant
 	return m.options(natsfeed.SnapshotEvery(s.every), natsfeed.Buffer(s.buffer), natsfeed.OnError(func(err error) {
-		if !tolerant.Load() && !errors.Is(err, natsfeed.ErrFenced) {
-			s.Error(m.id, err)
+		if !s.tolerant.Load() && !m.fenced.Load() {
+			s.Errorf("member %d: %v", m.id, err)
 		}
 	}))
 }
@@ -287,6 +286,7 @@ func (s *script) publish() {
 }
 
 func (s *script) follow(m *member) {
+	m.fenced.Store(false)
 	var err error
 	m.replica, err = natsfeed.Follow(within(s.T), s.server, "league", s.options(m)...)
 	require.NoError(s, err)
@@ -353,7 +353,7 @@ func (s *script) writeGame(table writer[int, game], to *model) []modelChange {
 // wait waits until the log has everything.
 func (s *script) wait() {
 	require.NoError(s, s.publisher.Wait(within(s.T), s.positions()...))
-	s.acked = len(s.past) - 1
+	s.acked, s.wasReset = len(s.past)-1, false
 }
 
 // check requires that all live replicas have what the model has, and that all feeds have led there.
@@ -362,7 +362,11 @@ func (s *script) check() {
 	s.compare(s.source)
 	for _, m := range s.members {
 		if m.replica != nil {
-			require.NoError(s, m.replica.Wait(within(s.T), s.positions()...), "member %d", m.id)
+			err := m.replica.Wait(within(s.T), s.positions()...)
+			if err != nil {
+				s.dump()
+			}
+			require.NoError(s, err, "member %d", m.id)
 			s.compare(m)
 		}
 		s.read(m)
@@ -480,12 +484,22 @@ func (s *script) reset() {
 	s.remember()
 	s.games.lineage = append(s.games.lineage, s.source.games.Fork())
 	s.remember()
+	s.wasReset = true
+}
+
+// closePublisher closes the publisher. The tables must have all that is in the log to be published again, so
+// it does not leave a reset out.
+func (s *script) closePublisher() {
+	if s.wasReset {
+		s.wait()
+	}
+	s.publisher.Close()
 }
 
 // republish closes the publisher, and publishes the same tables again.
 func (s *script) republish() {
 	s.note("republish")
-	s.publisher.Close()
+	s.closePublisher()
 	for range s.IntN(4) {
 		s.commit(s.source, &s.model, 1+s.IntN(3))
 	}
@@ -499,6 +513,8 @@ func (s *script) republish() {
 // written.
 func (s *script) promote(m *member) {
 	s.note("promote %d", m.id)
+	s.read(s.source)
+	s.source.fenced.Store(true)
 	promoted, err := m.replica.Promote(within(s.T))
 	require.NoError(s, err)
 	old := model{state: s.state.clone(), commits: s.commits}
@@ -526,7 +542,11 @@ func (s *script) promote(m *member) {
 	for seq := len(old.past); len(old.past) == seq; {
 		s.commit(source, &old, 1)
 	}
-	require.ErrorIs(s, publisher.Wait(within(s.T), source.positions()...), natsfeed.ErrFenced)
+	err = publisher.Wait(within(s.T), source.positions()...)
+	if err == nil {
+		s.dump()
+	}
+	require.ErrorIs(s, err, natsfeed.ErrFenced)
 	publisher.Close()
 	s.read(source)
 	if s.IntN(2) == 0 {
@@ -560,11 +580,37 @@ func (s *script) purge() {
 		return
 	}
 	s.note("purge all")
-	require.NoError(s, log.Purge(within(s.T)))
-	// A replica that has not had all of the messages needs a snapshot from after the purge.
-	s.changes(s.every + 1)
-	s.changes(s.source.players.Len() + s.source.games.Len() + 1)
 	s.wait()
+	require.NoError(s, log.Purge(within(s.T)))
+	s.newSnapshot()
+}
+
+// newSnapshot waits for a snapshot that is newer than the messages that the log has had so far. Replicas
+// that have missed some of them need one, and so does a later publisher.
+func (s *script) newSnapshot() {
+	log, err := s.server.Stream(within(s.T), "changefeed_league")
+	require.NoError(s, err)
+	store, err := s.server.ObjectStore(within(s.T), "changefeed_league")
+	require.NoError(s, err)
+	watcher, err := store.Watch(within(s.T), jetstream.UpdatesOnly(), jetstream.IgnoreDeletes())
+	require.NoError(s, err)
+	defer func() { require.NoError(s, watcher.Stop()) }()
+	s.changes(max(s.every, 40) + 1) // there are fewer rows
+	s.wait()
+	for done := within(s.T).Done(); ; {
+		select {
+		case o := <-watcher.Updates():
+			if o != nil {
+				n, err := strconv.ParseUint(o.Name, 10, 64)
+				require.NoError(s, err)
+				if n >= log.CachedInfo().State.LastSeq {
+					return
+				}
+			}
+		case <-done:
+			s.Fatal("no snapshot comes")
+		}
+	}
 }
 
 // changes makes at least n changes.
@@ -588,12 +634,15 @@ func (s *script) deleteConsumers() {
 		}
 	}
 	require.NoError(s, names.Err())
+	// TODO(bug 2): a replica that gets another consumer while it is closed waits forever.
+	s.changes(1)
+	s.check()
 }
 
 // restart closes everything, and opens it again with another server in the same directory.
 func (s *script) restart() {
 	s.note("restart")
-	s.publisher.Close()
+	s.closePublisher()
 	var live []*member
 	for _, m := range s.members {
 		if m.replica != nil {
@@ -615,7 +664,7 @@ func (s *script) reconnect() {
 	s.note("reconnect")
 	s.tolerant.Store(true)
 	s.server.stop()
-	s.commit(s.source, &s.model, 1+s.IntN(3))
+	s.changes(1 + s.IntN(3)) // TODO(bug 2): without a change, a replica may get another consumer later
 	s.server.run(s.T)
 	s.check()
 	s.tolerant.Store(false)
@@ -724,7 +773,8 @@ func (s *testServer) stop() {
 func (s *testServer) start(t *testing.T) {
 	s.run(t)
 	var err error
-	s.conn, err = nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	s.conn, err = nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	require.NoError(t, err)
 	s.JetStream, err = jetstream.New(s.conn)
 	require.NoError(t, err)
@@ -764,7 +814,7 @@ func TestAgainstAModel(t *testing.T) {
 }
 
 func runScript(t *testing.T, random *rand.Rand, reached map[string]int) {
-	s := &script{T: t, Rand: random, reached: reached, tolerant: new(atomic.Bool), every: 1 + random.IntN(50), buffer: 100_000}
+	s := &script{T: t, Rand: random, reached: reached, every: 1 + random.IntN(50), buffer: 100_000}
 	if s.IntN(3) == 0 {
 		s.buffer = 1 + s.IntN(20)
 	}
@@ -786,7 +836,7 @@ func runScript(t *testing.T, random *rand.Rand, reached map[string]int) {
 			s.publisher.Close()
 		}
 		if t.Failed() {
-			t.Log(strings.Join(s.log[max(0, len(s.log)-60):], "\n"))
+			t.Log(strings.Join(s.log[max(0, len(s.log)-40):], "\n"))
 		}
 	}()
 	s.source = newMember(t, 0, newTables())
@@ -794,8 +844,3 @@ func runScript(t *testing.T, random *rand.Rand, reached map[string]int) {
 	s.remember()
 	s.run(*modelSteps)
 }
-
-var (
-	_ = reflect.DeepEqual
-	_ = context.Canceled
-)
