@@ -30,33 +30,54 @@ func run(t *testing.T) *testServer {
 	return s
 }
 
-// A gate holds back what a connection writes.
+// A gate keeps what a connection writes while it is shut.
 type gate struct {
-	net.Conn
-	mu *sync.Mutex
-}
-
-func (g gate) Write(data []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.Conn.Write(data)
+	*testServer
+	mu   sync.Mutex
+	shut bool
+	kept []byte
+	conn net.Conn
 }
 
 type gated struct {
-	*testServer
-	mu sync.Mutex
+	net.Conn
+	gate *gate
 }
 
-func (g *gated) InProcessConn() (net.Conn, error) {
+func (g *gate) InProcessConn() (net.Conn, error) {
 	conn, err := g.testServer.InProcessConn()
-	return gate{conn, &g.mu}, err
+	g.conn = conn
+	return gated{conn, g}, err
+}
+
+func (c gated) Write(data []byte) (int, error) {
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	if c.gate.shut {
+		c.gate.kept = append(c.gate.kept, data...)
+		return len(data), nil
+	}
+	return c.Conn.Write(data)
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = true
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = false
+	_, _ = g.conn.Write(g.kept)
 }
 
 // A publisher that is fenced while several of its messages are on their way is refused with all of them.
 func TestAFencedPublisherWithPendingMessages(t *testing.T) {
 	bug(t, 1)
 	s := run(t)
-	g := &gated{testServer: s}
+	g := &gate{testServer: s}
 	conn, err := nats.Connect("", nats.InProcessServer(g))
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
@@ -70,7 +91,7 @@ func TestAFencedPublisherWithPendingMessages(t *testing.T) {
 	require.NoError(t, err)
 	same(t, r, from, to)
 
-	g.mu.Lock()
+	g.close()
 	sent := conn.Stats().OutMsgs
 	for id := range 10 {
 		_, err = from.games.Insert(game{ID: id})
@@ -80,7 +101,7 @@ func TestAFencedPublisherWithPendingMessages(t *testing.T) {
 	promoted, err := r.Promote(within(t))
 	require.NoError(t, err)
 	t.Cleanup(promoted.Close)
-	g.mu.Unlock()
+	g.open()
 	require.ErrorIs(t, p.Wait(within(t), from.positions()...), natsfeed.ErrFenced)
 	_, err = to.games.Insert(game{100, "Bob"})
 	require.NoError(t, err)
@@ -251,7 +272,6 @@ func TestAReplicaDoesNotGoBack(t *testing.T) {
 	log, err := s.Stream(within(t), "changefeed_league")
 	require.NoError(t, err)
 	require.NoError(t, log.Purge(within(t)))
-	feed := to.games.Changes(t.Context())
 	for name := range log.ConsumerNames(within(t)).Name() {
 		require.NoError(t, log.DeleteConsumer(within(t), name))
 	}
@@ -266,7 +286,6 @@ func TestAReplicaDoesNotGoBack(t *testing.T) {
 	for range late.games.Changes(ctx) {
 		resets++
 	}
-	_ = feed
 	t.Log(resets, "resets of a new replica in three seconds")
 	require.Less(t, resets, 2)
 }

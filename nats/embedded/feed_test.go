@@ -70,7 +70,7 @@ func follow(t *testing.T, s *embedded.Server, opts ...natsfeed.Option) (tables, 
 }
 
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -366,10 +366,7 @@ func (s *script) check() {
 	for _, m := range s.members {
 		if m.replica != nil {
 			err := m.replica.Wait(within(s.T), s.positions()...)
-			if err != nil {
-				s.dump()
-			}
-			require.NoError(s, err, "member %d", m.id)
+					require.NoError(s, err, "member %d", m.id)
 			s.compare(m)
 		}
 		s.read(m)
@@ -528,9 +525,6 @@ func (s *script) promote(m *member) {
 	}
 	s.source.fenced.Store(true)
 	promoted, err := m.replica.Promote(within(s.T))
-	if err != nil {
-		s.dump()
-	}
 	require.NoError(s, err)
 	old := model{state: s.state.clone(), commits: s.commits}
 	i := len(s.past) - 1
@@ -558,9 +552,6 @@ func (s *script) promote(m *member) {
 		s.commit(source, &old, 1)
 	}
 	err = publisher.Wait(within(s.T), source.positions()...)
-	if err == nil {
-		s.dump()
-	}
 	require.ErrorIs(s, err, natsfeed.ErrFenced)
 	publisher.Close()
 	s.read(source)
