@@ -366,7 +366,7 @@ func (s *script) check() {
 	for _, m := range s.members {
 		if m.replica != nil {
 			err := m.replica.Wait(within(s.T), s.positions()...)
-					require.NoError(s, err, "member %d", m.id)
+			require.NoError(s, err, "member %d", m.id)
 			s.compare(m)
 		}
 		s.read(m)
@@ -799,7 +799,7 @@ func (s *testServer) close() {
 }
 
 var (
-	modelRuns  = flag.Int("model.runs", 12, "the number of runs of TestAgainstAModel")
+	modelRuns  = flag.Int("model.runs", 10, "the number of runs of TestAgainstAModel")
 	modelSteps = flag.Int("model.steps", 100, "the number of steps of each of them")
 )
 
