@@ -183,8 +183,8 @@ func (r *Replica) bootstrap() error {
 		return err
 	}
 	reset, err := r.readRows(s)
-	if err = errors.Join(err, s.close()); err != nil {
-		return fmt.Errorf("the snapshot %v: %w", s.at, err)
+	if err = s.close(err); err != nil {
+		return err
 	}
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 )
@@ -48,25 +49,85 @@ func (s *snapshot) ends() (ends []changefeed.Position) {
 	return ends
 }
 
-// maxTransfer is for how long a snapshot may be written or read.
-const maxTransfer = 10 * time.Minute
+// A transfer is the context of writing or reading a snapshot. It ends if nothing has moved for some
+// time. JetStream itself does not notice that a server is lost to which a part was sent.
+type transfer struct {
+	context.Context
+	timer *time.Timer
+	end   context.CancelFunc
+}
+
+const (
+	maxStall    = 5 * time.Second
+	maxTransfer = 24 * time.Hour // without a deadline, nats.go would set one that is too early
+)
+
+var errStalled = fmt.Errorf("the transfer of a snapshot has stalled: %w", nats.ErrTimeout)
+
+func newTransfer(ctx context.Context) *transfer {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, end := context.WithTimeout(ctx, maxTransfer)
+	return &transfer{ctx, time.AfterFunc(maxStall, func() { cancel(errStalled) }), func() { cancel(nil); end() }}
+}
+
+// moved says that something has moved.
+func (t *transfer) moved() { t.timer.Reset(maxStall) }
+
+// failure returns the reason why the context has ended, instead of an error that came of it.
+func (t *transfer) failure(err error) error {
+	if err != nil && t.Err() != nil {
+		return context.Cause(t)
+	}
+	return err
+}
+
+// A movingWriter and a movingReader report what moves through them.
+type movingWriter struct {
+	io.Writer
+	*transfer
+}
+
+func (w movingWriter) Write(p []byte) (int, error) {
+	w.moved()
+	return w.Writer.Write(p)
+}
+
+type movingReader struct {
+	io.Reader
+	*transfer
+}
+
+func (r movingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.moved()
+	return n, err
+}
 
 // writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the
 // snapshot can be seen, it calls confirm.
 func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *snapshot) error) error {
+	t := newTransfer(ctx)
+	defer t.end()
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := changefeed.Read(func(tx *changefeed.Tx) error { return f.writeRows(tx, w, confirm) }, f.anyTables()...)
+		err := changefeed.Read(func(tx *changefeed.Tx) error {
+			s, err := f.writeRows(tx, movingWriter{w, t})
+			if err != nil {
+				return err
+			}
+			t.timer.Stop() // confirm may take its time
+			defer t.moved()
+			return confirm(s)
+		}, f.anyTables()...)
 		written <- err
 		_ = w.CloseWithError(err) // io.EOF if it is nil
 	}()
-	ctx, cancel := context.WithTimeout(ctx, maxTransfer)
-	defer cancel()
-	_, err := f.snapshots.Put(ctx, jetstream.ObjectMeta{
+	_, err := f.snapshots.Put(t, jetstream.ObjectMeta{
 		Name: after.String(),
 		Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(128<<10, f.js.Conn().MaxPayload()/2))},
 	}, r)
+	err = t.failure(err)
 	_ = r.CloseWithError(err) // so that nobody writes any more
 	return cmp.Or(<-written, err)
 }
@@ -78,25 +139,25 @@ func parsePlace(text string) (p place, ok bool) {
 	return p, p.String() == text // whatever was wrong, the text of p is another one
 }
 
-func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer, confirm func(s *snapshot) error) error {
+func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) (s *snapshot, err error) {
 	w := bufio.NewWriterSize(to, 128<<10)
-	s := snapshot{Format: formatVersion}
+	s = &snapshot{Format: formatVersion}
 	for _, t := range f.tables {
 		s.Tables = append(s.Tables, tableSnapshot{t.any().Name(), t.version(), t.lineageIn(tx), t.lenIn(tx)})
 	}
-	header, err := json.Marshal(&s)
+	header, err := json.Marshal(s)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := w.Write(appendBytes(nil, header)); err != nil {
-		return err
+		return nil, err
 	}
 	for _, t := range f.tables {
 		if err := t.write(tx, w); err != nil {
-			return fmt.Errorf("table %q: %w", t.any().Name(), err)
+			return nil, fmt.Errorf("table %q: %w", t.any().Name(), err)
 		}
 	}
-	return errors.Join(w.Flush(), confirm(&s))
+	return s, w.Flush()
 }
 
 // snapshotPlaces returns the places of the snapshots, the newest first.
@@ -144,16 +205,15 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 		return nil, errNotPublished
 	}
 	r = &snapshotReader{at: places[0]}
-	ctx, r.cancel = context.WithTimeout(ctx, maxTransfer)
-	r.object, err = f.snapshots.Get(ctx, r.at.String())
+	r.transfer = newTransfer(ctx)
+	r.object, err = f.snapshots.Get(r.transfer, r.at.String())
 	if err != nil {
-		r.cancel()
-		return nil, err
+		r.end()
+		return nil, r.failure(err)
 	}
-	r.from = bufio.NewReaderSize(r.object, 128<<10)
+	r.from = bufio.NewReaderSize(movingReader{r.object, r.transfer}, 128<<10)
 	if err := r.readHeader(); err != nil {
-		_ = r.close()
-		return nil, fmt.Errorf("the snapshot %v is damaged: %w", r.at, err)
+		return nil, r.close(err)
 	}
 	return r, nil
 }
@@ -161,15 +221,21 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 // A snapshotReader reads a snapshot. The caller closes it.
 type snapshotReader struct {
 	snapshot
+	*transfer
 	at     place
 	object jetstream.ObjectResult
 	from   *bufio.Reader
-	cancel context.CancelFunc
 }
 
-func (r *snapshotReader) close() error {
-	defer r.cancel()
-	return r.object.Close()
+// close closes the snapshot, and returns the reason for an error of reading it.
+func (r *snapshotReader) close(err error) error {
+	err = r.failure(err)
+	_ = r.object.Close()
+	r.end()
+	if err != nil {
+		return fmt.Errorf("the snapshot %v: %w", r.at, err)
+	}
+	return nil
 }
 
 func (r *snapshotReader) readHeader() error {

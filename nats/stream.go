@@ -257,7 +257,7 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		s, err := f.openSnapshot(ctx, place{})
 		if err == nil {
 			start, p.next = s.at, s.lineages()
-			_ = s.close() // it is not read to its end
+			_ = s.close(nil) // it is not read to its end
 		} else if !errors.Is(err, errNotPublished) { // the publisher may have ended before it made one
 			return err
 		}
