@@ -2,6 +2,7 @@ package natsfeed
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -14,11 +15,21 @@ type lineage []changefeed.Position
 // last returns the position that the lineage leads to.
 func (l lineage) last() changefeed.Position { return l[len(l)-1] }
 
-// has reports whether a position is in the history.
+// has reports whether a position is in the history. The lineage may be empty.
 func (l lineage) has(p changefeed.Position) bool {
 	return slices.ContainsFunc(l, func(name changefeed.Position) bool {
 		return name.History == p.History && p.Seq <= name.Seq
 	})
+}
+
+// mayHave reports whether the history has a position, or may still come to it.
+func (l lineage) mayHave(p changefeed.Position) bool {
+	return l.has(p) || p.History == l.last().History
+}
+
+// isPast reports whether a position is of a name that the history has had, but after another name came.
+func (l lineage) isPast(p changefeed.Position) bool {
+	return !l.mayHave(p) && slices.ContainsFunc(l, func(name changefeed.Position) bool { return name.History == p.History })
 }
 
 // leadsTo returns the names that a table at the end of l must get to be at the end of another lineage.
@@ -49,6 +60,16 @@ type lineages map[string]lineage
 func (ls lineages) json() []byte {
 	data, _ := json.Marshal(ls) // positions have texts
 	return data
+}
+
+func parseLineages(data []byte) (ls lineages, err error) {
+	err = json.Unmarshal(data, &ls)
+	for name, l := range ls {
+		if len(l) == 0 && err == nil {
+			err = fmt.Errorf("table %q has no lineage", name)
+		}
+	}
+	return ls, err
 }
 
 func (ls lineages) clone() lineages {

@@ -16,14 +16,14 @@ import (
 type logWriter struct {
 	*feed
 	id     publisherID
+	first  uint64 // its first term
 	term   uint64
 	number uint64 // of the last message
 	last   logEnd // the end of the log, which the next message comes after
-	first  header // of the message before the first one
 }
 
 func newLogWriter(f *feed, id publisherID, term uint64, end *logEnd) *logWriter {
-	return &logWriter{feed: f, id: id, term: term, last: *end, first: end.header}
+	return &logWriter{feed: f, id: id, first: term, term: term, last: *end}
 }
 
 // place returns that of the last message.
@@ -32,9 +32,19 @@ func (w *logWriter) place() place { return place{w.term, w.last.sequence} }
 // errLost says that the log has lost messages that JetStream had acknowledged.
 var errLost = errors.New("JetStream has lost messages that it had acknowledged")
 
-// append appends a message. It tries until it succeeds, or ctx ends. If somebody else has published, it
-// returns ErrFenced. After errLost, the next message begins a term.
+// append appends a message, or several if it is too large for one. It tries until it succeeds, or ctx
+// ends. If somebody else has published, it returns ErrFenced. After errLost, the next message begins a
+// term.
 func (w *logWriter) append(ctx context.Context, kind messageKind, data []byte) error {
+	for most := int(w.js.Conn().MaxPayload())/2 - headerSize; len(data) > most; data = data[most:] {
+		if err := w.appendOne(ctx, partMessage, data[:most]); err != nil {
+			return err
+		}
+	}
+	return w.appendOne(ctx, kind, data)
+}
+
+func (w *logWriter) appendOne(ctx context.Context, kind messageKind, data []byte) error {
 	h := header{kind, w.term, w.number + 1, w.id}
 	message := append(h.append(make([]byte, 0, headerSize+len(data))), data...)
 	for delay := time.Duration(0); ; delay = min(2*delay+10*time.Millisecond, time.Second) {
@@ -52,6 +62,9 @@ func (w *logWriter) append(ctx context.Context, kind messageKind, data []byte) e
 			return err
 		}
 		w.onError(publishError(w.name, err))
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			w.reopen(ctx) // somebody may have deleted the stream
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(delay):
@@ -70,6 +83,28 @@ func (w *logWriter) try(ctx context.Context, message []byte) (sequence uint64, e
 	return ack.Sequence, nil
 }
 
+// reopen makes the log and the snapshots again, if they do not exist any more.
+func (f *feed) reopen(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	again := *f // what f has is only names, which are still right
+	if err := again.tryOpen(ctx, true); err != nil {
+		f.onError(publishError(f.name, err))
+	}
+}
+
+// check returns ErrFenced or errLost if the log has another end than the logWriter knows.
+func (w *logWriter) check(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	message, err := w.stream.GetLastMsgForSubject(short, w.subject)
+	if err != nil || message.Sequence == w.last.sequence {
+		return nil // the next message finds out
+	}
+	_, err = w.find(ctx, header{})
+	return err
+}
+
 // isRefused reports whether JetStream has refused a message, because the last one is another than the
 // publisher expected.
 func isRefused(err error) bool {
@@ -84,11 +119,13 @@ func (w *logWriter) find(ctx context.Context, h header) (sequence uint64, err er
 	if err != nil {
 		return 0, err
 	}
-	if end.sequence < w.last.sequence && (end.header == header{} || end.header == w.first || end.header.publisher == w.id) {
+	present := end.header
+	isOlder := present == header{} || present.publisher == w.id || present.kind < fenceMessage && present.term < w.first
+	if end.sequence < w.last.sequence && isOlder {
 		w.term, w.last = w.term+1, *end
 		return 0, fmt.Errorf("%w: those after %d", errLost, end.sequence)
 	}
-	if end.sequence < w.last.sequence || end.sequence == w.last.sequence && end.header != w.last.header && end.header != (header{}) {
+	if end.sequence < w.last.sequence || end.sequence == w.last.sequence && present != w.last.header && present != (header{}) {
 		return 0, ErrFenced // it has lost messages, and has others since
 	}
 	for n := w.last.sequence + 1; n <= end.sequence; n++ {
@@ -115,7 +152,7 @@ func (w *logWriter) find(ctx context.Context, h header) (sequence uint64, err er
 
 // header returns the header of a message.
 func (w *logWriter) header(ctx context.Context, sequence uint64) (h header, err error) {
-	err = persist(ctx, func(ctx context.Context) error {
+	err = w.persist(ctx, func(ctx context.Context) error {
 		m, err := w.stream.GetMsg(ctx, sequence)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return ErrFenced // only a publisher deletes messages

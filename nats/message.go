@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -33,11 +32,10 @@ const (
 	gapMessage
 	closeMessage
 
-	// A partMessage has the first part of a commitMessage that is too large for one message, or the
-	// next one.
+	// A partMessage has a part of what the message after it goes on with, which is too large for one.
 	partMessage
 
-	// A commitMessage has commits. After a partMessage, it has the last part of them.
+	// A commitMessage has commits.
 	commitMessage
 
 	// A fenceMessage is empty, and has the term 0. After it, JetStream refuses the messages of earlier
@@ -229,8 +227,9 @@ func (r *reader) count() uint64 {
 
 // A decoder decodes the messages of a log, in order.
 type decoder struct {
-	parts []byte // of a commit whose last part is to come
+	parts []byte // of a message whose last part is to come
 	from  publisherID
+	term  uint64
 }
 
 // An entry is what a message has: lineages, commits, or neither. They refer to the message.
@@ -245,19 +244,21 @@ func (d *decoder) decode(message []byte) (e entry, err error) {
 	if err != nil {
 		return e, err
 	}
-	if e.publisher != d.from || e.kind < partMessage {
-		d.from, d.parts = e.publisher, nil // the last part of an earlier commit never comes
+	if e.publisher != d.from || e.term != d.term {
+		d.from, d.term, d.parts = e.publisher, e.term, nil // the last part of an earlier message never comes
+	}
+	if e.kind == partMessage {
+		d.parts = append(d.parts, data...)
+		return e, nil
+	}
+	if len(d.parts) > 0 {
+		data = append(d.parts, data...)
+		d.parts = nil
 	}
 	switch e.kind {
 	case namesMessage, gapMessage, closeMessage:
-		err = json.Unmarshal(data, &e.lineages)
-	case partMessage:
-		d.parts = append(d.parts, data...)
+		e.lineages, err = parseLineages(data)
 	case commitMessage:
-		if len(d.parts) > 0 {
-			data = append(d.parts, data...)
-			d.parts = nil
-		}
 		e.commits, err = parseCommits(data)
 	case fenceMessage:
 	default:

@@ -36,8 +36,10 @@ func Buffer(n int) Option { return func(c *config) { c.buffer = n } }
 // SnapshotEvery sets after how many changes a publisher makes a snapshot. It waits for as many changes
 // as the tables have rows, if these are more. A log has the changes of at most two such intervals, and
 // of the time that a snapshot takes. The default is [DefaultSnapshotEvery].
-func SnapshotEvery(n int) Option { return func(c *config) { c.every = max(n, 1) } }
+func SnapshotEvery(n int) Option { return func(c *config) { c.every = n } }
 
-// OnError makes a publisher or a replica call f with each error that keeps it from going on, in a
-// goroutine of its own. It tries again, except after [ErrFenced]. f should return soon.
+// OnError makes a publisher or a replica call f with each error that keeps it from going on. Without
+// it, nobody learns of them. It tries again, except after [ErrFenced] and [changefeed.ErrTableDropped],
+// which end it. A lost connection alone is not reported: see the handlers of nats.Conn. f is called by
+// several goroutines, and must not call Close.
 func OnError(f func(err error)) Option { return func(c *config) { c.onError = f } }

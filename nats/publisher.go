@@ -1,6 +1,7 @@
 package natsfeed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,13 +36,14 @@ type Publisher struct {
 	taking  chan error                     // the snapshot that is being made, or nil
 	taken   uint64                         // the number of the last message that it certainly has
 	retry   <-chan time.Time               // when a snapshot is tried again
-	forks   *time.Ticker                   // a Fork wakes nobody
+	ticker  *time.Ticker                   // for what wakes nobody: a Fork, and another publisher
 
 	mu      sync.Mutex
 	began   bool          // the log has the positions of the tables
 	logged  lineages      // what the log leads to
 	safe    lineages      // if not nil, what a new replica could have: there is a gap before logged
 	changed chan struct{} // closed when one of these changes
+	trouble error         // the last one, for Publish
 	err     error
 }
 
@@ -57,10 +59,14 @@ const (
 )
 
 // Publish makes this process the publisher of tables under a name. It makes the log and the object
-// store, if they do not exist. It returns when JetStream has all rows. If somebody has published under
-// the name before, the tables must have everything that JetStream has. Otherwise Publish returns
-// [ErrPublished], and the program follows the log instead, and promotes the replica: see
-// [Replica.Promote]. ctx is for the start only.
+// store, if they do not exist. It returns when JetStream has all rows.
+//
+// If somebody has published under the name before, the tables must have everything that JetStream has.
+// Otherwise Publish returns [ErrPublished], and the program follows the log, and promotes the replica:
+// see [Replica.Promote]. The publisher before is fenced. The histories of the tables get new names, as
+// by [changefeed.Table.Fork].
+//
+// ctx is for the start only. Give it a timeout, because Publish tries until it ends.
 func Publish(ctx context.Context, js jetstream.JetStream, name string, opts ...Option) (*Publisher, error) {
 	f, err := newFeed(js, name, opts)
 	if err != nil {
@@ -94,36 +100,60 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 			return nil, fmt.Errorf("table %q: %w: up to %v", name, ErrPublished, at)
 		}
 	}
+	if len(published.safe) > 0 {
+		f.fork()
+	}
 	p := f.newPublisher(newPublisherID(), published)
 	go p.run()
-	if err := p.waitFor(ctx, func() (bool, error) { return p.began && p.safe == nil, nil }); err != nil {
+	if err := p.waitFor(ctx, func() (bool, error) { return p.began && p.safe == nil, p.trouble }); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
+// fork gives the histories of the tables new names. The publisher before may have shown changes to
+// others that are not in the log.
+func (f *feed) fork() {
+	for _, t := range f.tables {
+		t.fork()
+	}
+}
+
 // newPublisher returns a publisher that goes on from what was published. It follows the tables already.
 func (f *feed) newPublisher(id publisherID, published *publication) *Publisher {
 	p := &Publisher{
 		feed: f, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
-		log:  newLogWriter(f, id, published.term+1, &published.end),
+		log:  newLogWriter(f, id, max(published.term+1, uint64(time.Now().Unix())), &published.end),
 		ends: make(map[string]changefeed.Position), next: published.next.clone(), behind: true,
-		forks: time.NewTicker(time.Second), logged: published.safe.clone(), changed: make(chan struct{}),
+		ticker: time.NewTicker(time.Second), logged: published.safe.clone(), changed: make(chan struct{}),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.commits = changefeed.Commits(p.ctx, f.anyTables(), changefeed.Named("nats"), changefeed.Buffer(f.buffer), changefeed.Poll(p.wake))
 	return p
 }
 
-// Close ends the publisher. Changes that are not acknowledged may be in the log, or not: see [Publisher.Wait].
+// Close ends the publisher. It does not publish what is left: to lose nothing, stop the writers first,
+// and [Publisher.Wait] for the positions of the tables.
 func (p *Publisher) Close() {
 	p.stop()
 	<-p.done
 }
 
+// Done returns a channel that is closed when the publisher has ended: after [ErrFenced], when a table
+// is dropped, and after Close.
+func (p *Publisher) Done() <-chan struct{} { return p.done }
+
+// Err returns the reason why the publisher has ended, and nil before that.
+func (p *Publisher) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
 // Wait waits until JetStream has acknowledged the changes up to each of the positions, so that they
-// remain if this process ends.
+// remain if this process ends. A position of another history is an error,
+// [changefeed.ErrOtherHistory].
 func (p *Publisher) Wait(ctx context.Context, positions ...changefeed.Position) error {
 	if err := p.waitHas(ctx, p.acknowledged, positions...); err != nil {
 		return fmt.Errorf("natsfeed: wait for %q: %w", p.name, err)
@@ -144,7 +174,7 @@ func (p *Publisher) waitHas(ctx context.Context, get func() lineages, positions 
 	for _, position := range positions {
 		err := p.waitFor(ctx, func() (bool, error) {
 			ok := get().has(position)
-			if !ok && !slices.ContainsFunc(p.tables, func(t table) bool { return t.lineage().has(position) }) {
+			if !ok && !slices.ContainsFunc(p.tables, func(t table) bool { return t.lineage().mayHave(position) }) {
 				return false, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, position)
 			}
 			return ok, nil
@@ -187,7 +217,7 @@ func (p *Publisher) waitFor(ctx context.Context, condition func() (bool, error))
 // run is the goroutine of the publisher.
 func (p *Publisher) run() {
 	defer close(p.done)
-	defer p.forks.Stop()
+	defer p.ticker.Stop()
 	for {
 		before := p.changes
 		err := p.publish()
@@ -203,7 +233,7 @@ func (p *Publisher) run() {
 			continue
 		}
 		if !errors.Is(err, ErrClosed) {
-			p.onError(publishError(p.name, err))
+			p.report(err)
 		}
 		if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {
 			p.end(err)
@@ -211,9 +241,16 @@ func (p *Publisher) run() {
 		}
 		if errors.Is(err, errLost) {
 			p.next = nil
+			p.move(func() { p.safe = make(lineages) })
 		}
 		p.behind = true
 	}
+}
+
+// report reports an error after which the publisher goes on, or ends.
+func (p *Publisher) report(err error) {
+	p.move(func() { p.trouble = err })
+	p.onError(publishError(p.name, err))
 }
 
 // end ends the publisher with an error, from which it does not recover.
@@ -239,13 +276,13 @@ func (p *Publisher) wait(busy bool) error {
 	case <-gathered:
 	case <-p.urgent:
 		return p.publishNames()
-	case <-p.forks.C:
-		return p.publishNames()
+	case <-p.ticker.C:
+		return cmp.Or(p.publishNames(), p.log.check(p.ctx))
 	case err := <-p.taking:
 		p.taking = nil
 		if err != nil {
 			if !errors.Is(err, changefeed.ErrOtherHistory) { // a Reset has come in between
-				p.onError(publishError(p.name, fmt.Errorf("snapshot: %w", err)))
+				p.report(fmt.Errorf("snapshot: %w", err))
 			}
 			p.due, p.retry = true, time.After(time.Second)
 		} else if p.gap > 0 && p.taken >= p.gap {
@@ -275,6 +312,7 @@ func (p *Publisher) publish() error {
 			err = p.flush()
 		}
 		if _, ok := errors.AsType[*changefeed.SkippedError](err); ok {
+			p.next = nil
 			err = p.begin()
 		}
 		if err != nil {
@@ -372,7 +410,10 @@ func (p *Publisher) add(made changefeed.Commit) error {
 			continue
 		}
 		if p.next[name].last().History != at.History {
-			if err := errors.Join(p.flush(), p.publishNames()); err != nil {
+			if err := p.flush(); err != nil {
+				return err
+			}
+			if err := p.publishNames(); err != nil {
 				return err
 			}
 			if p.next[name].last().History != at.History {
@@ -410,11 +451,6 @@ func (p *Publisher) flush() error {
 		p.batch = nil
 	}
 	defer clear(p.ends)
-	for most := int(p.js.Conn().MaxPayload())/2 - headerSize; len(data) > most; data = data[most:] {
-		if err := p.log.append(p.ctx, partMessage, data[:most]); err != nil {
-			return err
-		}
-	}
 	if err := p.log.append(p.ctx, commitMessage, data); err != nil {
 		return err
 	}

@@ -21,6 +21,8 @@ type Replica struct {
 	stop context.CancelFunc
 	done chan struct{}
 
+	promoting sync.Mutex
+
 	// These belong to the goroutine.
 	decoder decoder
 	resume  uint64 // the sequence number of the next message, or of the first part of a commit that is not complete
@@ -33,38 +35,49 @@ type Replica struct {
 	fence   uint64        // the sequence number of the fence of Promote, or 0
 	final   bool          // the replica has all that it can get before the fence
 	changed chan struct{} // closed when one of these changes
+	trouble error         // the last one, for Follow
 	err     error
 }
 
-// Follow makes tables replicas of those that are published under a name. It returns when they have the
-// rows. Whatever was in them before is gone: see [changefeed.Table.Reset]. ctx is for the start only.
+// Follow makes tables replicas of those that are published under a name. It waits for somebody to
+// publish them, and returns when the tables have everything that was published before the call. ctx is
+// for the start only. Give it a timeout, because Follow tries until it ends.
+//
+// What was in the tables before is gone: see [changefeed.Table.Reset]. From then on, nobody else may
+// write to them. After another write, a change of the publisher may be lost, until the replica notices
+// the write with the next change, and begins anew with a snapshot.
 func Follow(ctx context.Context, js jetstream.JetStream, name string, opts ...Option) (*Replica, error) {
 	f, err := newFeed(js, name, opts)
-	if err == nil {
-		err = f.open(ctx, false)
-	}
 	if err != nil {
 		return nil, followError(name, err)
 	}
-	r := &Replica{feed: f, done: make(chan struct{}), changed: make(chan struct{})}
-	r.ctx, r.stop = context.WithCancel(context.Background())
-	stop := context.AfterFunc(ctx, r.stop)
-	if err := persist(r.ctx, func(context.Context) error { return r.bootstrap() }); err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		r.stop()
+	r, err := f.follow(ctx)
+	if err != nil {
 		return nil, followError(name, err)
 	}
-	if !stop() {
-		return nil, followError(name, context.Cause(ctx))
-	}
-	go r.run()
 	return r, nil
 }
 
 func followError(name string, err error) error {
 	return fmt.Errorf("natsfeed: follow %q: %w", name, err)
+}
+
+func (f *feed) follow(ctx context.Context) (*Replica, error) {
+	if err := f.open(ctx, false); err != nil {
+		return nil, err
+	}
+	end, err := f.findEnd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &Replica{feed: f, done: make(chan struct{}), changed: make(chan struct{})}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	go r.run()
+	if err := r.waitFor(ctx, func() (bool, error) { return r.next.sequence > end.sequence, r.trouble }); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // Close ends the replication. The tables remain as they are.
@@ -73,55 +86,108 @@ func (r *Replica) Close() {
 	<-r.done
 }
 
-// Wait waits until the replica has each of the positions.
+// Done returns a channel that is closed when the replica has ended: after [Replica.Promote], when a
+// table is dropped, and after Close.
+func (r *Replica) Done() <-chan struct{} { return r.done }
+
+// Err returns the reason why the replica has ended, and nil before that.
+func (r *Replica) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// Wait waits until the replica has each of the positions. It returns [changefeed.ErrOtherHistory] for
+// a position after which the history has gone on without the change. A position of an unknown history
+// may still come, by a Reset of the publisher's tables.
 func (r *Replica) Wait(ctx context.Context, positions ...changefeed.Position) error {
 	for _, position := range positions {
-		for {
-			r.mu.Lock()
-			ok, changed, err := r.at.has(position), r.changed, r.err
-			r.mu.Unlock()
-			if ok {
-				break
+		err := r.waitFor(ctx, func() (bool, error) {
+			if r.at.has(position) {
+				return true, nil
 			}
-			if err != nil {
-				return fmt.Errorf("natsfeed: wait for %q: %w", r.name, err)
+			for _, l := range r.at {
+				if l.isPast(position) {
+					return false, fmt.Errorf("%w: %v", changefeed.ErrOtherHistory, position)
+				}
 			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+			return false, nil
+		})
+		if err != nil {
+			return fmt.Errorf("natsfeed: wait for %q: %w", r.name, err)
 		}
 	}
 	return nil
 }
 
+// Behind asks JetStream how many messages of the log the replica does not have yet. A message has one
+// commit, or many.
+func (r *Replica) Behind(ctx context.Context) (messages uint64, err error) {
+	info, err := r.stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("natsfeed: behind of %q: %w", r.name, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(info.State.LastSeq+1, r.next.sequence) - r.next.sequence, nil
+}
+
+// waitFor waits until a condition holds, which it calls with r.mu.
+func (r *Replica) waitFor(ctx context.Context, condition func() (bool, error)) error {
+	for {
+		r.mu.Lock()
+		ok, err := condition()
+		changed := r.changed
+		if r.err != nil {
+			err = r.err
+		}
+		r.mu.Unlock()
+		if ok {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // run is the goroutine of the replica.
 func (r *Replica) run() {
 	defer close(r.done)
+	var err error = &beginAnewError{}
 	for {
-		r.decoder = decoder{}
-		err := r.read()
-		if fell, ok := errors.AsType[*fellOffError](err); ok {
-			err = &beginAnewError{place{r.next.term, fell.first - 1}}
-		}
 		if anew, ok := errors.AsType[*beginAnewError](err); ok {
 			r.needed = anew.needed
-			err = persist(r.ctx, func(context.Context) error { return r.bootstrap() })
+			err = r.persist(r.ctx, func(context.Context) error { return r.bootstrap() })
+		}
+		if err == nil {
+			err = r.read()
 		}
 		if r.ctx.Err() != nil {
 			err = ErrClosed
+		}
+		if _, ok := errors.AsType[*beginAnewError](err); ok {
+			continue
+		}
+		if !errors.Is(err, ErrClosed) {
+			r.onError(followError(r.name, err))
 		}
 		if errors.Is(err, ErrClosed) || errors.Is(err, changefeed.ErrTableDropped) {
 			r.move(func() { r.err = err })
 			return
 		}
-		if err != nil {
-			r.onError(followError(r.name, err))
-			select {
-			case <-r.ctx.Done():
-			case <-time.After(time.Second):
-			}
+		r.move(func() { r.trouble = err })
+		select {
+		case <-r.ctx.Done():
+		case <-time.After(time.Second):
+		}
+		if err = nil; r.resume == 0 {
+			err = &beginAnewError{}
 		}
 	}
 }
@@ -137,7 +203,12 @@ func (r *Replica) read() error {
 	ctx, cancel := context.WithCancelCause(r.ctx)
 	defer cancel(nil)
 	go func() { cancel(r.watchEnd(ctx)) }()
-	return r.readLog(ctx, r.resume, r.receive)
+	r.decoder = decoder{}
+	err := r.readLog(ctx, r.resume, r.receive)
+	if fell, ok := errors.AsType[*fellOffError](err); ok {
+		err = &beginAnewError{place{r.next.term, fell.first - 1}}
+	}
+	return err
 }
 
 // watchEnd returns a beginAnewError when the log has lost messages that the replica has, and goes on
@@ -176,7 +247,7 @@ func (r *Replica) bootstrap() error {
 	if errors.Is(err, errNotPublished) && fence > 0 {
 		published, e := r.published(r.ctx)
 		if err = cmp.Or(e, err); e == nil && r.at.include(published.safe) {
-			r.move(func() { r.final = true }) // nobody makes the snapshot any more
+			r.move(func() { r.final = r.fence == fence }) // nobody makes the snapshot any more
 		}
 	}
 	if err != nil {
@@ -184,6 +255,9 @@ func (r *Replica) bootstrap() error {
 	}
 	reset, err := r.readRows(s)
 	if err = s.close(err); err != nil {
+		if _, e := r.snapshots.GetInfo(r.ctx, s.at.String()); errors.Is(e, jetstream.ErrObjectNotFound) {
+			err = e // it was deleted meanwhile
+		}
 		return err
 	}
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
@@ -211,36 +285,33 @@ func (r *Replica) receive(sequence uint64, message []byte) error {
 	} else if damage != nil {
 		return fmt.Errorf("message %d is damaged: %w", sequence, damage)
 	}
-	anew := &beginAnewError{place{e.term, sequence}}
-	term, ok, err := r.next.term, true, error(nil)
+	term, err := r.next.term, error(nil)
 	switch e.kind {
-	case namesMessage, closeMessage:
-		term = e.term
-		ok, err = r.receiveNames(e.lineages)
 	case gapMessage:
-		ok = false
+		return &beginAnewError{place{e.term, sequence}}
+	case namesMessage, closeMessage:
+		term, err = e.term, r.receiveNames(e.lineages)
 	case partMessage, commitMessage:
-		if ok = e.term == term; ok {
-			for _, c := range e.commits {
-				if err = r.receiveCommit(c); err != nil {
-					break
-				}
+		if e.term != term {
+			return &beginAnewError{place{e.term, 0}} // messages of the term are missing
+		}
+		for _, c := range e.commits {
+			if err = r.receiveCommit(c); err != nil {
+				break
 			}
 		}
 	}
 	if isDiverged(err) {
-		r.onError(followError(r.name, err)) // somebody has written to a table
-		if r.refused != sequence {
-			anew.needed = place{} // any snapshot may help
+		anew := &beginAnewError{} // any snapshot may help
+		if r.refused == sequence {
+			anew.needed = place{e.term, sequence}
 		}
 		r.refused = sequence
+		r.onError(followError(r.name, err))
 		return anew
 	}
 	if err != nil {
 		return err
-	}
-	if !ok {
-		return anew
 	}
 	if len(r.decoder.parts) == 0 {
 		r.resume = sequence + 1
@@ -254,26 +325,25 @@ func isDiverged(err error) bool {
 	return errors.Is(err, changefeed.ErrOtherHistory) || errors.Is(err, changefeed.ErrGap) || errors.Is(err, changefeed.ErrDiverged)
 }
 
-// receiveNames gives the histories of the tables the names that those of the publisher have. It returns
-// false if the tables need more than names.
-func (r *Replica) receiveNames(published lineages) (ok bool, err error) {
+// receiveNames gives the histories of the tables the names that those of the publisher have.
+func (r *Replica) receiveNames(published lineages) error {
 	for name, theirs := range published {
 		mine := r.at[name]
-		if len(mine) > 0 && mine.has(theirs.last()) {
+		if mine.has(theirs.last()) {
 			continue // a snapshot may be later than the message
 		}
 		names, ok := mine.leadsTo(theirs)
 		if !ok {
-			return false, nil
+			return fmt.Errorf("table %q: %w: to %v", name, changefeed.ErrGap, theirs.last())
 		}
 		for _, p := range names {
 			if err := r.named[name].forkTo(p); err != nil {
-				return false, err
+				return err
 			}
 		}
 		r.move(func() { r.at[name] = theirs })
 	}
-	return true, nil
+	return nil
 }
 
 // receiveCommit makes the changes of a commit, all at one moment. A snapshot may have them already.
@@ -287,6 +357,9 @@ func (r *Replica) receiveCommit(c commit) error {
 		}
 		if r.at[p.table].has(changefeed.Position{History: p.history, Seq: p.last()}) {
 			continue
+		}
+		if seq := t.seq(); seq != r.at[p.table].last().Seq {
+			return fmt.Errorf("table %q: %w: somebody has written to it", p.table, changefeed.ErrDiverged)
 		}
 		missing = append(missing, p)
 		if !slices.Contains(tables, t.any()) {
@@ -317,16 +390,19 @@ func (r *Replica) receiveCommit(c commit) error {
 }
 
 // Promote makes the replica the publisher. It has everything that JetStream has acknowledged, and the
-// publisher before it is refused from then on ([ErrFenced]). The histories of the tables get a new
-// name, because that publisher may have shown changes to others that are not in the log: see
-// [changefeed.Table.Fork]. Feeds of the tables go on, and so do the other replicas.
+// publisher before it is refused from then on ([ErrFenced]). The histories of the tables get new names,
+// because that publisher may have shown changes to others that are not in the log: see
+// [changefeed.Table.Fork]. Feeds of the tables go on, and so do the other replicas. The Replica itself
+// is closed.
 //
 // Promote refuses the other publisher first. Then it takes the messages that the replica does not have
-// yet, so the one that is nearest to the end of the log is the fastest to promote. Promote does not
-// find out whether the other publisher is well. If two replicas are promoted, the later one remains.
-// After an error, the replica goes on as one, and nobody may be the publisher: promote it again, or
-// another one.
+// yet, so the one that is nearest to the end of the log is the fastest to promote: see
+// [Replica.Behind]. Promote does not find out whether the other publisher is well. If two replicas are
+// promoted, the later one remains. After an error other than [ErrClosed], the replica goes on as one,
+// and perhaps nobody is the publisher: promote it again, or another one.
 func (r *Replica) Promote(ctx context.Context) (*Publisher, error) {
+	r.promoting.Lock()
+	defer r.promoting.Unlock()
 	p, err := r.promote(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("natsfeed: promote %q: %w", r.name, err)
@@ -335,9 +411,12 @@ func (r *Replica) Promote(ctx context.Context) (*Publisher, error) {
 }
 
 func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
+	if err := cmp.Or(r.Err(), ctx.Err()); err != nil {
+		return nil, err
+	}
 	h := header{kind: fenceMessage, publisher: newPublisherID()}
 	var fence uint64
-	err := persist(ctx, func(ctx context.Context) error {
+	err := r.persist(ctx, func(ctx context.Context) error {
 		ack, err := r.js.PublishMsg(ctx, &nats.Msg{Subject: r.subject, Data: h.append(nil)})
 		if err == nil {
 			fence = ack.Sequence
@@ -348,36 +427,17 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 		return nil, err
 	}
 	r.move(func() { r.fence, r.final = fence, false })
-	if err := r.waitFence(ctx, fence); err != nil {
+	if err := r.waitFor(ctx, func() (bool, error) { return r.next.sequence > fence || r.final, nil }); err != nil {
+		r.move(func() { r.fence = 0 })
 		return nil, err
 	}
-	r.stop()
-	<-r.done
-	for _, t := range r.tables {
-		t.fork()
-	}
+	r.Close()
+	r.feed.fork()
 	published := &publication{logEnd{fence, h}, max(r.next.term, r.needed.term), r.at, r.at}
-	if r.final {
-		published.next = nil
+	if r.final || r.next.sequence != fence+1 {
+		published.next = nil // the log does not lead to what the tables have
 	}
 	p := r.newPublisher(h.publisher, published)
 	go p.run()
 	return p, nil
-}
-
-// waitFence waits until the replica has all messages before the fence that it can have.
-func (r *Replica) waitFence(ctx context.Context, fence uint64) error {
-	for {
-		r.mu.Lock()
-		ok, changed, err := r.next.sequence > fence || r.final, r.changed, r.err
-		r.mu.Unlock()
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }

@@ -2,12 +2,14 @@ package natsfeed
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"slices"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -18,6 +20,7 @@ import (
 type table interface {
 	any() changefeed.AnyTable
 	check() error
+	seq() uint64
 	lineage() lineage
 	lineageIn(tx *changefeed.Tx) lineage
 	lenIn(tx *changefeed.Tx) int
@@ -64,6 +67,9 @@ func Version[V any](number int, older map[int]func(data []byte, row *V) error) R
 // lost, and so are those tagged `json:"-"`. A number in an interface becomes a float64, and a
 // [time.Time] loses its monotonic reading.
 func Rows[K, V any](t *changefeed.Table[K, V], opts ...RowsOption[V]) Option {
+	if t == nil {
+		panic("natsfeed: Rows: nil Table")
+	}
 	r := &rows[K, V]{t: t, codec: codec.JSON[V]()}
 	for _, opt := range opts {
 		opt(&r.codec)
@@ -78,6 +84,7 @@ type rows[K, V any] struct {
 
 func (r *rows[K, V]) any() changefeed.AnyTable            { return r.t }
 func (r *rows[K, V]) check() error                        { return r.codec.Check() }
+func (r *rows[K, V]) seq() uint64                         { return r.t.Seq() }
 func (r *rows[K, V]) lineage() lineage                    { return r.t.Lineage() }
 func (r *rows[K, V]) lineageIn(tx *changefeed.Tx) lineage { return r.t.In(tx).Lineage() }
 func (r *rows[K, V]) lenIn(tx *changefeed.Tx) int         { return r.t.In(tx).Len() }
@@ -107,7 +114,7 @@ func (r *rows[K, V]) apply(tx *changefeed.Tx, p *part, after uint64) error {
 		}
 		row, err := decoded(&r.codec, p.version, c.row)
 		if err != nil {
-			return err
+			return fmt.Errorf("table %q: change %d: %w", r.t.Name(), seq, err)
 		}
 		made := changefeed.Change[V]{Seq: seq, Kind: c.kind}
 		if c.kind != changefeed.Delete {
@@ -129,7 +136,9 @@ func (r *rows[K, V]) apply(tx *changefeed.Tx, p *part, after uint64) error {
 
 // In a snapshot, each row has its length before it. After the rows come the newest commits. Each has
 // the number of its changes, the Seq of the first one, and for each change its kind, the row before it
-// and the row after it, as far as there are such rows. A 0 ends the commits.
+// and the row after it, as far as there are such rows. A commit that cannot be encoded is in the
+// snapshot as the number forget, after which the commits before it are of no use. A 0 ends the commits.
+const forget = math.MaxUint64
 
 func (r *rows[K, V]) write(tx *changefeed.Tx, w *bufio.Writer) error {
 	for key, row := range r.t.In(tx).All() {
@@ -137,25 +146,38 @@ func (r *rows[K, V]) write(tx *changefeed.Tx, w *bufio.Writer) error {
 			return fmt.Errorf("the row with key %v: %w", key, err)
 		}
 	}
+	var encoded bytes.Buffer
 	for commit := range r.newest(r.lineageIn(tx)) {
-		if err := writeNumbers(w, uint64(len(commit)), commit[0].Seq); err != nil {
-			return err
+		encoded.Reset()
+		if err := r.writeCommit(bufio.NewWriter(&encoded), commit); err != nil {
+			encoded.Reset()
+			encoded.Write(binary.AppendUvarint(nil, forget))
 		}
-		for _, c := range commit {
-			if err := w.WriteByte(byte(c.Kind)); err != nil {
-				return err
-			}
-			for _, row := range []*V{c.Old, c.New} {
-				if row == nil {
-					continue
-				}
-				if err := r.writeRow(w, row); err != nil {
-					return fmt.Errorf("change %d: %w", c.Seq, err)
-				}
-			}
+		if _, err := w.Write(encoded.Bytes()); err != nil {
+			return err
 		}
 	}
 	return writeNumbers(w, 0)
+}
+
+func (r *rows[K, V]) writeCommit(w *bufio.Writer, commit []changefeed.Change[V]) error {
+	if err := writeNumbers(w, uint64(len(commit)), commit[0].Seq); err != nil {
+		return err
+	}
+	for _, c := range commit {
+		if err := w.WriteByte(byte(c.Kind)); err != nil {
+			return err
+		}
+		for _, row := range []*V{c.Old, c.New} {
+			if row == nil {
+				continue
+			}
+			if err := r.writeRow(w, row); err != nil {
+				return err
+			}
+		}
+	}
+	return w.Flush()
 }
 
 func writeNumbers(w *bufio.Writer, numbers ...uint64) error {
@@ -210,6 +232,10 @@ func (r *rows[K, V]) read(s *tableSnapshot, from *bufio.Reader) (reset func(tx *
 	}
 	var newest [][]changefeed.Change[V]
 	for n := d.number(); n > 0; n = d.number() {
+		if n == forget {
+			newest = nil
+			continue
+		}
 		var commit []changefeed.Change[V]
 		first := d.number()
 		for i := range n {
@@ -265,13 +291,28 @@ func (d *rowReader[V]) row() *V {
 	if d.err != nil {
 		return nil
 	}
-	d.data = slices.Grow(d.data[:0], int(length))[:length]
-	if _, d.err = io.ReadFull(d.from, d.data); d.err != nil {
+	if d.data, d.err = readBytes(d.from, length, d.data); d.err != nil {
 		return nil
 	}
 	row, err := decoded(d.codec, d.version, d.data)
 	d.err = err
 	return &row
+}
+
+// readBytes reads a number of bytes, into a buffer that it may use. It does not believe a number that is
+// too large.
+func readBytes(from io.Reader, n uint64, buffer []byte) ([]byte, error) {
+	const believed = 1 << 20
+	if n <= believed {
+		buffer = slices.Grow(buffer[:0], int(n))[:n]
+		_, err := io.ReadFull(from, buffer)
+		return buffer, err
+	}
+	data, err := io.ReadAll(io.LimitReader(from, int64(n)))
+	if err == nil && uint64(len(data)) < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return data, err
 }
 
 // decoded returns a decoded row of a version.

@@ -49,11 +49,11 @@ func (s *snapshot) ends() (ends []changefeed.Position) {
 	return ends
 }
 
-// A transfer is the context of writing or reading a snapshot. It ends if nothing has moved for some
-// time. JetStream itself does not notice that a server is lost to which a part was sent.
+// A transfer is the context of writing or reading a snapshot. It ends if JetStream takes or gives
+// nothing for some time. nats.go itself does not notice that a part was sent to a server that is lost.
 type transfer struct {
 	context.Context
-	timer *time.Timer
+	timer *time.Timer // runs while JetStream has to do something
 	end   context.CancelFunc
 }
 
@@ -70,8 +70,9 @@ func newTransfer(ctx context.Context) *transfer {
 	return &transfer{ctx, time.AfterFunc(maxStall, func() { cancel(errStalled) }), func() { cancel(nil); end() }}
 }
 
-// moved says that something has moved.
-func (t *transfer) moved() { t.timer.Reset(maxStall) }
+func (t *transfer) start() { t.timer.Reset(maxStall) }
+
+func (t *transfer) pause() { t.timer.Stop() }
 
 // failure returns the reason why the context has ended, instead of an error that came of it.
 func (t *transfer) failure(err error) error {
@@ -81,26 +82,27 @@ func (t *transfer) failure(err error) error {
 	return err
 }
 
-// A movingWriter and a movingReader report what moves through them.
-type movingWriter struct {
+// A transferWriter and a transferReader run the timer of a transfer while they write and read.
+type transferWriter struct {
 	io.Writer
 	*transfer
 }
 
-func (w movingWriter) Write(p []byte) (int, error) {
-	w.moved()
+func (w transferWriter) Write(p []byte) (int, error) {
+	w.start()
+	defer w.pause()
 	return w.Writer.Write(p)
 }
 
-type movingReader struct {
+type transferReader struct {
 	io.Reader
 	*transfer
 }
 
-func (r movingReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	r.moved()
-	return n, err
+func (r transferReader) Read(p []byte) (int, error) {
+	r.start()
+	defer r.pause()
+	return r.Reader.Read(p)
 }
 
 // writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the
@@ -112,15 +114,14 @@ func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *s
 	written := make(chan error, 1)
 	go func() {
 		err := changefeed.Read(func(tx *changefeed.Tx) error {
-			s, err := f.writeRows(tx, movingWriter{w, t})
+			s, err := f.writeRows(tx, transferWriter{w, t})
 			if err != nil {
 				return err
 			}
-			t.timer.Stop() // confirm may take its time
-			defer t.moved()
 			return confirm(s)
 		}, f.anyTables()...)
 		written <- err
+		t.start()
 		_ = w.CloseWithError(err) // io.EOF if it is nil
 	}()
 	_, err := f.snapshots.Put(t, jetstream.ObjectMeta{
@@ -162,7 +163,7 @@ func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) (s *snapshot, err erro
 
 // snapshotPlaces returns the places of the snapshots, the newest first.
 func (f *feed) snapshotPlaces(ctx context.Context) (places []place, err error) {
-	err = persist(ctx, func(ctx context.Context) error {
+	err = f.persist(ctx, func(ctx context.Context) error {
 		places = nil
 		objects, err := f.snapshots.List(ctx)
 		if errors.Is(err, jetstream.ErrNoObjectsFound) {
@@ -211,7 +212,7 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 		r.end()
 		return nil, r.failure(err)
 	}
-	r.from = bufio.NewReaderSize(movingReader{r.object, r.transfer}, 128<<10)
+	r.from = bufio.NewReaderSize(transferReader{r.object, r.transfer}, 128<<10)
 	if err := r.readHeader(); err != nil {
 		return nil, r.close(err)
 	}
@@ -246,8 +247,8 @@ func (r *snapshotReader) readHeader() error {
 	if err != nil {
 		return err
 	}
-	header := make([]byte, length)
-	if _, err := io.ReadFull(r.from, header); err != nil {
+	header, err := readBytes(r.from, length, nil)
+	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(header, &r.snapshot); err != nil {

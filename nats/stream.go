@@ -32,7 +32,10 @@ func newFeed(js jetstream.JetStream, name string, opts []Option) (*feed, error) 
 		return nil, errors.New("a name has letters, digits, hyphens and underscores only, and at most 64 of them")
 	}
 	if len(f.tables) == 0 {
-		return nil, errors.New("no tables")
+		return nil, errors.New("no tables: pass Rows")
+	}
+	if f.buffer < 1 || f.every < 1 || f.replicas < 1 {
+		return nil, errors.New("the numbers in Buffer, SnapshotEvery and Replicas must be at least 1")
 	}
 	for _, t := range f.tables {
 		name := t.any().Name()
@@ -63,14 +66,21 @@ const heartbeat = 500 * time.Millisecond
 const attempt = time.Second
 
 // persist calls do until it succeeds, fails for good, or ctx ends. It waits a little longer before
-// each attempt.
-func persist(ctx context.Context, do func(ctx context.Context) error) error {
+// each attempt. It reports each error that is another than the one before, but not that it waits for a
+// publisher.
+func (f *feed) persist(ctx context.Context, do func(ctx context.Context) error) error {
+	reported := ""
 	for delay := 10 * time.Millisecond; ; delay = min(2*delay, time.Second) {
 		short, cancel := context.WithTimeout(ctx, attempt)
 		err := do(short)
 		cancel()
 		if err == nil || ctx.Err() == nil && !isTemporary(err) {
 			return err
+		}
+		waits := errors.Is(err, errNotPublished) || errors.Is(err, jetstream.ErrObjectNotFound)
+		if text := err.Error(); text != reported && !waits && ctx.Err() == nil {
+			f.onError(fmt.Errorf("natsfeed: %q: %w", f.name, err))
+			reported = text
 		}
 		select {
 		case <-ctx.Done():
@@ -105,35 +115,35 @@ const noPeers = 10005
 // open opens the log and the snapshots. If create is true, it makes those that do not exist, and
 // otherwise it waits for them.
 func (f *feed) open(ctx context.Context, create bool) error {
-	replicas := f.replicas
-	return persist(ctx, func(ctx context.Context) (err error) {
-		if f.stream, err = f.js.Stream(ctx, f.streamName()); errors.Is(err, jetstream.ErrStreamNotFound) && create {
-			f.stream, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
-				Name:       f.streamName(),
-				Subjects:   []string{f.subject},
-				Storage:    jetstream.FileStorage,
-				Replicas:   replicas,
-				DenyDelete: true,
-			})
-		}
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
+	return f.persist(ctx, func(ctx context.Context) error { return f.tryOpen(ctx, create) })
+}
+
+func (f *feed) tryOpen(ctx context.Context, create bool) (err error) {
+	stream, err := f.js.Stream(ctx, f.streamName())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !create {
 			return errNotPublished
 		}
-		if err != nil {
-			return err
-		}
-		if f.snapshots, err = f.js.ObjectStore(ctx, f.streamName()); errors.Is(err, jetstream.ErrBucketNotFound) && create {
-			f.snapshots, err = f.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
-				Bucket:   f.streamName(),
-				Storage:  jetstream.FileStorage,
-				Replicas: replicas,
-			})
-		}
-		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			err = errNotPublished
-		}
+		stream, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: f.streamName(), Subjects: []string{f.subject}, Storage: jetstream.FileStorage, Replicas: f.replicas, DenyDelete: true,
+		})
+	}
+	if err != nil {
 		return err
-	})
+	}
+	snapshots, err := f.js.ObjectStore(ctx, f.streamName())
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		if !create {
+			return errNotPublished
+		}
+		snapshots, err = f.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+			Bucket: f.streamName(), Storage: jetstream.FileStorage, Replicas: f.replicas,
+		})
+	}
+	if err == nil {
+		f.stream, f.snapshots = stream, snapshots
+	}
+	return err
 }
 
 func (f *feed) streamName() string { return "changefeed_" + f.name }
@@ -147,7 +157,7 @@ type logEnd struct {
 
 // findEnd returns the end of the log.
 func (f *feed) findEnd(ctx context.Context) (end *logEnd, err error) {
-	err = persist(ctx, func(ctx context.Context) error {
+	err = f.persist(ctx, func(ctx context.Context) error {
 		end = new(logEnd)
 		message, err := f.stream.GetLastMsgForSubject(ctx, f.subject)
 		if err == nil {
@@ -181,7 +191,7 @@ func (e *fellOffError) Error() string {
 func (f *feed) readLog(ctx context.Context, next uint64, receive func(sequence uint64, message []byte) error) error {
 	for {
 		var consumer jetstream.Consumer
-		err := persist(ctx, func(ctx context.Context) error {
+		err := f.persist(ctx, func(ctx context.Context) error {
 			info, err := f.stream.Info(ctx)
 			if err == nil && info.State.FirstSeq > next {
 				err = &fellOffError{info.State.FirstSeq}
@@ -247,7 +257,9 @@ type publication struct {
 
 // published reads the log from the newest snapshot on.
 func (f *feed) published(ctx context.Context) (p *publication, err error) {
-	err = persist(ctx, func(context.Context) error {
+	var fell fellOffError
+	var fellFrom place // the snapshot behind which there were no messages up to fell.first
+	err = f.persist(ctx, func(context.Context) error {
 		end, err := f.findEnd(ctx)
 		if err != nil {
 			return err
@@ -262,12 +274,18 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 			return err
 		}
 		p.term, p.safe = start.term, p.next.clone()
-		if start.sequence >= end.sequence {
+		next, gap := start.sequence+1, start.sequence > end.sequence // then the log has lost messages
+		if fell.first > next && fellFrom == start {
+			next, gap = fell.first, true // somebody else has deleted messages
+		}
+		if next > end.sequence {
+			if gap {
+				p.next = nil
+			}
 			return nil
 		}
-		gap := false
 		var d decoder
-		err = f.readLog(ctx, start.sequence+1, func(sequence uint64, message []byte) error {
+		err = f.readLog(ctx, next, func(sequence uint64, message []byte) error {
 			e, err := d.decode(message)
 			if err != nil && !errors.Is(err, errForeign) {
 				return fmt.Errorf("message %d is damaged: %w", sequence, err)
@@ -292,8 +310,9 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 			}
 			return nil
 		})
-		if _, ok := errors.AsType[*fellOffError](err); ok {
-			err = errNotPublished // a newer snapshot comes
+		if e, ok := errors.AsType[*fellOffError](err); ok {
+			fell, fellFrom = *e, start
+			err = errNotPublished // there should be a newer snapshot
 		}
 		if errors.Is(err, errEnough) {
 			err = nil

@@ -35,6 +35,7 @@ var (
 // nothing is there twice, no process ever shows another sum, and what a feed yields is the history that
 // all processes have in the end.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	t.Logf("-faultseed %d", *faultSeed)
 	c := startChaos(t, *faultSeed)
 	c.nodes[0].do("publish")
