@@ -7,12 +7,31 @@
 //	// in each of the others
 //	rep, err := natsfeed.Follow(ctx, js, "games", natsfeed.Rows(players), natsfeed.Rows(games))
 //
-// js is a JetStream of the package github.com/nats-io/nats.go/jetstream, of a connection to a server
-// or a cluster. The package embedded beside this one runs a server in the process.
+// js is a JetStream, of a connection to a server (nats-server -js) or a cluster:
+//
+//	conn, err := nats.Connect("nats://host1,nats://host2,nats://host3", nats.MaxReconnects(-1))
+//	js, err := jetstream.New(conn)
+//
+// The package embedded beside this one runs a server in the process.
 //
 // A replica is an ordinary table. It is read, followed and indexed like any other. It has the history
-// and the sequence numbers of its source, so the position of a feed is valid in all replicas, and a
-// browser can go on at another server. Only the publisher's process writes to the tables.
+// and the sequence numbers of its source. So the position of a feed is valid in all replicas, and a
+// browser can go on at another server. For that, each process calls [changefeed.Table.Retain] for the
+// table with the same number. Only the publisher's process writes to the tables.
+//
+// # Starting
+//
+// A program that publishes tables of its own can find that they were published before, by a process
+// that has ended. It then takes the rows over:
+//
+//	pub, err := natsfeed.Publish(ctx, js, "games", options...)
+//	if errors.Is(err, natsfeed.ErrPublished) {
+//		rep, err := natsfeed.Follow(ctx, js, "games", options...) // and handle err
+//		pub, err = rep.Promote(ctx)
+//	}
+//
+// Whoever publishes last is the publisher, so of several processes only one may do this. See the
+// section "One publisher".
 //
 // # Waiting
 //
@@ -22,6 +41,8 @@
 //	c, err := players.Update("Bob", func(p *Player) { p.Score++ })
 //	err = pub.Wait(ctx, players.At(c.Seq))
 //	err = rep.Wait(ctx, position) // of a change that another process has made
+//
+// A Position has a text, which can be sent along with an answer, and come back with the next request.
 //
 // # What is in JetStream
 //
@@ -36,6 +57,9 @@
 // Its followers get the notice of a [changefeed.Table.Reset]. The publisher makes a snapshot whenever
 // there have been enough changes ([SnapshotEvery]), and then deletes the messages before the snapshot
 // that was the newest until then. Only a publisher may delete messages.
+//
+// For the name "games", the stream is changefeed_games, its subject is changefeed.games, and the object
+// store is changefeed_games. To delete a feed, delete both.
 //
 // The rows are in JetStream as encoding/json encodes them, or as [Encoding] says. A row that cannot be
 // encoded stops the publishing, until it is changed or deleted: [OnError] reports it, writers go on, and
@@ -59,15 +83,21 @@
 // two of three ([Replicas]). By default, a server writes to the disk after that, at latest after
 // two minutes. With "sync: always" in the configuration of its JetStream, it writes before.
 //
-//	                             1 server     1, sync      3 servers    3, sync
+//	what fails                   1 server     1, sync      3 servers    3, sync
 //	the publisher's process      all          all          all          all
 //	a server's process           all          all          all          all
-//	the power of one server      not the last all          all          all
-//	the power of all servers     not the last all          not the last all
+//	the power of one server      all but 2m   all          all          all
+//	the power of all servers     all but 2m   all          all but 2m   all
 //	the disk of one server       nothing      nothing      all          all
 //
-// The table says what remains, of what was acknowledged, if something fails. "Not the last" is without
-// what was acknowledged in the last two minutes. If the publisher still runs then, it makes a snapshot
-// of what it has, so only changes of which no process has the rows are lost. Replicas that have others
-// begin anew. BENCHMARKS.md in the root has what each column costs.
+// The table says how much then remains of what was acknowledged. "All but 2m" is without the last two
+// minutes. If the publisher's process still runs, nothing is lost for good: it begins anew with a
+// snapshot of the rows that it has, and so do the replicas. BENCHMARKS.md in the root has what each
+// column costs.
+//
+// # Watching
+//
+// The publisher is a feed named "nats" in [changefeed.Table.Feeds]. What it has not delivered is not in
+// JetStream yet. [Replica.Behind] says how far a replica is behind. [OnError] tells what keeps either
+// from going on, and Done when they have ended.
 package natsfeed

@@ -232,7 +232,7 @@ func (p *Publisher) run() {
 		if err == nil {
 			continue
 		}
-		if !errors.Is(err, ErrClosed) {
+		if !errors.Is(err, ErrClosed) && !errors.Is(err, changefeed.ErrOtherHistory) { // after a Reset, it begins anew
 			p.report(err)
 		}
 		if errors.Is(err, ErrClosed) || errors.Is(err, ErrFenced) || errors.Is(err, changefeed.ErrTableDropped) {

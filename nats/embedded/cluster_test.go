@@ -37,6 +37,7 @@ func connect(t testing.TB, url string) jetstream.JetStream {
 // acknowledged. The publisher still has the rows, and replicas get them from a snapshot. Whatever the
 // replicas had, they have the same rows in the end.
 func TestAServerThatLosesMessages(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "cluster")
 	servers, err := cluster.Start(dir, 1, false)
 	require.NoError(t, err)

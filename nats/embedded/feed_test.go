@@ -133,6 +133,7 @@ func TestAReplica(t *testing.T) {
 
 // A snapshot comes every ten changes, and the log has no more than what came since the one before.
 func TestSnapshots(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	from := newTables()
 	p := publish(t, s, from, fail(t), natsfeed.SnapshotEvery(10))
@@ -155,6 +156,7 @@ func TestSnapshots(t *testing.T) {
 
 // A commit that is larger than a message comes as a whole.
 func TestALargeCommit(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	from := newTables()
 	publish(t, s, from, fail(t))
@@ -177,6 +179,7 @@ func TestALargeCommit(t *testing.T) {
 
 // A publisher whose buffer is too small makes a snapshot, and so does one whose tables were reset.
 func TestReplicasBeginAnew(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	from := newTables()
 	publish(t, s, from, fail(t), natsfeed.Buffer(100))

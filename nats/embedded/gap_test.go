@@ -47,6 +47,7 @@ func (s fullStore) Put(ctx context.Context, meta jetstream.ObjectMeta, r io.Read
 // After a gap, nothing is acknowledged until there is a snapshot. A publisher that ends before that has
 // told nobody otherwise, so a replica can be promoted that knows nothing behind the gap.
 func TestAGapWithoutASnapshot(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"Promote", "Publish"} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
@@ -99,6 +100,7 @@ func TestAGapWithoutASnapshot(t *testing.T) {
 
 // A replica that is promoted has everything that was acknowledged, also behind a gap.
 func TestPromoteBehindAGap(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	from := newTables()
 	p := publish(t, s, from, fail(t))

@@ -609,7 +609,8 @@ func (s *script) newSnapshot() {
 		select {
 		case o := <-watcher.Updates():
 			if o != nil {
-				n, err := strconv.ParseUint(o.Name, 10, 64)
+				_, sequence, _ := strings.Cut(o.Name, "-")
+				n, err := strconv.ParseUint(sequence, 10, 64)
 				require.NoError(s, err)
 				if n >= log.CachedInfo().State.LastSeq {
 					return
@@ -801,6 +802,7 @@ var (
 // A random script is performed by the library and by a model. A failing seed is in the name of the
 // subtest, and CHANGEFEED_SEED=... in the environment runs that one alone.
 func TestAgainstAModel(t *testing.T) {
+	t.Parallel()
 	first, runs, reached := rand.Uint64(), *modelRuns, make(map[string]int)
 	replay := os.Getenv("CHANGEFEED_SEED")
 	if replay != "" {

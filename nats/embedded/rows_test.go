@@ -78,6 +78,7 @@ func await(t *testing.T, errs <-chan error, texts ...string) error {
 // The publisher reports a row that it cannot encode. Nobody waits for it, and when the row is another
 // one, or gone, the replicas have what the publisher has.
 func TestARowThatCannotBeEncoded(t *testing.T) {
+	t.Parallel()
 	for team, text := range map[string]string{"bad": errBad.Error(), "worse": "panic: oops"} {
 		t.Run(team, func(t *testing.T) {
 			s := start(t)
@@ -141,6 +142,7 @@ func TestPresentRowsThatCannotBeEncoded(t *testing.T) {
 
 // A replica reports a row that it cannot decode, and stays as it is.
 func TestARowThatCannotBeDecoded(t *testing.T) {
+	t.Parallel()
 	for team, text := range map[string]string{"bad": errBad.Error(), "worse": "panic: oops"} {
 		t.Run(team, func(t *testing.T) {
 			s := start(t)
@@ -336,6 +338,7 @@ func TestFollowBeforePublish(t *testing.T) {
 // A message that looks like that of another publisher fences the publisher, even if it makes no sense.
 // Replicas report it and stay as they are.
 func TestADamagedMessage(t *testing.T) {
+	t.Parallel()
 	var term string // of the log
 	message := func(kind byte, data ...string) []byte {
 		return []byte("cf\x01" + string(rune(kind)) + term + "number 9somebody" + strings.Join(data, ""))
@@ -350,6 +353,7 @@ func TestADamagedMessage(t *testing.T) {
 		"another format":                 {func(tables) []byte { return []byte("cf\x09" + string(message(5)[3:])) }, "is damaged: the format has version 9"},
 		"an unknown kind":                {func(tables) []byte { return message(9) }, "is damaged: it is of an unknown kind 9"},
 		"a begin message without tables": {func(tables) []byte { return message(1, "[]") }, "is damaged: json"},
+		"a table without a lineage":      {func(tables) []byte { return message(1, `{"games":[]}`) }, `is damaged: table "games" has no lineage`},
 		"a name that is too long":        {func(tables) []byte { return message(5, "\x01\xc8games") }, "is damaged: too short"},
 		"a commit with too many changes": {func(from tables) []byte {
 			return commit("games", from.games.At(0).History, "\x02\xff\xff\xff\xff\x0f")

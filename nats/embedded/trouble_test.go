@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 	natsfeed "github.com/seed-637b77f9/changefeed/nats"
+	"github.com/seed-637b77f9/changefeed/nats/embedded"
 	"github.com/stretchr/testify/require"
 )
 
@@ -102,6 +103,7 @@ func TestAFencedPublisherWithPendingMessages(t *testing.T) {
 
 // A replica can be closed while it gets another consumer.
 func TestCloseAfterAConsumerWasDeleted(t *testing.T) {
+	t.Parallel()
 	s := run(t)
 	from := newTables()
 	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t))...)
@@ -135,6 +137,7 @@ func TestCloseAfterAConsumerWasDeleted(t *testing.T) {
 
 // A replica whose consumer was deleted goes on within seconds.
 func TestADeletedConsumer(t *testing.T) {
+	t.Parallel()
 	s := run(t)
 	from, to := newTables(), newTables()
 	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t))...)
@@ -178,6 +181,7 @@ func TestATransactionAfterAFork(t *testing.T) {
 
 // A snapshot's number is that of the end of a commit.
 func TestSnapshotsBetweenLargeCommits(t *testing.T) {
+	t.Parallel()
 	s := run(t)
 	from := newTables()
 	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t), natsfeed.SnapshotEvery(1))...)
@@ -219,6 +223,7 @@ func TestAcknowledgedChangesThatWereSkipped(t *testing.T) {
 
 // A row that cannot be encoded is not acknowledged.
 func TestWaitForARowThatCannotBeEncoded(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	from := newTables()
 	onError, errs := collect()
@@ -259,6 +264,7 @@ func TestPublishAfterAPurge(t *testing.T) {
 
 // A replica whose messages are gone waits for a snapshot, and does not go back to an old one.
 func TestAReplicaDoesNotGoBack(t *testing.T) {
+	t.Parallel()
 	s := run(t)
 	from := newTables()
 	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t))...)
@@ -327,7 +333,7 @@ func TestAForkAfterAResetToThePast(t *testing.T) {
 
 // A snapshot may take longer than five seconds.
 func TestASlowSnapshot(t *testing.T) {
-	t.Parallel() // beside TestFaults
+	t.Parallel()
 	s := start(t)
 	from, to := newTables(), newTables()
 	_, err := from.players.Insert(player{"Ann", "red", 1})
@@ -346,4 +352,128 @@ func TestASlowSnapshot(t *testing.T) {
 	r, err := natsfeed.Follow(within(t), s, "league", natsfeed.Rows(to.players, slow), natsfeed.Rows(to.games), fail(t))
 	require.NoError(t, err)
 	r.Close()
+}
+
+// A replica that was closed or promoted cannot be promoted, and does not fence the publisher.
+func TestPromoteAClosedReplica(t *testing.T) {
+	s := start(t)
+	from := newTables()
+	p := publish(t, s, from, fail(t))
+	_, r := follow(t, s, fail(t))
+	r.Close()
+	_, err := r.Promote(within(t))
+	require.ErrorIs(t, err, natsfeed.ErrClosed)
+	to, r := follow(t, s, fail(t))
+	_, err = from.games.Insert(game{ID: 1})
+	require.NoError(t, err)
+	require.NoError(t, p.Wait(within(t), from.positions()...))
+	p.Close()
+	promoted, err := r.Promote(within(t))
+	require.NoError(t, err)
+	t.Cleanup(promoted.Close)
+	_, err = r.Promote(within(t))
+	require.ErrorIs(t, err, natsfeed.ErrClosed)
+	require.ErrorIs(t, r.Err(), natsfeed.ErrClosed)
+	_, err = to.games.Insert(game{ID: 2})
+	require.NoError(t, err)
+	require.NoError(t, promoted.Wait(within(t), to.positions()...))
+}
+
+// An idle publisher learns that another one has taken over.
+func TestAnIdlePublisherIsFenced(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	onError, errs := collect()
+	p := publish(t, s, newTables(), onError)
+	require.NoError(t, p.Err())
+	_, r := follow(t, s, fail(t))
+	promoted, err := r.Promote(within(t))
+	require.NoError(t, err)
+	t.Cleanup(promoted.Close)
+	select {
+	case <-p.Done():
+	case <-within(t).Done():
+		t.Fatal("the publisher goes on")
+	}
+	require.ErrorIs(t, p.Err(), natsfeed.ErrFenced)
+	await(t, errs, natsfeed.ErrFenced.Error())
+}
+
+// A replica to which somebody has written notices it with the next change, and begins anew.
+func TestAWriteToAReplica(t *testing.T) {
+	s := start(t)
+	from := newTables()
+	publish(t, s, from, fail(t))
+	onError, errs := collect()
+	to, r := follow(t, s, onError)
+	_, err := to.games.Insert(game{7, "nobody"})
+	require.NoError(t, err)
+	_, err = from.games.Insert(game{1, "Ann"})
+	require.NoError(t, err)
+	await(t, errs, `table "games"`, "somebody has written to it")
+	same(t, r, from, to)
+	behind, err := r.Behind(within(t))
+	require.NoError(t, err)
+	require.Zero(t, behind)
+}
+
+// Of the retained changes, a snapshot has those after the last one that cannot be encoded.
+func TestARetainedRowThatCannotBeEncoded(t *testing.T) {
+	s := start(t)
+	from, to := newTables(), newTables()
+	from.players.Retain(10)
+	to.players.Retain(10)
+	opts := []natsfeed.Option{natsfeed.Rows(from.players, natsfeed.Encoding(picky, decodeJSON)), natsfeed.Rows(from.games)}
+	for _, team := range []string{"red", "bad", "blue", "green"} {
+		_, err := from.players.Upsert(player{"Bob", team, 1})
+		require.NoError(t, err)
+	}
+	p, err := natsfeed.Publish(within(t), s, "league", append(opts, fail(t))...)
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	r, err := natsfeed.Follow(within(t), s, "league", to.options(fail(t))...)
+	require.NoError(t, err)
+	t.Cleanup(r.Close)
+	var got []string
+	for c, err := range to.players.Changes(t.Context(), changefeed.After(to.players.At(3)), changefeed.Poll(nil)) {
+		require.NoError(t, err)
+		got = append(got, c.New.Team)
+	}
+	require.Equal(t, []string{"green"}, got)
+	require.Equal(t, 1, to.players.Info().Retained)
+}
+
+// A stream that was deleted comes again, with all rows.
+func TestADeletedStream(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	from := newTables()
+	p := publish(t, s, from)
+	to, r := follow(t, s)
+	_, err := from.games.Insert(game{ID: 1})
+	require.NoError(t, err)
+	same(t, r, from, to)
+	require.NoError(t, s.DeleteStream(within(t), "changefeed_league"))
+	require.NoError(t, s.DeleteObjectStore(within(t), "changefeed_league"))
+	_, err = from.games.Insert(game{ID: 2})
+	require.NoError(t, err)
+	require.NoError(t, p.Wait(within(t), from.positions()...))
+	same(t, r, from, to)
+	late, lateReplica := follow(t, s)
+	same(t, lateReplica, from, late)
+}
+
+// Only one server runs in a directory.
+func TestTwoServersInADirectory(t *testing.T) {
+	dir := t.TempDir()
+	s, err := embedded.Start(dir)
+	require.NoError(t, err)
+	_, err = embedded.Start(dir)
+	require.ErrorContains(t, err, "another server")
+	s.Close()
+	s, err = embedded.Start(dir)
+	require.NoError(t, err)
+	s.Close()
+	_, err = embedded.Start("")
+	require.ErrorContains(t, err, "no directory")
 }
