@@ -103,7 +103,7 @@ func TestPromoteBehindAGap(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	from := newTables()
-	p := publish(t, s, from, fail(t))
+	p := publish(t, s, from)
 	for n := range 20 {
 		to, r := follow(t, s)
 		other := newTables()

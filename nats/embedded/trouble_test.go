@@ -111,7 +111,7 @@ func TestCloseAfterAConsumerWasDeleted(t *testing.T) {
 	t.Cleanup(p.Close)
 	log, err := s.Stream(within(t), "changefeed_league")
 	require.NoError(t, err)
-	for n := range 300 {
+	for n := range 100 {
 		to := newTables()
 		r, err := natsfeed.Follow(within(t), s, "league", to.options()...)
 		require.NoError(t, err)
@@ -187,8 +187,8 @@ func TestSnapshotsBetweenLargeCommits(t *testing.T) {
 	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t), natsfeed.SnapshotEvery(1))...)
 	require.NoError(t, err)
 	t.Cleanup(p.Close)
-	for n := range 50 {
-		_, err := from.games.Upsert(game{1, strings.Repeat(fmt.Sprint(n%10), 3_000_000)})
+	for n := range 20 {
+		_, err := from.games.Upsert(game{1, strings.Repeat(fmt.Sprint(n%10), 1_500_000)})
 		require.NoError(t, err)
 		to := newTables()
 		r, err := natsfeed.Follow(within(t), s, "league", to.options(fail(t))...)
