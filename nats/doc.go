@@ -30,8 +30,8 @@
 //		pub, err = rep.Promote(ctx)
 //	}
 //
-// Whoever publishes last is the publisher, so of several processes only one may do this. See the
-// section "One publisher".
+// The last process that does this is the publisher, and the ones before it end. See the section "One
+// publisher".
 //
 // # Waiting
 //
@@ -52,9 +52,9 @@
 // replica waits for the last.
 //
 // Beside the log is an object store with snapshots. A snapshot has the rows of all tables, and the
-// changes that they retain ([changefeed.Table.Retain]). A new replica begins with the newest snapshot,
-// and so does one that was away for so long that the log does not have all of its messages any more.
-// Its followers get the notice of a [changefeed.Table.Reset]. The publisher makes a snapshot whenever
+// changes that they retain ([changefeed.Table.Retain]). A new replica begins with the newest snapshot.
+// A replica also begins anew if it was away for so long that the log lacks some of its messages. Its
+// followers get the notice of a [changefeed.Table.Reset]. The publisher makes a snapshot whenever
 // there have been enough changes ([SnapshotEvery]), and then deletes the messages before the snapshot
 // that was the newest until then. Only a publisher may delete messages.
 //
@@ -73,8 +73,8 @@
 //
 // If the publisher fails, [Replica.Promote] makes a replica the publisher. It has everything that
 // JetStream has acknowledged. The publisher before it may have shown changes to its own process that
-// JetStream never got. To go on, it follows the tables, which resets them. Who is promoted, and when, is
-// the program's matter. The example examples/cluster of the module embedded decides by a lease, which
+// JetStream never got. To go on, it follows the tables, which resets them. The program decides when to
+// promote which replica. The example examples/cluster of the module embedded decides by a lease, which
 // is a key of JetStream.
 //
 // # What survives
@@ -90,14 +90,14 @@
 //	the power of all servers     all but 2m   all          all but 2m   all
 //	the disk of one server       nothing      nothing      all          all
 //
-// The table says how much then remains of what was acknowledged. "All but 2m" is without the last two
+// The table shows which acknowledged changes then remain. "All but 2m" is all but those of the last two
 // minutes. If the publisher's process still runs, nothing is lost for good: it begins anew with a
 // snapshot of the rows that it has, and so do the replicas. BENCHMARKS.md in the root has what each
 // column costs.
 //
 // # Watching
 //
-// The publisher is a feed named "nats" in [changefeed.Table.Feeds]. What it has not delivered is not in
-// JetStream yet. [Replica.Behind] says how far a replica is behind. [OnError] tells what keeps either
-// from going on, and Done when they have ended.
+// The publisher is a feed named "nats" in [changefeed.Table.Feeds]. Its buffered changes are those that
+// JetStream does not have yet. [Replica.Behind] returns how far a replica is behind. [OnError] reports
+// errors, and the channels of Done are closed when a publisher or a replica ends.
 package natsfeed

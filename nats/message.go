@@ -12,8 +12,8 @@ import (
 )
 
 // A message of the log begins with a header: two letters, the version of the format, the kind, the term,
-// who has published it, and the number that it has among those of this publisher. So a publisher knows
-// its own messages. What follows depends on the kind.
+// the number among the messages of its publisher, and the publisher's ID. So a publisher knows its own
+// messages. The kind says what follows.
 type header struct {
 	kind      messageKind
 	term      uint64
@@ -32,7 +32,7 @@ const (
 	gapMessage
 	closeMessage
 
-	// A partMessage has a part of what the message after it goes on with, which is too large for one.
+	// Some partMessages come before a message that is too large. They have its first parts.
 	partMessage
 
 	// A commitMessage has commits.
@@ -95,9 +95,9 @@ func (p place) compare(q place) int {
 	return cmp.Or(cmp.Compare(p.term, q.term), cmp.Compare(p.sequence, q.sequence))
 }
 
-// A commit is parts of tables, each of which begins with the table's name, the version of its rows,
-// the history and the number of its first change. A part ends where the next change is of another
-// table, so that the changes of a commit are in the order in which they were made.
+// A commit is parts, in the order in which the changes were made. A part has the changes of one table
+// between those of others. It begins with the table's name, the version of the rows, the history, and
+// the number of its first change.
 type commit []part
 
 // A part is some changes of one table, which have consecutive numbers.

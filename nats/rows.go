@@ -134,10 +134,10 @@ func (r *rows[K, V]) apply(tx *changefeed.Tx, p *part, after uint64) error {
 	return nil
 }
 
-// In a snapshot, each row has its length before it. After the rows come the newest commits. Each has
-// the number of its changes, the Seq of the first one, and for each change its kind, the row before it
-// and the row after it, as far as there are such rows. A commit that cannot be encoded is in the
-// snapshot as the number forget, after which the commits before it are of no use. A 0 ends the commits.
+// In a snapshot, each row has its length before it. After the rows come the newest commits. A commit
+// begins with the number of its changes and the Seq of the first one. A change has its kind, the old row
+// and the new row. An insert has no old row, and a delete no new one. In place of a commit that cannot
+// be encoded is the number forget, and the commits before it are of no use. A 0 ends the commits.
 const forget = math.MaxUint64
 
 func (r *rows[K, V]) write(tx *changefeed.Tx, w *bufio.Writer) error {
