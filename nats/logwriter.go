@@ -97,8 +97,8 @@ func (f *feed) reopen(ctx context.Context) {
 func (w *logWriter) check(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	message, err := w.stream.GetLastMsgForSubject(short, w.subject)
-	if err != nil || message.Sequence == w.last.sequence {
+	info, err := w.stream.Info(short)
+	if err != nil || info.State.LastSeq == w.last.sequence {
 		return nil // the next message finds out
 	}
 	_, err = w.find(ctx, header{})
@@ -141,7 +141,7 @@ func (w *logWriter) find(ctx context.Context, h header) (sequence uint64, err er
 		switch {
 		case present == h:
 			sequence = n
-		case present.publisher == w.id && present.kind == fenceMessage: // an attempt of Promote that was late
+		case present.publisher == w.id: // a late attempt of Promote, or a message that seemed to be lost
 			w.last = logEnd{n, present}
 		default:
 			return 0, ErrFenced

@@ -214,26 +214,30 @@ func (r *Replica) read() error {
 // watchEnd returns a beginAnewError when the log has lost messages that the replica has, and goes on
 // in a later term. JetStream does not say so.
 func (r *Replica) watchEnd(ctx context.Context) error {
-	for seen := (place{}); ; {
+	var known time.Time // when the last message came that was found to be in order
+	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(attempt):
 		}
-		r.mu.Lock()
-		next := r.next
-		r.mu.Unlock()
-		if next != seen {
-			seen = next
+		short, cancel := context.WithTimeout(ctx, attempt)
+		info, err := r.stream.Info(short)
+		cancel()
+		if err != nil || info.State.LastTime.Equal(known) {
 			continue
 		}
 		end, err := r.findEnd(ctx)
 		if err != nil {
 			return err
 		}
+		r.mu.Lock()
+		next := r.next
+		r.mu.Unlock()
 		if end.sequence < next.sequence && end.header.term > next.term {
 			return &beginAnewError{place{end.header.term, 0}}
 		}
+		known = info.State.LastTime
 	}
 }
 
