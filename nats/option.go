@@ -30,7 +30,9 @@ func newConfig(opts []Option) config {
 func Replicas(n int) Option { return func(c *config) { c.replicas = n } }
 
 // Buffer sets how many changes may wait for JetStream. If it is too slow for them, the publisher
-// makes a snapshot, with which all replicas begin anew. The default is [changefeed.DefaultBuffer].
+// makes a snapshot, with which all replicas begin anew. Nothing that came after is acknowledged before
+// that, so while the buffer always fills up again in the time of a snapshot, Wait does not return. The
+// default is [changefeed.DefaultBuffer].
 func Buffer(n int) Option { return func(c *config) { c.buffer = n } }
 
 // SnapshotEvery sets after how many changes a publisher makes a snapshot. It waits for as many changes
