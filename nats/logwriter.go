@@ -47,6 +47,7 @@ func (w *logWriter) append(ctx context.Context, kind messageKind, data []byte) e
 func (w *logWriter) appendOne(ctx context.Context, kind messageKind, data []byte) error {
 	h := header{kind, w.term, w.number + 1, w.id}
 	message := append(h.append(make([]byte, 0, headerSize+len(data))), data...)
+	began := time.Now()
 	for delay := time.Duration(0); ; delay = min(2*delay+10*time.Millisecond, time.Second) {
 		sequence, err := w.try(ctx, message)
 		if isRefused(err) {
@@ -61,7 +62,9 @@ func (w *logWriter) appendOne(ctx context.Context, kind messageKind, data []byte
 		case ctx.Err() != nil || errors.Is(err, ErrFenced) || errors.Is(err, errLost):
 			return err
 		}
-		w.onError(publishError(w.name, err))
+		if time.Since(began) > patience {
+			w.onError(publishError(w.name, err))
+		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) {
 			w.reopen(ctx) // somebody may have deleted the stream
 		}
@@ -87,10 +90,8 @@ func (w *logWriter) try(ctx context.Context, message []byte) (sequence uint64, e
 func (f *feed) reopen(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	again := *f // what f has is only names, which are still right
-	if err := again.tryOpen(ctx, true); err != nil {
-		f.onError(publishError(f.name, err))
-	}
+	again := *f                  // what f has is only names, which are still right
+	_ = again.tryOpen(ctx, true) // the next attempt reports that it did not help
 }
 
 // check returns ErrFenced or errLost if the log has another end than the logWriter knows.

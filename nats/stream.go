@@ -65,11 +65,14 @@ const heartbeat = 500 * time.Millisecond
 // has no leader.
 const attempt = time.Second
 
+// patience is for how long attempts may fail before somebody is told.
+const patience = 3 * time.Second
+
 // persist calls do until it succeeds, fails for good, or ctx ends. It waits a little longer before
-// each attempt. It reports each error that is another than the one before, but not that it waits for a
-// publisher.
+// each attempt. After some time, it reports each error that is another than the one before, but not
+// that it waits for a publisher.
 func (f *feed) persist(ctx context.Context, do func(ctx context.Context) error) error {
-	reported := ""
+	reported, began := "", time.Now()
 	for delay := 10 * time.Millisecond; ; delay = min(2*delay, time.Second) {
 		short, cancel := context.WithTimeout(ctx, attempt)
 		err := do(short)
@@ -78,7 +81,7 @@ func (f *feed) persist(ctx context.Context, do func(ctx context.Context) error) 
 			return err
 		}
 		waits := errors.Is(err, errNotPublished) || errors.Is(err, jetstream.ErrObjectNotFound)
-		if text := err.Error(); text != reported && !waits && ctx.Err() == nil {
+		if text := err.Error(); text != reported && !waits && ctx.Err() == nil && time.Since(began) > patience {
 			f.onError(fmt.Errorf("natsfeed: %q: %w", f.name, err))
 			reported = text
 		}
