@@ -42,7 +42,7 @@ func (c *Codec[V]) Check() error {
 	}
 	for version, decode := range c.Older {
 		if version < 0 || version >= c.Version || decode == nil {
-			return fmt.Errorf("Version %d with a function for version %d that is nil, or not for an earlier version", c.Version, version)
+			return fmt.Errorf("rows of Version %d with a function for version %d that is nil, or not for an earlier version", c.Version, version)
 		}
 	}
 	if c.JSON {
