@@ -268,6 +268,9 @@ func (s *Store) add(commit changefeed.Commit) error {
 			e.checkedRow = checked(m.rowsName, e.key, e.row)
 			e.row = e.checkedRow[:len(e.row)] // one of them is enough
 		}
+		if m.next.at().History != at.History {
+			m.addNames() // there may be names without a change between them
+		}
 		m.next.extend(at)
 		f.batch = append(f.batch, e)
 		f.size += len(e.row)

@@ -264,7 +264,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		`table "channels": rows of type `: {natsfeed.Rows(channels)},
 		`table "players": nil function`:   {natsfeed.Rows(from.players, natsfeed.Encoding[player](nil, decodeJSON))},
 		`table "players": negative`:       {natsfeed.Rows(from.players, natsfeed.Version[player](-1, nil))},
-		`table "players": Version 1 with`: {natsfeed.Rows(from.players, natsfeed.Version(1, older))},
+		`table "players": rows of Version 1 with`: {natsfeed.Rows(from.players, natsfeed.Version(1, older))},
 	} {
 		_, err := natsfeed.Publish(within(t), s, "league", opts...)
 		require.ErrorContains(t, err, `natsfeed: publish "league": `+text)
