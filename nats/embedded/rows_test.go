@@ -259,11 +259,11 @@ func TestOptionsThatAreRefused(t *testing.T) {
 	})
 	older := map[int]func([]byte, *player) error{1: decodeJSON}
 	for text, opts := range map[string][]natsfeed.Option{
-		"no tables":                       nil,
-		`table "players": passed twice`:   {natsfeed.Rows(from.players), natsfeed.Rows(newTables().players)},
-		`table "channels": rows of type `: {natsfeed.Rows(channels)},
-		`table "players": nil function`:   {natsfeed.Rows(from.players, natsfeed.Encoding[player](nil, decodeJSON))},
-		`table "players": negative`:       {natsfeed.Rows(from.players, natsfeed.Version[player](-1, nil))},
+		"no tables":                               nil,
+		`table "players": passed twice`:           {natsfeed.Rows(from.players), natsfeed.Rows(newTables().players)},
+		`table "channels": rows of type `:         {natsfeed.Rows(channels)},
+		`table "players": nil function`:           {natsfeed.Rows(from.players, natsfeed.Encoding[player](nil, decodeJSON))},
+		`table "players": negative`:               {natsfeed.Rows(from.players, natsfeed.Version[player](-1, nil))},
 		`table "players": rows of Version 1 with`: {natsfeed.Rows(from.players, natsfeed.Version(1, older))},
 	} {
 		_, err := natsfeed.Publish(within(t), s, "league", opts...)
