@@ -268,22 +268,23 @@ func (s *Store) add(commit changefeed.Commit) error {
 			e.checkedRow = checked(m.rowsName, e.key, e.row)
 			e.row = e.checkedRow[:len(e.row)] // one of them is enough
 		}
-		if m.next.at().History != at.History {
-			m.addNames() // there may be names without a change between them
-		}
-		m.next.extend(at)
+		m.extend(at)
 		f.batch = append(f.batch, e)
 		f.size += len(e.row)
 	}
 	return nil
 }
 
-// extend makes the position of the next change the last one.
-func (m *tableMeta) extend(at changefeed.Position) {
-	if last := &m.Lineage[len(m.Lineage)-1]; last.History == at.History {
+// extend makes the position of the next change the last one. Between it and the one before, the history
+// may have got names without a change.
+func (m *member) extend(at changefeed.Position) {
+	if m.next.at().History != at.History {
+		m.addNames()
+	}
+	if last := &m.next.Lineage[len(m.next.Lineage)-1]; last.History == at.History {
 		last.Seq = at.Seq
 	} else {
-		m.Lineage = pruned(append(m.Lineage, at))
+		m.next.Lineage = pruned(append(m.next.Lineage, at))
 	}
 }
 

@@ -691,3 +691,15 @@ func TestAStoredRowThatIsDamaged(t *testing.T) {
 	requireSame(t, b, again)
 	require.NoError(t, again.Close())
 }
+
+// The names without a change before a change are in the lineage, also if nothing was written between.
+func TestNamesBeforeAChange(t *testing.T) {
+	table := changefeed.NewTable("transfers", func(t *transfer) int { return t.ID })
+	m := member{Table: Rows(table), next: tableMeta{Lineage: table.Lineage()}}
+	table.Fork()
+	table.Fork()
+	c, err := table.Insert(transfer{1, "Ann", "Bob", 10})
+	require.NoError(t, err)
+	m.extend(table.At(c.Seq))
+	require.Equal(t, table.Lineage(), m.next.Lineage)
+}
