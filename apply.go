@@ -18,7 +18,7 @@ import "fmt"
 // [Read]. Changes that the rows show already are left out. From then on only Apply may write to
 // the replica. After another write, a change of the source with the same number is lost without
 // an error. [Table.Fork] of the replica ends the replication. After a Fork of the source, each
-// replica needs a Reset.
+// replica needs [Table.ForkTo], when it has all changes from before the fork.
 //
 // Apply can be repeated. Changes whose numbers the table has are left out, so a program that does
 // not know how far it came can begin with an earlier change. The next change must have the next

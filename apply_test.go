@@ -976,3 +976,30 @@ func TestAChainOfReplicas(t *testing.T) {
 		require.Equal(t, chain[0].Lineage(), replica.Lineage())
 	}
 }
+
+// A replica takes the names that its source has got, and its feeds go on.
+func TestForkTo(t *testing.T) {
+	source := newBoard()
+	insertRows(t, source.Table, 1, 2)
+	replica := newReplica(t, source)
+	feed := replica.Changes(t.Context(), Poll(nil))
+	first, forked := source.Position(), source.Fork()
+	c := must[game](t)(source.Insert(game{ID: 3}))
+	second := source.Fork()
+
+	require.ErrorIs(t, replica.ForkTo(second), ErrGap)
+	require.NoError(t, replica.ForkTo(forked))
+	require.NoError(t, replica.ForkTo(forked), "again")
+	require.NoError(t, replica.Apply(forked.History, c))
+	require.ErrorIs(t, replica.ForkTo(forked), ErrGap)
+	require.NoError(t, replica.ForkTo(second))
+	require.Equal(t, source.Lineage(), replica.Lineage())
+	require.Equal(t, "+3", allOf(feed))
+	for _, refused := range []Position{{first.History, 3}, {forked.History, 3}, {HistoryID{}, 3}} {
+		require.ErrorIs(t, replica.ForkTo(refused), ErrOtherHistory)
+	}
+	require.EqualError(t, replica.ForkTo(forked), fmt.Sprintf(`changefeed: fork "games" to %v: changes are missing: the table's last change is 3`, forked))
+	require.Equal(t, source.Lineage(), replica.Lineage())
+	replica.Drop()
+	require.ErrorIs(t, replica.ForkTo(Position{HistoryID{1}, 3}), ErrTableDropped)
+}

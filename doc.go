@@ -119,8 +119,8 @@
 // # Around a table
 //
 // [Table.Info] and [Table.Feeds] have figures. The package web sends rows and changes to browsers,
-// and its package inspect shows a running program. The modules durable and prometheus store tables
-// in a file, and report metrics.
+// and its package inspect shows a running program. The module durable stores tables in a file, nats
+// keeps replicas of them in other processes, and prometheus reports metrics.
 //
 // # Concurrency
 //

@@ -89,7 +89,7 @@ var mayUse = map[string]string{
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
-	"position.go":    "commits.go table.go",
+	"position.go":    "commits.go errors.go table.go",
 	"table.go":       "changefeed.go commits.go debug_off.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
 	"write.go":       "cell.go changefeed.go commits.go debug_off.go errors.go hash.go index.go interval.go position.go scope.go snapshot.go table.go transaction.go tree.go",
 	"transaction.go": "cell.go changefeed.go commits.go debug_off.go errors.go feed.go hash.go index.go info.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",

@@ -158,6 +158,37 @@ func (t *Table[K, V]) Fork() Position {
 	return t.forkLocked(newHistoryID())
 }
 
+// ForkTo is like [Table.Fork], but the new name is that of a fork of another table. A replica whose
+// source has forked after the change that the replica has last can thus follow it further: see
+// [Table.Apply]. p is the position that Fork returned. If the table is at p already, ForkTo does
+// nothing.
+//
+// Possible errors: [ErrGap] if the table's last change is not that of p, [ErrOtherHistory] if the
+// table had the name before, or if there is none, and [ErrTableDropped].
+func (t *Table[K, V]) ForkTo(p Position) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.forkToLocked(p); err != nil {
+		return fmt.Errorf("changefeed: fork %q to %v: %w", t.name, p, err)
+	}
+	return nil
+}
+
+func (t *Table[K, V]) forkToLocked(p Position) error {
+	switch {
+	case t.dropped:
+		return ErrTableDropped
+	case p.Seq != t.seq:
+		return fmt.Errorf("%w: the table's last change is %d", ErrGap, t.seq)
+	case p == t.At(t.seq):
+		return nil
+	case p.History == (HistoryID{}) || t.lineageNow().includes(p.History):
+		return ErrOtherHistory
+	}
+	t.forkLocked(p.History)
+	return nil
+}
+
 func (t *Table[K, V]) forkLocked(name HistoryID) Position {
 	p := Position{History: name, Seq: t.seq}
 	next := append(t.lineageNow().upTo(t.seq), p)

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-637b77f9/changefeed"
+	"github.com/seed-637b77f9/changefeed/internal/codec"
 )
 
 // A Table is a table of a store: see [Rows].
@@ -57,23 +58,15 @@ type stored struct {
 // A move is a row that is stored again, perhaps under another key.
 type move struct{ old, key, row []byte }
 
-// A RowsOption is an option of [Rows].
-type RowsOption[V any] func(r *rowsConfig[V])
-
-type rowsConfig[V any] struct {
-	encode   func(row *V) ([]byte, error)
-	decode   func(data []byte, row *V) error
-	usesJSON bool // encode is that of encoding/json
-	number   int
-	older    map[int]func(data []byte, row *V) error
-}
+// A RowsOption is an option of [Rows]: [Encoding] or [Version].
+type RowsOption[V any] func(c *codec.Codec[V])
 
 // Encoding makes the store encode rows by a codec of the user's. The default is encoding/json.
 // encode must not keep or change the row, and the slice that it returns belongs to the store.
 // decode must not keep data. A row that was decoded must be equal to the row that was encoded. Both
 // functions are called by one goroutine at a time.
 func Encoding[V any](encode func(row *V) ([]byte, error), decode func(data []byte, row *V) error) RowsOption[V] {
-	return func(c *rowsConfig[V]) { c.encode, c.decode, c.usesJSON = encode, decode, false }
+	return func(c *codec.Codec[V]) { c.Encode, c.Decode, c.JSON = encode, decode, false }
 }
 
 // Version gives the rows a schema version, which is not negative. The default is 0. older has a
@@ -81,7 +74,7 @@ func Encoding[V any](encode func(row *V) ([]byte, error), decode func(data []byt
 // then stores all rows and the changes that are kept in the present version. Positions remain
 // valid. The rows may have other keys than before.
 func Version[V any](number int, older map[int]func(data []byte, row *V) error) RowsOption[V] {
-	return func(c *rowsConfig[V]) { c.number, c.older = number, older }
+	return func(c *codec.Codec[V]) { c.Version, c.Older = number, older }
 }
 
 // Rows makes a table a part of a store, under its name. It can be passed to one call of [Open], and
@@ -99,21 +92,17 @@ func Version[V any](number int, older map[int]func(data []byte, row *V) error) R
 // While a table has a row that cannot be encoded, the store writes nothing of any table, and reports
 // the row.
 func Rows[K, V any](t *changefeed.Table[K, V], opts ...RowsOption[V]) Table {
-	r := &rows[K, V]{t: t, rowsConfig: rowsConfig[V]{
-		usesJSON: true,
-		encode:   func(row *V) ([]byte, error) { return json.Marshal(row) },
-		decode:   func(data []byte, row *V) error { return json.Unmarshal(data, row) },
-	}}
+	r := &rows[K, V]{t: t, codec: codec.JSON[V]()}
 	for _, opt := range opts {
-		opt(&r.rowsConfig)
+		opt(&r.codec)
 	}
 	r.encodeKey, r.err = keyEncoder[K]()
 	return r
 }
 
 type rows[K, V any] struct {
-	rowsConfig[V]
 	t          *changefeed.Table[K, V]
+	codec      codec.Codec[V]
 	encodeKey  func(key K) ([]byte, error)
 	err        error
 	decodesKey atomic.Bool // a decoded row has the key that was encoded
@@ -123,7 +112,7 @@ func (r *rows[K, V]) table() changefeed.AnyTable                        { return
 func (r *rows[K, V]) lineage() []changefeed.Position                    { return r.t.Lineage() }
 func (r *rows[K, V]) lineageIn(tx *changefeed.Tx) []changefeed.Position { return r.t.In(tx).Lineage() }
 func (r *rows[K, V]) retain(n int)                                      { r.t.Retain(n) }
-func (r *rows[K, V]) version() int                                      { return r.number }
+func (r *rows[K, V]) version() int                                      { return r.codec.Version }
 
 // isDropped reports whether the table was dropped.
 func (r *rows[K, V]) isDropped() bool {
@@ -132,38 +121,19 @@ func (r *rows[K, V]) isDropped() bool {
 }
 
 func (r *rows[K, V]) check() error {
-	if r.err == nil && (r.encode == nil || r.decode == nil) {
-		return errors.New("nil function in Encoding")
+	if r.err != nil {
+		return r.err
 	}
-	if r.err == nil && r.number < 0 {
-		return fmt.Errorf("negative Version %d", r.number)
-	}
-	for version, decode := range r.older {
-		if version < 0 || version >= r.number || decode == nil {
-			return fmt.Errorf("Version %d with a function for version %d that is nil, or not for an earlier version", r.number, version)
-		}
-	}
-	if r.usesJSON {
-		_, err := r.row(nil, new(V))
-		if e, ok := errors.AsType[*json.UnsupportedTypeError](err); ok {
-			return fmt.Errorf("rows of type %v: %w", reflect.TypeFor[V](), e)
-		}
-	}
-	return r.err
+	return r.codec.Check()
 }
 
-func (r *rows[K, V]) decodes(version int) bool {
-	return version == r.number || r.older[version] != nil
-}
+func (r *rows[K, V]) decodes(version int) bool { return r.codec.Decodes(version) }
 
 // key returns the stored key of a row.
 func (r *rows[K, V]) key(row *V) (encoded []byte, err error) {
 	var key K
 	known := false
 	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v", v)
-		}
 		if err != nil {
 			text := "unknown"
 			if known {
@@ -172,28 +142,22 @@ func (r *rows[K, V]) key(row *V) (encoded []byte, err error) {
 			err = rowError(text, "encoded", err)
 		}
 	}()
+	defer codec.Recover(&err)
 	key = r.t.Key(row)
 	known = true
-	if s := reflect.ValueOf(&key).Elem(); r.usesJSON && s.Kind() == reflect.String && !utf8.ValidString(s.String()) {
+	if s := reflect.ValueOf(&key).Elem(); r.codec.JSON && s.Kind() == reflect.String && !utf8.ValidString(s.String()) {
 		return nil, errNotUTF8
 	}
 	return r.encodeKey(key)
 }
 
 // row returns a stored row, whose stored key is known.
-func (r *rows[K, V]) row(key []byte, row *V) (data []byte, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v", v)
-		}
-		if err != nil {
-			err = rowError(keyText(key), "encoded", err)
-		}
-	}()
-	if data, err = r.encode(row); data == nil {
-		data = []byte{} // nil stands for no row
+func (r *rows[K, V]) row(key []byte, row *V) ([]byte, error) {
+	data, err := r.codec.Encoded(row) // nil stands for no row
+	if err != nil {
+		return nil, rowError(keyText(key), "encoded", err)
 	}
-	return data, err
+	return data, nil
 }
 
 // encoded returns the stored key and the stored row of a row.
@@ -210,7 +174,7 @@ func (r *rows[K, V]) encoded(row *V) (key, data []byte, err error) {
 // checkKey returns an error if the decoded row has another key than the row had: a field that the
 // codec leaves out, for example. One row whose key is not the zero one shows it.
 func (r *rows[K, V]) checkKey(key, data []byte) error {
-	row, err := decoded(r.decode, data)
+	row, err := r.codec.Decoded(r.codec.Version, data)
 	if err != nil {
 		return rowError(keyText(key), "decoded", err)
 	}
@@ -225,17 +189,6 @@ func (r *rows[K, V]) checkKey(key, data []byte) error {
 		r.decodesKey.Store(true)
 	}
 	return nil
-}
-
-// decoded calls decode.
-func decoded[V any](decode func(data []byte, row *V) error, data []byte) (row V, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v", v)
-		}
-	}()
-	err = decode(data, &row)
-	return row, err
 }
 
 func (r *rows[K, V]) change(c *changefeed.AnyChange) (e change, err error) {
@@ -270,20 +223,17 @@ func (r *rows[K, V]) present(tx *changefeed.Tx, put func(key, row []byte) error)
 // restore also stores a row again if its version is old, or if its key is not the one that the
 // table would store it under: the program has another key function now.
 func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
-	decode := r.decode
-	if from.version != r.number {
-		decode = r.older[from.version]
-	}
+	isOld := from.version != r.codec.Version
 	past := changefeed.Past[V]{Lineage: from.lineage}
 	past.Rows = func(yield func(V) bool) {
 		for old, data := range from.rows {
-			v, err := decoded(decode, data)
+			v, err := r.codec.Decoded(from.version, data)
 			if err != nil {
 				from.err = rowError(keyText(old), "decoded", err)
 				return
 			}
 			key, err := r.key(&v)
-			if err == nil && (from.version != r.number || !slices.Equal(key, old)) {
+			if err == nil && (isOld || !slices.Equal(key, old)) {
 				if data, err = r.row(key, &v); err == nil {
 					from.moves = append(from.moves, move{old, key, data})
 				}
@@ -301,10 +251,10 @@ func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
 		if *data == nil || from.err != nil {
 			return nil
 		}
-		v, err := decoded(decode, *data)
+		v, err := r.codec.Decoded(from.version, *data)
 		if err != nil {
 			from.err = rowError(keyText(e.key), "decoded", err)
-		} else if from.version != r.number {
+		} else if isOld {
 			*data, from.err = r.row(e.key, &v)
 		}
 		return &v
@@ -314,7 +264,7 @@ func (r *rows[K, V]) restore(tx *changefeed.Tx, from *stored) error {
 			var changes []changefeed.Change[V]
 			for _, e := range commit {
 				changes = append(changes, changefeed.Change[V]{Seq: e.at.Seq, Kind: e.kind, Old: half(&e, &e.old), New: half(&e, &e.row)})
-				if from.version != r.number {
+				if isOld {
 					from.changes = append(from.changes, e)
 				}
 			}
