@@ -32,16 +32,17 @@ type Replica struct {
 	mu      sync.Mutex
 	next    place         // the next message, in the term of the last one; the goroutine alone changes it
 	at      lineages      // of the tables; the same
-	fence   uint64        // the sequence number of the fence of Promote, or 0
-	final   bool          // the replica has all that it can get before the fence
+	target  uint64        // the sequence number that Follow or Promote waits for, or 0
+	final   bool          // the replica has all that it can get up to the target
 	changed chan struct{} // closed when one of these changes
 	trouble error         // the last one, for Follow
 	err     error
 }
 
 // Follow makes tables replicas of those that are published under a name. It waits for somebody to
-// publish them, and returns when the tables have everything that was published before the call. ctx is
-// for the start only. Give it a timeout, because Follow tries until it ends.
+// publish them, and returns when the tables have everything that JetStream had acknowledged to the
+// publisher before the call: see [Publisher.Wait]. ctx is for the start only. Give it a timeout, because
+// Follow tries until it ends.
 //
 // What was in the tables before is gone: see [changefeed.Table.Reset]. From then on, nobody else may
 // write to them. After another write, a change of the publisher may be lost, until the replica notices
@@ -70,15 +71,20 @@ func (f *feed) follow(ctx context.Context) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Replica{feed: f, done: make(chan struct{}), changed: make(chan struct{})}
+	r := &Replica{feed: f, done: make(chan struct{}), target: end.sequence, changed: make(chan struct{})}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	go r.run()
-	if err := r.waitFor(ctx, func() (bool, error) { return r.next.sequence > end.sequence, r.trouble }); err != nil {
+	if err := r.waitFor(ctx, func() (bool, error) { return r.hasTarget(), r.trouble }); err != nil {
 		r.Close()
 		return nil, err
 	}
+	r.move(func() { r.target = 0 })
 	return r, nil
 }
+
+// hasTarget reports whether the replica has the messages up to the target, or all of them that it can
+// get. The caller has r.mu.
+func (r *Replica) hasTarget() bool { return r.next.sequence > r.target || r.final }
 
 // Close ends the replication. The tables remain as they are.
 func (r *Replica) Close() {
@@ -245,13 +251,13 @@ func (r *Replica) watchEnd(ctx context.Context) error {
 // errNotPublished.
 func (r *Replica) bootstrap() error {
 	r.mu.Lock()
-	fence := r.fence
+	target := r.target
 	r.mu.Unlock()
 	s, err := r.openSnapshot(r.ctx, r.needed)
-	if errors.Is(err, errNotPublished) && fence > 0 {
+	if errors.Is(err, errNotPublished) && target > 0 && len(r.at) > 0 {
 		published, e := r.published(r.ctx)
 		if err = cmp.Or(e, err); e == nil && r.at.include(published.safe) {
-			r.move(func() { r.final = r.fence == fence }) // nobody makes the snapshot any more
+			r.move(func() { r.final = r.target == target }) // perhaps nobody makes the snapshot any more
 		}
 	}
 	if err != nil {
@@ -430,9 +436,9 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.move(func() { r.fence, r.final = fence, false })
-	if err := r.waitFor(ctx, func() (bool, error) { return r.next.sequence > fence || r.final, nil }); err != nil {
-		r.move(func() { r.fence = 0 })
+	r.move(func() { r.target, r.final = fence, false })
+	if err := r.waitFor(ctx, func() (bool, error) { return r.hasTarget(), nil }); err != nil {
+		r.move(func() { r.target = 0 })
 		return nil, err
 	}
 	r.Close()

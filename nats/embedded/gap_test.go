@@ -45,10 +45,11 @@ func (s fullStore) Put(ctx context.Context, meta jetstream.ObjectMeta, r io.Read
 }
 
 // After a gap, nothing is acknowledged until there is a snapshot. A publisher that ends before that has
-// told nobody otherwise, so a replica can be promoted that knows nothing behind the gap.
+// told nobody otherwise, so a replica can be promoted that knows nothing behind the gap. So can one that
+// is new.
 func TestAGapWithoutASnapshot(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"Promote", "Publish"} {
+	for _, name := range []string{"Promote", "Follow", "Publish"} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			from := newTables()
@@ -80,11 +81,15 @@ func TestAGapWithoutASnapshot(t *testing.T) {
 
 			_, err = natsfeed.Publish(within(t), s, "league", newTables().options()...)
 			require.ErrorIs(t, err, natsfeed.ErrPublished)
-			if name == "Promote" {
-				p, err = r.Promote(within(t))
-			} else {
+			if name == "Follow" {
+				r.Close()
+				to, r = follow(t, s)
+			}
+			if name == "Publish" {
 				r.Close()
 				p, err = natsfeed.Publish(within(t), s, "league", to.options(fail(t))...)
+			} else {
+				p, err = r.Promote(within(t))
 			}
 			require.NoError(t, err)
 			t.Cleanup(p.Close)
