@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -57,18 +58,18 @@ type transfer struct {
 	end   context.CancelFunc
 }
 
-const (
-	maxStall    = 5 * time.Second
-	maxTransfer = 24 * time.Hour // without a deadline, nats.go would set one that is too early
-)
+const maxStall = 5 * time.Second
 
 var errStalled = fmt.Errorf("the transfer of a snapshot has stalled: %w", nats.ErrTimeout)
 
 func newTransfer(ctx context.Context) *transfer {
 	ctx, cancel := context.WithCancelCause(ctx)
-	ctx, end := context.WithTimeout(ctx, maxTransfer)
-	return &transfer{ctx, time.AfterFunc(maxStall, func() { cancel(errStalled) }), func() { cancel(nil); end() }}
+	return &transfer{ctx, time.AfterFunc(maxStall, func() { cancel(errStalled) }), func() { cancel(nil) }}
 }
+
+// Deadline returns a time that is always soon. While nats.go waits for a part of an object, it does not
+// notice that the context has ended, but it waits no longer than until its deadline.
+func (t *transfer) Deadline() (deadline time.Time, ok bool) { return time.Now().Add(heartbeat), true }
 
 func (t *transfer) start() { t.timer.Reset(maxStall) }
 
@@ -102,7 +103,12 @@ type transferReader struct {
 func (r transferReader) Read(p []byte) (int, error) {
 	r.start()
 	defer r.pause()
-	return r.Reader.Read(p)
+	for {
+		n, err := r.Reader.Read(p)
+		if n > 0 || r.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
 }
 
 // writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the

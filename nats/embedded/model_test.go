@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -583,7 +584,13 @@ func (s *script) purge() {
 	if s.IntN(2) == 0 {
 		store, err := s.server.ObjectStore(within(s.T), "changefeed_league")
 		require.NoError(s, err)
-		objects, err := store.List(within(s.T))
+		var objects []*jetstream.ObjectInfo
+		err = context.DeadlineExceeded
+		for errors.Is(err, context.DeadlineExceeded) { // List waits forever for an object that is deleted meanwhile
+			ctx, cancel := context.WithTimeout(s.Context(), time.Second)
+			objects, err = store.List(ctx)
+			cancel()
+		}
 		if errors.Is(err, jetstream.ErrNoObjectsFound) {
 			return
 		}

@@ -477,3 +477,28 @@ func TestTwoServersInADirectory(t *testing.T) {
 	_, err = embedded.Start("")
 	require.ErrorContains(t, err, "no directory")
 }
+
+// A replica that waits for the rest of a snapshot can be closed.
+func TestCloseWithoutTheRestOfASnapshot(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	from := newTables()
+	p := publish(t, s, from)
+	p.Close()
+	parts, err := s.Stream(within(t), "OBJ_changefeed_league")
+	require.NoError(t, err)
+	require.NoError(t, parts.Purge(within(t), jetstream.WithPurgeSubject("$O.changefeed_league.C.>")))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	done := make(chan error)
+	go func() {
+		_, err := natsfeed.Follow(ctx, s, "league", newTables().options()...)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	case <-within(t).Done():
+		t.Fatal("Follow does not return")
+	}
+}
