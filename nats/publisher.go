@@ -125,7 +125,7 @@ func (f *feed) newPublisher(id publisherID, published *publication) *Publisher {
 	p := &Publisher{
 		feed: f, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
 		log:  newLogWriter(f, id, max(published.term+1, uint64(time.Now().Unix())), &published.end),
-		ends: make(map[string]changefeed.Position), next: published.next.clone(), behind: true,
+		ends: make(map[string]changefeed.Position), next: published.next.clone(), behind: true, due: published.bare,
 		ticker: time.NewTicker(time.Second), logged: published.safe.clone(), changed: make(chan struct{}),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -284,6 +284,7 @@ func (p *Publisher) wait(busy bool) error {
 			if !errors.Is(err, changefeed.ErrOtherHistory) { // a Reset has come in between
 				p.report(fmt.Errorf("snapshot: %w", err))
 			}
+			p.log.reopen(p.ctx) // somebody may have deleted the object store
 			p.due, p.retry = true, time.After(time.Second)
 		} else if p.gap > 0 && p.taken >= p.gap {
 			return p.close()

@@ -264,10 +264,7 @@ func (r *Replica) bootstrap() error {
 		return err
 	}
 	reset, err := r.readRows(s)
-	if err = s.close(err); err != nil {
-		if _, e := r.snapshots.GetInfo(r.ctx, s.at.String()); errors.Is(e, jetstream.ErrObjectNotFound) {
-			err = e // it was deleted meanwhile
-		}
+	if err = s.close(r.ctx, err); err != nil {
 		return err
 	}
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
@@ -443,7 +440,7 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	}
 	r.Close()
 	r.feed.fork()
-	published := &publication{logEnd{fence, h}, max(r.next.term, r.needed.term), r.at, r.at}
+	published := &publication{end: logEnd{fence, h}, term: max(r.next.term, r.needed.term), next: r.at, safe: r.at}
 	if r.final || r.next.sequence != fence+1 {
 		published.next = nil // the log does not lead to what the tables have
 	}

@@ -211,16 +211,15 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 	if len(places) == 0 || places[0].compare(from) < 0 {
 		return nil, errNotPublished
 	}
-	r = &snapshotReader{at: places[0]}
-	r.transfer = newTransfer(ctx)
-	r.object, err = f.snapshots.Get(r.transfer, r.at.String())
+	r = &snapshotReader{transfer: newTransfer(ctx), store: f.snapshots, at: places[0]}
+	r.object, err = r.store.Get(r.transfer, r.at.String())
 	if err != nil {
 		r.end()
 		return nil, r.failure(err)
 	}
 	r.from = bufio.NewReaderSize(transferReader{r.object, r.transfer}, 128<<10)
 	if err := r.readHeader(); err != nil {
-		return nil, r.close(err)
+		return nil, r.close(ctx, err)
 	}
 	return r, nil
 }
@@ -229,17 +228,21 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 type snapshotReader struct {
 	snapshot
 	*transfer
+	store  jetstream.ObjectStore
 	at     place
 	object jetstream.ObjectResult
 	from   *bufio.Reader
 }
 
 // close closes the snapshot, and returns the reason for an error of reading it.
-func (r *snapshotReader) close(err error) error {
+func (r *snapshotReader) close(ctx context.Context, err error) error {
 	err = r.failure(err)
 	_ = r.object.Close()
 	r.end()
 	if err != nil {
+		if _, e := r.store.GetInfo(ctx, r.at.String()); errors.Is(e, jetstream.ErrObjectNotFound) {
+			err = e // it was deleted meanwhile
+		}
 		return fmt.Errorf("the snapshot %v: %w", r.at, err)
 	}
 	return nil

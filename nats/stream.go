@@ -256,6 +256,7 @@ type publication struct {
 	term uint64   // the last one
 	next lineages // what the log leads to; nil behind a gap that is not closed
 	safe lineages // what a new replica can have
+	bare bool     // there is no snapshot
 }
 
 // published reads the log from the newest snapshot on.
@@ -272,10 +273,11 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		s, err := f.openSnapshot(ctx, place{})
 		if err == nil {
 			start, p.next = s.at, s.lineages()
-			_ = s.close(nil) // it is not read to its end
+			_ = s.close(ctx, nil) // it is not read to its end
 		} else if !errors.Is(err, errNotPublished) { // the publisher may have ended before it made one
 			return err
 		}
+		p.bare = err != nil
 		p.term, p.safe = start.term, p.next.clone()
 		next, gap := start.sequence+1, start.sequence > end.sequence // then the log has lost messages
 		if fell.first > next && fellFrom == start {

@@ -14,28 +14,29 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fullDisk is a JetStream that stores no objects while full is true.
-type fullDisk struct {
+// An otherStore is a JetStream whose object stores are other ones.
+type otherStore struct {
 	jetstream.JetStream
-	full *atomic.Bool
+	other func(jetstream.ObjectStore) jetstream.ObjectStore
 }
 
+func (s otherStore) ObjectStore(ctx context.Context, bucket string) (jetstream.ObjectStore, error) {
+	store, err := s.JetStream.ObjectStore(ctx, bucket)
+	return s.other(store), err
+}
+
+func (s otherStore) CreateObjectStore(ctx context.Context, c jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
+	store, err := s.JetStream.CreateObjectStore(ctx, c)
+	return s.other(store), err
+}
+
+// A fullStore stores nothing while full is true.
 type fullStore struct {
 	jetstream.ObjectStore
 	full *atomic.Bool
 }
 
 var errFull = errors.New("the disk is full")
-
-func (d fullDisk) ObjectStore(ctx context.Context, bucket string) (jetstream.ObjectStore, error) {
-	s, err := d.JetStream.ObjectStore(ctx, bucket)
-	return fullStore{s, d.full}, err
-}
-
-func (d fullDisk) CreateObjectStore(ctx context.Context, c jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
-	s, err := d.JetStream.CreateObjectStore(ctx, c)
-	return fullStore{s, d.full}, err
-}
 
 func (s fullStore) Put(ctx context.Context, meta jetstream.ObjectMeta, r io.Reader) (*jetstream.ObjectInfo, error) {
 	if s.full.Load() {
@@ -54,8 +55,9 @@ func TestAGapWithoutASnapshot(t *testing.T) {
 			s := start(t)
 			from := newTables()
 			var full atomic.Bool
+			disk := otherStore{s, func(store jetstream.ObjectStore) jetstream.ObjectStore { return fullStore{store, &full} }}
 			noted := make(chan error, 100)
-			p, err := natsfeed.Publish(within(t), fullDisk{s, &full}, "league", from.options(natsfeed.OnError(func(err error) { noted <- err }))...)
+			p, err := natsfeed.Publish(within(t), disk, "league", from.options(natsfeed.OnError(func(err error) { noted <- err }))...)
 			require.NoError(t, err)
 			t.Cleanup(p.Close)
 			to, r := follow(t, s)

@@ -443,12 +443,12 @@ func TestARetainedRowThatCannotBeEncoded(t *testing.T) {
 	require.Equal(t, 1, to.players.Info().Retained)
 }
 
-// A stream that was deleted comes again, with all rows.
+// A stream or an object store that was deleted comes again, with all rows.
 func TestADeletedStream(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	from := newTables()
-	p := publish(t, s, from)
+	p := publish(t, s, from, natsfeed.SnapshotEvery(5))
 	to, r := follow(t, s)
 	_, err := from.games.Insert(game{ID: 1})
 	require.NoError(t, err)
@@ -460,6 +460,16 @@ func TestADeletedStream(t *testing.T) {
 	require.NoError(t, p.Wait(within(t), from.positions()...))
 	same(t, r, from, to)
 	late, lateReplica := follow(t, s)
+	same(t, lateReplica, from, late)
+
+	require.NoError(t, s.DeleteObjectStore(within(t), "changefeed_league"))
+	for range 10 { // so it is time for a snapshot
+		_, err = from.games.Delete(1)
+		require.NoError(t, err)
+		_, err = from.games.Insert(game{ID: 1})
+		require.NoError(t, err)
+	}
+	late, lateReplica = follow(t, s)
 	same(t, lateReplica, from, late)
 }
 
@@ -501,4 +511,45 @@ func TestCloseWithoutTheRestOfASnapshot(t *testing.T) {
 	case <-within(t).Done():
 		t.Fatal("Follow does not return")
 	}
+}
+
+// A deletingStore calls delete before the first Get can read anything.
+type deletingStore struct {
+	jetstream.ObjectStore
+	delete func(name string)
+	once   *sync.Once
+}
+
+func (s deletingStore) Get(ctx context.Context, name string, opts ...jetstream.GetObjectOpt) (object jetstream.ObjectResult, err error) {
+	first := false
+	s.once.Do(func() { first = true })
+	if first {
+		defer s.delete(name)
+	}
+	return s.ObjectStore.Get(ctx, name, opts...)
+}
+
+// A replica may begin to read a snapshot just before there is a newer one, and the publisher deletes it.
+func TestASnapshotIsDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	from, to := newTables(), newTables()
+	p := publish(t, s, from, fail(t))
+	p.Close()
+	parts, err := s.Stream(within(t), "OBJ_changefeed_league")
+	require.NoError(t, err)
+	require.NoError(t, parts.Purge(within(t), jetstream.WithPurgeSubject("$O.changefeed_league.C.>"))) // so Get finds none
+	store, err := s.ObjectStore(within(t), "changefeed_league")
+	require.NoError(t, err)
+	replace := func(name string) {
+		require.NoError(t, store.Delete(within(t), name))
+		publish(t, s, from, fail(t))
+	}
+	js := otherStore{s, func(store jetstream.ObjectStore) jetstream.ObjectStore {
+		return deletingStore{store, replace, new(sync.Once)}
+	}}
+	r, err := natsfeed.Follow(within(t), js, "league", to.options(fail(t))...)
+	require.NoError(t, err)
+	t.Cleanup(r.Close)
+	same(t, r, from, to)
 }
