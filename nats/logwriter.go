@@ -86,14 +86,6 @@ func (w *logWriter) try(ctx context.Context, message []byte) (sequence uint64, e
 	return ack.Sequence, nil
 }
 
-// reopen makes the log and the snapshots again, if they do not exist any more.
-func (f *feed) reopen(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
-	defer cancel()
-	again := *f                  // what f has is only names, which are still right
-	_ = again.tryOpen(ctx, true) // the next attempt reports that it did not help
-}
-
 // check returns ErrFenced or errLost if the log has another end than the logWriter knows.
 func (w *logWriter) check(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, attempt)

@@ -58,8 +58,8 @@ const (
 	gathers  = 2 * time.Millisecond
 )
 
-// Publish makes this process the publisher of tables under a name. It makes the log and the object
-// store, if they do not exist. It returns when JetStream has all rows.
+// Publish makes this process the publisher of tables under a name. It makes the streams for the log
+// and the snapshots, if they do not exist. It returns when JetStream has all rows.
 //
 // If somebody has published under the name before, the tables must have everything that JetStream has.
 // Otherwise Publish returns [ErrPublished], and the program follows the log, and promotes the replica:
@@ -284,7 +284,6 @@ func (p *Publisher) wait(busy bool) error {
 			if !errors.Is(err, changefeed.ErrOtherHistory) { // a Reset has come in between
 				p.report(fmt.Errorf("snapshot: %w", err))
 			}
-			p.log.reopen(p.ctx) // somebody may have deleted the object store
 			p.due, p.retry = true, time.After(time.Second)
 		} else if p.gap > 0 && p.taken >= p.gap {
 			return p.close()

@@ -264,14 +264,14 @@ func (r *Replica) bootstrap() error {
 		return err
 	}
 	reset, err := r.readRows(s)
-	if err = s.close(r.ctx, err); err != nil {
-		return err
+	if err != nil {
+		return s.failure(err)
 	}
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
 		return err
 	}
-	r.resume = s.at.sequence + 1
-	r.move(func() { r.next, r.at = place{s.at.term, r.resume}, s.lineages() })
+	r.resume = s.sequence + 1
+	r.move(func() { r.next, r.at = place{s.term, r.resume}, s.lineages() })
 	return nil
 }
 

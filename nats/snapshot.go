@@ -9,21 +9,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
-	"time"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A snapshot is an object with the rows of all tables at one moment, and their newest commits. It
-// begins with the length of its header and the header, as JSON. Then come the rows and the commits of
-// each table: see rows.write. The object's name is a place in the log. The messages up to that one are
-// in the rows. Later ones may be, too.
+// A snapshot has the rows of all tables at one moment, and their newest commits. The rows and the
+// commits of one table come after those of another: see rows.write. They are the parts of the snapshot,
+// which are messages of a stream of their own. A part begins with its number. After the last part comes
+// the header, as JSON, which says that the snapshot is complete.
+//
+// It does not matter if an attempt to send a message succeeds although it seemed to fail. The message is
+// then there twice, and whoever reads it passes over the second one.
 type snapshot struct {
 	Format int             `json:"format"`
+	Parts  uint64          `json:"parts"`
 	Tables []tableSnapshot `json:"tables"`
 }
 
@@ -33,6 +36,31 @@ type tableSnapshot struct {
 	Lineage lineage `json:"lineage"`
 	Rows    int     `json:"rows"`
 }
+
+// A snapshotName is the name of a snapshot, which no other one has. The messages of the log up to the
+// place are in the rows. Later ones may be, too.
+type snapshotName struct {
+	place
+	id publisherID // of nobody but this attempt to make a snapshot
+}
+
+func (n snapshotName) String() string { return fmt.Sprintf("%d-%d-%x", n.term, n.sequence, n.id) }
+
+func parseSnapshotName(text string) (n snapshotName, ok bool) {
+	var id []byte
+	_, _ = fmt.Sscanf(text, "%d-%d-%x", &n.term, &n.sequence, &id)
+	copy(n.id[:], id)
+	return n, n.String() == text // whatever was wrong, the text of n is another one
+}
+
+// The subjects of a snapshot's messages are the feed's subject, inSnapshots, its name, and one of these.
+const (
+	inSnapshots = ".snapshots."
+	partSubject = ".part"
+	endSubject  = ".end"
+)
+
+func (f *feed) snapshotSubject(n snapshotName) string { return f.subject + inSnapshots + n.String() }
 
 func (s *snapshot) lineages() lineages {
 	ls := make(lineages)
@@ -50,116 +78,75 @@ func (s *snapshot) ends() (ends []changefeed.Position) {
 	return ends
 }
 
-// A transfer is the context of writing or reading a snapshot. It ends if JetStream takes or gives
-// nothing for some time. nats.go itself does not notice that a part was sent to a server that is lost.
-type transfer struct {
-	context.Context
-	timer *time.Timer // runs while JetStream has to do something
-	end   context.CancelFunc
-}
-
-const maxStall = 5 * time.Second
-
-var errStalled = fmt.Errorf("the transfer of a snapshot has stalled: %w", nats.ErrTimeout)
-
-func newTransfer(ctx context.Context) *transfer {
-	ctx, cancel := context.WithCancelCause(ctx)
-	return &transfer{ctx, time.AfterFunc(maxStall, func() { cancel(errStalled) }), func() { cancel(nil) }}
-}
-
-// Deadline returns a time that is always soon. While nats.go waits for a part of an object, it does not
-// notice that the context has ended, but it waits no longer than until its deadline.
-func (t *transfer) Deadline() (deadline time.Time, ok bool) { return time.Now().Add(heartbeat), true }
-
-func (t *transfer) start() { t.timer.Reset(maxStall) }
-
-func (t *transfer) pause() { t.timer.Stop() }
-
-// failure returns the reason why the context has ended, instead of an error that came of it.
-func (t *transfer) failure(err error) error {
-	if err != nil && t.Err() != nil {
-		return context.Cause(t)
-	}
-	return err
-}
-
-// A transferWriter and a transferReader run the timer of a transfer while they write and read.
-type transferWriter struct {
-	io.Writer
-	*transfer
-}
-
-func (w transferWriter) Write(p []byte) (int, error) {
-	w.start()
-	defer w.pause()
-	return w.Writer.Write(p)
-}
-
-type transferReader struct {
-	io.Reader
-	*transfer
-}
-
-func (r transferReader) Read(p []byte) (int, error) {
-	r.start()
-	defer r.pause()
-	for {
-		n, err := r.Reader.Read(p)
-		if n > 0 || r.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, err
-		}
-	}
-}
+// maxPart is the size in bytes of a part.
+const maxPart = 256 << 10
 
 // writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the
 // snapshot can be seen, it calls confirm.
 func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *snapshot) error) error {
-	t := newTransfer(ctx)
-	defer t.end()
-	r, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := changefeed.Read(func(tx *changefeed.Tx) error {
-			s, err := f.writeRows(tx, transferWriter{w, t})
-			if err != nil {
-				return err
-			}
-			return confirm(s)
-		}, f.anyTables()...)
-		written <- err
-		t.start()
-		_ = w.CloseWithError(err) // io.EOF if it is nil
-	}()
-	_, err := f.snapshots.Put(t, jetstream.ObjectMeta{
-		Name: after.String(),
-		Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(128<<10, f.js.Conn().MaxPayload()/2))},
-	}, r)
-	err = t.failure(err)
-	_ = r.CloseWithError(err) // so that nobody writes any more
-	return cmp.Or(<-written, err)
+	subject := f.snapshotSubject(snapshotName{after, newPublisherID()})
+	return changefeed.Read(func(tx *changefeed.Tx) error {
+		w := &partWriter{f, ctx, subject + partSubject, min(maxPart, int(f.js.Conn().MaxPayload())/2), 0}
+		s, err := f.writeRows(tx, w)
+		if err != nil {
+			return err
+		}
+		s.Parts = w.number
+		if err := confirm(s); err != nil {
+			return err
+		}
+		info, err := f.snapshots.Info(ctx, jetstream.WithSubjectFilter(w.subject))
+		if err == nil && info.State.Subjects[w.subject] < s.Parts {
+			err = errIncomplete // somebody has deleted the stream meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		header, err := json.Marshal(s)
+		if err != nil {
+			return err
+		}
+		return f.put(ctx, subject+endSubject, header)
+	}, f.anyTables()...)
 }
 
-func (p place) String() string { return fmt.Sprintf("%d-%d", p.term, p.sequence) }
-
-func parsePlace(text string) (p place, ok bool) {
-	_, _ = fmt.Sscanf(text, "%d-%d", &p.term, &p.sequence)
-	return p, p.String() == text // whatever was wrong, the text of p is another one
+// put adds a message to the stream of the snapshots. It tries until it succeeds, or ctx ends.
+func (f *feed) put(ctx context.Context, subject string, data []byte) error {
+	return f.persist(ctx, func(short context.Context) error {
+		_, err := f.js.PublishMsg(short, &nats.Msg{Subject: subject, Data: data})
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			f.reopen(ctx) // somebody may have deleted the stream
+		}
+		return err
+	})
 }
 
-func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) (s *snapshot, err error) {
-	w := bufio.NewWriterSize(to, 128<<10)
+// A partWriter writes what it gets as the parts of a snapshot.
+type partWriter struct {
+	*feed
+	ctx     context.Context
+	subject string
+	size    int
+	number  uint64 // of the last part
+}
+
+func (w *partWriter) Write(data []byte) (n int, err error) {
+	for chunk := range slices.Chunk(data, w.size) {
+		w.number++
+		part := append(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(chunk)), w.number), chunk...)
+		if err := w.put(w.ctx, w.subject, part); err != nil {
+			return n, err
+		}
+		n += len(chunk)
+	}
+	return n, nil
+}
+
+func (f *feed) writeRows(tx *changefeed.Tx, to *partWriter) (s *snapshot, err error) {
+	w := bufio.NewWriterSize(to, to.size)
 	s = &snapshot{Format: formatVersion}
 	for _, t := range f.tables {
 		s.Tables = append(s.Tables, tableSnapshot{t.any().Name(), t.version(), t.lineageIn(tx), t.lenIn(tx)})
-	}
-	header, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(appendBytes(nil, header)); err != nil {
-		return nil, err
-	}
-	for _, t := range f.tables {
 		if err := t.write(tx, w); err != nil {
 			return nil, fmt.Errorf("table %q: %w", t.any().Name(), err)
 		}
@@ -167,100 +154,120 @@ func (f *feed) writeRows(tx *changefeed.Tx, to io.Writer) (s *snapshot, err erro
 	return s, w.Flush()
 }
 
-// snapshotPlaces returns the places of the snapshots, the newest first.
-func (f *feed) snapshotPlaces(ctx context.Context) (places []place, err error) {
-	err = f.persist(ctx, func(ctx context.Context) error {
-		places = nil
-		objects, err := f.snapshots.List(ctx)
-		if errors.Is(err, jetstream.ErrNoObjectsFound) {
-			return nil
-		}
-		for _, o := range objects {
-			if p, ok := parsePlace(o.Name); ok {
-				places = append(places, p)
-			}
-		}
+// A listedSnapshot says which messages of a snapshot there are.
+type listedSnapshot struct {
+	snapshotName
+	parts uint64 // at most: one that is there twice counts twice
+	ended bool
+}
+
+// listSnapshots returns the snapshots, the newest first.
+func (f *feed) listSnapshots(ctx context.Context) (list []*listedSnapshot, err error) {
+	var info *jetstream.StreamInfo
+	err = f.persist(ctx, func(ctx context.Context) (err error) {
+		info, err = f.snapshots.Info(ctx, jetstream.WithSubjectFilter(f.subject+inSnapshots+">"))
 		return err
 	})
-	slices.SortFunc(places, func(p, q place) int { return q.compare(p) })
-	return places, err
-}
-
-// deleteSnapshots deletes the snapshots but the newest two, and the messages that the older one of
-// these has.
-func (f *feed) deleteSnapshots(ctx context.Context) error {
-	places, err := f.snapshotPlaces(ctx)
-	if err != nil || len(places) < 2 {
-		return err
-	}
-	for _, p := range places[2:] {
-		if err := f.snapshots.Delete(ctx, p.String()); err != nil {
-			return err
-		}
-	}
-	return f.stream.Purge(ctx, jetstream.WithPurgeSequence(min(places[0].sequence, places[1].sequence)+1))
-}
-
-// openSnapshot opens the newest snapshot. If there is none from a place on, it returns
-// errNotPublished.
-func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader, err error) {
-	places, err := f.snapshotPlaces(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(places) == 0 || places[0].compare(from) < 0 {
-		return nil, errNotPublished
-	}
-	r = &snapshotReader{transfer: newTransfer(ctx), store: f.snapshots, at: places[0]}
-	r.object, err = r.store.Get(r.transfer, r.at.String())
-	if err != nil {
-		r.end()
-		return nil, r.failure(err)
-	}
-	r.from = bufio.NewReaderSize(transferReader{r.object, r.transfer}, 128<<10)
-	if err := r.readHeader(); err != nil {
-		return nil, r.close(ctx, err)
-	}
-	return r, nil
-}
-
-// A snapshotReader reads a snapshot. The caller closes it.
-type snapshotReader struct {
-	snapshot
-	*transfer
-	store  jetstream.ObjectStore
-	at     place
-	object jetstream.ObjectResult
-	from   *bufio.Reader
-}
-
-// close closes the snapshot, and returns the reason for an error of reading it.
-func (r *snapshotReader) close(ctx context.Context, err error) error {
-	err = r.failure(err)
-	_ = r.object.Close()
-	r.end()
-	if err != nil {
-		if _, e := r.store.GetInfo(ctx, r.at.String()); errors.Is(e, jetstream.ErrObjectNotFound) {
-			err = e // it was deleted meanwhile
+	named := make(map[snapshotName]*listedSnapshot)
+	for subject, count := range info.State.Subjects {
+		text, isPart := strings.CutSuffix(strings.TrimPrefix(subject, f.subject+inSnapshots), partSubject)
+		text, isEnd := strings.CutSuffix(text, endSubject)
+		name, ok := parseSnapshotName(text)
+		if !ok {
+			continue
 		}
-		return fmt.Errorf("the snapshot %v: %w", r.at, err)
+		l := named[name]
+		if l == nil {
+			l = &listedSnapshot{snapshotName: name}
+			named[name], list = l, append(list, l)
+		}
+		if isPart {
+			l.parts = count
+		}
+		l.ended = l.ended || isEnd
 	}
-	return nil
+	slices.SortFunc(list, func(a, b *listedSnapshot) int { return b.compare(a.place) })
+	return list, nil
+}
+
+// deleteSnapshots deletes the snapshots but the newest two that are complete, and the messages of the
+// log that the older one of these has. A snapshot that somebody is making may be newer.
+func (f *feed) deleteSnapshots(ctx context.Context) error {
+	list, err := f.listSnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	var kept []uint64
+	for _, l := range list {
+		if l.ended && len(kept) < 2 {
+			kept = append(kept, l.sequence)
+		} else if len(kept) > 0 {
+			if err := f.snapshots.Purge(ctx, jetstream.WithPurgeSubject(f.snapshotSubject(l.snapshotName)+".>")); err != nil {
+				return err
+			}
+		}
+	}
+	if len(kept) < 2 {
+		return nil
+	}
+	return f.stream.Purge(ctx, jetstream.WithPurgeSequence(min(kept[0], kept[1])+1))
+}
+
+// errIncomplete says that there is a snapshot, but not all of it.
+var errIncomplete = errors.New("parts of the snapshot are missing")
+
+// openSnapshot opens the newest snapshot that is complete. If there is none from a place on, it returns
+// errNotPublished or errIncomplete.
+func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader, err error) {
+	list, err := f.listSnapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	none := errNotPublished
+	for _, l := range list {
+		if l.compare(from) < 0 {
+			break
+		}
+		if !l.ended {
+			continue
+		}
+		r = &snapshotReader{feed: f, ctx: ctx, snapshotName: l.snapshotName}
+		if err := r.readHeader(); err != nil {
+			return nil, r.failure(err)
+		}
+		if l.parts >= r.Parts {
+			return r, nil
+		}
+		none = r.failure(errIncomplete)
+	}
+	return nil, none
+}
+
+// A snapshotReader reads a snapshot: the header first, and then the parts, as an [io.Reader].
+type snapshotReader struct {
+	*feed
+	ctx context.Context
+	snapshotName
+	snapshot
+	number uint64 // of the last part
+	last   uint64 // its sequence number
+	rest   []byte // of it
+}
+
+// failure returns the error for which the snapshot cannot be read.
+func (r *snapshotReader) failure(err error) error {
+	return fmt.Errorf("the snapshot %v: %w", r.snapshotName, err)
 }
 
 func (r *snapshotReader) readHeader() error {
-	length, err := binary.ReadUvarint(r.from)
-	if err == nil && length > maxRow {
-		err = errors.New("the header is too long")
-	}
+	m, err := r.get(1, endSubject)
 	if err != nil {
 		return err
 	}
-	header, err := readBytes(r.from, length, nil)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(header, &r.snapshot); err != nil {
+	if err := json.Unmarshal(m.Data, &r.snapshot); err != nil {
 		return err
 	}
 	if r.Format != formatVersion {
@@ -274,32 +281,67 @@ func (r *snapshotReader) readHeader() error {
 	return nil
 }
 
-// readRows reads the rest of a snapshot. It returns a function that makes the tables what it has.
-func (f *feed) readRows(r *snapshotReader) (reset func(tx *changefeed.Tx) error, err error) {
-	present := r.lineages()
+// get returns the first message that has a subject, from a sequence number on.
+func (r *snapshotReader) get(from uint64, subject string) (m *jetstream.RawStreamMsg, err error) {
+	err = r.persist(r.ctx, func(ctx context.Context) (err error) {
+		m, err = r.snapshots.GetMsg(ctx, from, jetstream.WithGetMsgSubject(r.feed.snapshotSubject(r.snapshotName)+subject))
+		return err
+	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		err = errIncomplete
+	}
+	return m, err
+}
+
+func (r *snapshotReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		if r.number == r.Parts {
+			return 0, io.EOF
+		}
+		m, err := r.get(r.last+1, partSubject)
+		if err != nil {
+			return 0, err
+		}
+		r.last = m.Sequence
+		if len(m.Data) < 8 {
+			return 0, errors.New("a part is too short")
+		}
+		switch number := binary.BigEndian.Uint64(m.Data); {
+		case number > r.number+1:
+			return 0, errIncomplete
+		case number == r.number+1:
+			r.number, r.rest = number, m.Data[8:]
+		}
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// readRows reads the parts of a snapshot. It returns a function that makes the tables what it has.
+func (f *feed) readRows(s *snapshotReader) (reset func(tx *changefeed.Tx) error, err error) {
+	present := s.lineages()
 	for name := range f.named {
 		if present[name] == nil {
 			return nil, fmt.Errorf("table %q: it is not published", name)
 		}
 	}
+	from := bufio.NewReaderSize(s, maxPart)
 	var resets []func(tx *changefeed.Tx) error
-	for i := range r.Tables {
-		t := &r.Tables[i]
+	for i := range s.Tables {
+		t := &s.Tables[i]
 		table := f.named[t.Name]
 		if table == nil {
 			return nil, fmt.Errorf("table %q: it is published, but was not passed to Follow", t.Name)
 		}
-		reset, err := table.read(t, r.from)
+		reset, err := table.read(t, from)
 		if err != nil {
 			return nil, fmt.Errorf("table %q: %w", t.Name, err)
 		}
 		resets = append(resets, reset)
 	}
-	if _, err := r.from.Peek(1); err != io.EOF { // only at the end is the digest of the object checked
-		if err == nil {
-			err = errors.New("it is too long")
-		}
-		return nil, err
+	if _, err := from.Peek(1); err != io.EOF {
+		return nil, cmp.Or(err, errors.New("it is too long"))
 	}
 	return func(tx *changefeed.Tx) error {
 		for _, reset := range resets {

@@ -12,14 +12,14 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A feed is what a publisher and its replicas share: the log, which is a stream of JetStream, and the
-// snapshots, which are objects of an object store.
+// A feed is what a publisher and its replicas share: the log and the snapshots, which are streams of
+// JetStream.
 type feed struct {
 	js        jetstream.JetStream
 	name      string
 	subject   string
 	stream    jetstream.Stream
-	snapshots jetstream.ObjectStore
+	snapshots jetstream.Stream
 	config
 	named map[string]table
 }
@@ -80,7 +80,7 @@ func (f *feed) persist(ctx context.Context, do func(ctx context.Context) error) 
 		if err == nil || ctx.Err() == nil && !isTemporary(err) {
 			return err
 		}
-		waits := errors.Is(err, errNotPublished) || errors.Is(err, jetstream.ErrObjectNotFound)
+		waits := errors.Is(err, errNotPublished)
 		if text := err.Error(); text != reported && !waits && ctx.Err() == nil && time.Since(began) > patience {
 			f.onError(fmt.Errorf("natsfeed: %q: %w", f.name, err))
 			reported = text
@@ -101,7 +101,7 @@ var errNotPublished = errors.New("nobody has published it yet")
 func isTemporary(err error) bool {
 	for _, temporary := range []error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionReconnecting, nats.ErrDisconnected,
-		nats.ErrNoServers, errNotPublished, jetstream.ErrObjectNotFound, jetstream.ErrNoStreamResponse, jetstream.ErrAsyncPublishTimeout, jetstream.ErrJetStreamNotEnabled,
+		nats.ErrNoServers, errNotPublished, errIncomplete, jetstream.ErrNoStreamResponse, jetstream.ErrJetStreamNotEnabled,
 	} {
 		if errors.Is(err, temporary) {
 			return true
@@ -122,34 +122,37 @@ func (f *feed) open(ctx context.Context, create bool) error {
 }
 
 func (f *feed) tryOpen(ctx context.Context, create bool) (err error) {
-	stream, err := f.js.Stream(ctx, f.streamName())
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if !create {
-			return errNotPublished
-		}
-		stream, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: f.streamName(), Subjects: []string{f.subject}, Storage: jetstream.FileStorage, Replicas: f.replicas, DenyDelete: true,
-		})
-	}
+	stream, err := f.openStream(ctx, create, "changefeed_"+f.name, f.subject)
 	if err != nil {
 		return err
 	}
-	snapshots, err := f.js.ObjectStore(ctx, f.streamName())
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		if !create {
-			return errNotPublished
-		}
-		snapshots, err = f.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
-			Bucket: f.streamName(), Storage: jetstream.FileStorage, Replicas: f.replicas,
-		})
-	}
+	snapshots, err := f.openStream(ctx, create, "changefeed-snapshots_"+f.name, f.subject+inSnapshots+">")
 	if err == nil {
 		f.stream, f.snapshots = stream, snapshots
 	}
 	return err
 }
 
-func (f *feed) streamName() string { return "changefeed_" + f.name }
+func (f *feed) openStream(ctx context.Context, create bool, name, subjects string) (jetstream.Stream, error) {
+	stream, err := f.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !create {
+			return nil, errNotPublished
+		}
+		stream, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: name, Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: f.replicas, DenyDelete: true,
+		})
+	}
+	return stream, err
+}
+
+// reopen makes the log and the snapshots again, if they do not exist any more.
+func (f *feed) reopen(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	again := *f                  // what f has is only names, which are still right
+	_ = again.tryOpen(ctx, true) // the next attempt reports that it did not help
+}
 
 // A logEnd is the end of the log: the last sequence number, and the header of the message that has it.
 // If that message was purged, or is foreign, header is zero.
@@ -256,13 +259,14 @@ type publication struct {
 	term uint64   // the last one
 	next lineages // what the log leads to; nil behind a gap that is not closed
 	safe lineages // what a new replica can have
-	bare bool     // there is no snapshot
+	bare bool     // there is no snapshot: the publisher may have ended before it made one
 }
 
 // published reads the log from the newest snapshot on.
 func (f *feed) published(ctx context.Context) (p *publication, err error) {
 	var fell fellOffError
-	var fellFrom place // the snapshot behind which there were no messages up to fell.first
+	var fellFrom place   // the snapshot behind which there were no messages up to fell.first
+	var incomplete error // of the attempt before
 	err = f.persist(ctx, func(context.Context) error {
 		end, err := f.findEnd(ctx)
 		if err != nil {
@@ -271,10 +275,13 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		p = &publication{end: *end, next: make(lineages)}
 		start := place{}
 		s, err := f.openSnapshot(ctx, place{})
+		if errors.Is(err, errIncomplete) && (incomplete == nil || err.Error() != incomplete.Error()) {
+			incomplete = err // it may have been deleted because there is a newer one
+			return err
+		}
 		if err == nil {
-			start, p.next = s.at, s.lineages()
-			_ = s.close(ctx, nil) // it is not read to its end
-		} else if !errors.Is(err, errNotPublished) { // the publisher may have ended before it made one
+			start, p.next = s.place, s.lineages()
+		} else if !errors.Is(err, errNotPublished) && !errors.Is(err, errIncomplete) {
 			return err
 		}
 		p.bare = err != nil

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed-637b77f9/changefeed"
 	natsfeed "github.com/seed-637b77f9/changefeed/nats"
 	"github.com/seed-637b77f9/changefeed/nats/embedded"
@@ -73,6 +74,27 @@ func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+const snapshotEnds = "changefeed.league.snapshots.*.end"
+
+// newSnapshots returns the snapshots that are made from now on.
+func newSnapshots(t *testing.T, js jetstream.JetStream) jetstream.MessagesContext {
+	c, err := js.CreateConsumer(within(t), "changefeed-snapshots_league", jetstream.ConsumerConfig{
+		FilterSubject: snapshotEnds, DeliverPolicy: jetstream.DeliverNewPolicy, AckPolicy: jetstream.AckNonePolicy,
+	})
+	require.NoError(t, err)
+	messages, err := c.Messages()
+	require.NoError(t, err)
+	return messages
+}
+
+// placeOf returns the sequence number of the last message that a snapshot certainly has, of its subject.
+func placeOf(t *testing.T, subject string) (sequence uint64) {
+	var term uint64
+	_, err := fmt.Sscanf(subject, "changefeed.league.snapshots.%d-%d-", &term, &sequence)
+	require.NoError(t, err)
+	return sequence
 }
 
 // same requires that a replica has what its source has.

@@ -1,7 +1,6 @@
 package embedded_test
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -582,25 +581,16 @@ func (s *script) purge() {
 	log, err := s.server.Stream(within(s.T), "changefeed_league")
 	require.NoError(s, err)
 	if s.IntN(2) == 0 {
-		store, err := s.server.ObjectStore(within(s.T), "changefeed_league")
+		snapshots, err := s.server.Stream(within(s.T), "changefeed-snapshots_league")
 		require.NoError(s, err)
-		var objects []*jetstream.ObjectInfo
-		err = context.DeadlineExceeded
-		for errors.Is(err, context.DeadlineExceeded) { // List waits forever for an object that is deleted meanwhile
-			ctx, cancel := context.WithTimeout(s.Context(), time.Second)
-			objects, err = store.List(ctx)
-			cancel()
-		}
-		if errors.Is(err, jetstream.ErrNoObjectsFound) {
-			return
-		}
+		info, err := snapshots.Info(within(s.T), jetstream.WithSubjectFilter(snapshotEnds))
 		require.NoError(s, err)
 		newest := uint64(0)
-		for _, o := range objects {
-			_, sequence, _ := strings.Cut(o.Name, "-")
-			n, err := strconv.ParseUint(sequence, 10, 64)
-			require.NoError(s, err)
-			newest = max(newest, n)
+		for subject := range info.State.Subjects {
+			newest = max(newest, placeOf(s.T, subject))
+		}
+		if newest == 0 {
+			return
 		}
 		s.note("purge to a snapshot %d", newest)
 		require.NoError(s, log.Purge(within(s.T), jetstream.WithPurgeSequence(newest+1)))
@@ -619,26 +609,15 @@ func (s *script) purge() {
 func (s *script) newSnapshot() {
 	log, err := s.server.Stream(within(s.T), "changefeed_league")
 	require.NoError(s, err)
-	store, err := s.server.ObjectStore(within(s.T), "changefeed_league")
-	require.NoError(s, err)
-	watcher, err := store.Watch(within(s.T), jetstream.UpdatesOnly(), jetstream.IgnoreDeletes())
-	require.NoError(s, err)
-	defer func() { require.NoError(s, watcher.Stop()) }()
+	snapshots := newSnapshots(s.T, s.server)
+	defer snapshots.Stop()
 	s.changes(max(s.every, 40) + 1) // there are fewer rows
 	s.wait()
-	for done := within(s.T).Done(); ; {
-		select {
-		case o := <-watcher.Updates():
-			if o != nil {
-				_, sequence, _ := strings.Cut(o.Name, "-")
-				n, err := strconv.ParseUint(sequence, 10, 64)
-				require.NoError(s, err)
-				if n >= log.CachedInfo().State.LastSeq {
-					return
-				}
-			}
-		case <-done:
-			s.Fatal("no snapshot comes")
+	for {
+		m, err := snapshots.Next(jetstream.NextContext(within(s.T)))
+		require.NoError(s, err)
+		if placeOf(s.T, m.Subject()) >= log.CachedInfo().State.LastSeq {
+			return
 		}
 	}
 }
@@ -851,7 +830,7 @@ func runScript(t *testing.T, random *rand.Rand, reached map[string]int) {
 	}
 	s.server = &testServer{dir: t.TempDir()}
 	if s.IntN(2) == 0 {
-		s.server.payload, s.large = 160_000, 60_000 // an object store sends 128 KB at a time
+		s.server.payload, s.large = 160_000, 60_000
 	}
 	s.note("every %d, buffer %d, large %d", s.every, s.buffer, s.large)
 	s.server.start(t)

@@ -314,17 +314,11 @@ func TestAForkAfterAResetToThePast(t *testing.T) {
 		require.NoError(t, err)
 	}
 	same(t, r, from, to)
-	store, err := s.ObjectStore(within(t), "changefeed_league")
-	require.NoError(t, err)
-	snapshots, err := store.Watch(within(t), jetstream.UpdatesOnly(), jetstream.IgnoreDeletes())
-	require.NoError(t, err)
+	snapshots := newSnapshots(t, s)
+	defer snapshots.Stop()
 	require.NoError(t, from.games.Reset(past))
-	for o := range snapshots.Updates() {
-		if o != nil {
-			break
-		}
-	}
-	require.NoError(t, snapshots.Stop())
+	_, err := snapshots.Next(jetstream.NextContext(within(t)))
+	require.NoError(t, err)
 	from.games.Fork()
 	_, err = from.games.Insert(game{ID: 7})
 	require.NoError(t, err)
@@ -443,7 +437,7 @@ func TestARetainedRowThatCannotBeEncoded(t *testing.T) {
 	require.Equal(t, 1, to.players.Info().Retained)
 }
 
-// A stream or an object store that was deleted comes again, with all rows.
+// A stream that was deleted comes again, with all rows.
 func TestADeletedStream(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -454,7 +448,7 @@ func TestADeletedStream(t *testing.T) {
 	require.NoError(t, err)
 	same(t, r, from, to)
 	require.NoError(t, s.DeleteStream(within(t), "changefeed_league"))
-	require.NoError(t, s.DeleteObjectStore(within(t), "changefeed_league"))
+	require.NoError(t, s.DeleteStream(within(t), "changefeed-snapshots_league"))
 	_, err = from.games.Insert(game{ID: 2})
 	require.NoError(t, err)
 	require.NoError(t, p.Wait(within(t), from.positions()...))
@@ -462,7 +456,7 @@ func TestADeletedStream(t *testing.T) {
 	late, lateReplica := follow(t, s)
 	same(t, lateReplica, from, late)
 
-	require.NoError(t, s.DeleteObjectStore(within(t), "changefeed_league"))
+	require.NoError(t, s.DeleteStream(within(t), "changefeed-snapshots_league"))
 	for range 10 { // so it is time for a snapshot
 		_, err = from.games.Delete(1)
 		require.NoError(t, err)
@@ -488,68 +482,81 @@ func TestTwoServersInADirectory(t *testing.T) {
 	require.ErrorContains(t, err, "no directory")
 }
 
-// A replica that waits for the rest of a snapshot can be closed.
-func TestCloseWithoutTheRestOfASnapshot(t *testing.T) {
-	t.Parallel()
-	s := start(t)
-	from := newTables()
-	p := publish(t, s, from)
-	p.Close()
-	parts, err := s.Stream(within(t), "OBJ_changefeed_league")
-	require.NoError(t, err)
-	require.NoError(t, parts.Purge(within(t), jetstream.WithPurgeSubject("$O.changefeed_league.C.>")))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	done := make(chan error)
-	go func() {
-		_, err := natsfeed.Follow(ctx, s, "league", newTables().options()...)
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-	case <-within(t).Done():
-		t.Fatal("Follow does not return")
+// A slowStream is one of snapshots that calls meanwhile before the first part of one is read.
+type slowStream struct {
+	jetstream.Stream
+	meanwhile func()
+}
+
+type slowSnapshots struct {
+	jetstream.JetStream
+	once      *sync.Once
+	meanwhile func()
+}
+
+func (s slowSnapshots) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	stream, err := s.JetStream.Stream(ctx, name)
+	return slowStream{stream, func() { s.once.Do(s.meanwhile) }}, err
+}
+
+func (s slowStream) GetMsg(ctx context.Context, sequence uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+	m, err := s.Stream.GetMsg(ctx, sequence, opts...)
+	if err == nil && strings.HasSuffix(m.Subject, ".part") {
+		s.meanwhile()
+		m, err = s.Stream.GetMsg(ctx, sequence, opts...)
 	}
+	return m, err
 }
 
-// A deletingStore calls delete before the first Get can read anything.
-type deletingStore struct {
-	jetstream.ObjectStore
-	delete func(name string)
-	once   *sync.Once
-}
-
-func (s deletingStore) Get(ctx context.Context, name string, opts ...jetstream.GetObjectOpt) (object jetstream.ObjectResult, err error) {
-	first := false
-	s.once.Do(func() { first = true })
-	if first {
-		defer s.delete(name)
-	}
-	return s.ObjectStore.Get(ctx, name, opts...)
-}
-
-// A replica may begin to read a snapshot just before there is a newer one, and the publisher deletes it.
+// The publisher may delete a snapshot that somebody reads, because there are two that are newer.
 func TestASnapshotIsDeletedMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	from, to := newTables(), newTables()
-	p := publish(t, s, from, fail(t))
-	p.Close()
-	parts, err := s.Stream(within(t), "OBJ_changefeed_league")
-	require.NoError(t, err)
-	require.NoError(t, parts.Purge(within(t), jetstream.WithPurgeSubject("$O.changefeed_league.C.>"))) // so Get finds none
-	store, err := s.ObjectStore(within(t), "changefeed_league")
-	require.NoError(t, err)
-	replace := func(name string) {
-		require.NoError(t, store.Delete(within(t), name))
-		publish(t, s, from, fail(t))
-	}
-	js := otherStore{s, func(store jetstream.ObjectStore) jetstream.ObjectStore {
-		return deletingStore{store, replace, new(sync.Once)}
+	publish(t, s, from, natsfeed.SnapshotEvery(1), fail(t))
+	deleted := false
+	js := slowSnapshots{s, new(sync.Once), func() {
+		snapshots := newSnapshots(t, s)
+		defer snapshots.Stop()
+		for range 2 {
+			_, err := from.games.Insert(game{ID: 1})
+			require.NoError(t, err)
+			_, err = snapshots.Next(jetstream.NextContext(within(t)))
+			require.NoError(t, err)
+			_, err = from.games.Delete(1)
+			require.NoError(t, err)
+			_, err = snapshots.Next(jetstream.NextContext(within(t)))
+			require.NoError(t, err)
+		}
+		deleted = true
 	}}
 	r, err := natsfeed.Follow(within(t), js, "league", to.options(fail(t))...)
 	require.NoError(t, err)
 	t.Cleanup(r.Close)
+	same(t, r, from, to)
+	require.True(t, deleted)
+}
+
+// A snapshot of which JetStream has lost a part is not there. The next publisher makes another one.
+func TestAnIncompleteSnapshot(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	from := newTables()
+	p := publish(t, s, from, fail(t))
+	p.Close()
+	snapshots, err := s.Stream(within(t), "changefeed-snapshots_league")
+	require.NoError(t, err)
+	require.NoError(t, snapshots.Purge(within(t), jetstream.WithPurgeSubject("changefeed.league.snapshots.*.part")))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	noted := make(chan error, 10)
+	_, err = natsfeed.Follow(ctx, s, "league", newTables().options(natsfeed.OnError(func(err error) {
+		noted <- err
+		cancel()
+	}))...)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, <-noted, "parts of the snapshot are missing")
+	publish(t, s, from, fail(t))
+	to, r := follow(t, s, fail(t))
 	same(t, r, from, to)
 }
