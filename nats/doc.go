@@ -51,15 +51,16 @@
 // so nobody ever sees a half of one. Commits that are too large for a message are in several, and the
 // replica waits for the last.
 //
-// Beside the log is an object store with snapshots. A snapshot has the rows of all tables, and the
-// changes that they retain ([changefeed.Table.Retain]). A new replica begins with the newest snapshot.
-// A replica also begins anew if it was away for so long that the log lacks some of its messages. Its
-// followers get the notice of a [changefeed.Table.Reset]. The publisher makes a snapshot whenever
-// there have been enough changes ([SnapshotEvery]), and then deletes the messages before the snapshot
-// that was the newest until then. Only a publisher may delete messages.
+// A second stream has snapshots. A snapshot has the rows of all tables, and the changes that they retain
+// ([changefeed.Table.Retain]). A new replica begins with the newest snapshot. A replica also begins anew
+// if it was away for so long that the log lacks some of its messages. Its followers get the notice of a
+// [changefeed.Table.Reset]. The publisher makes a snapshot whenever there have been enough changes
+// ([SnapshotEvery]), and then deletes the messages before the snapshot that was the newest until then.
+// Only a publisher may delete messages.
 //
-// For the name "games", the stream is changefeed_games, its subject is changefeed.games, and the object
-// store is changefeed_games. To delete a feed, delete both.
+// For the name "games", the log is the stream changefeed_games, with the subject changefeed.games. The
+// snapshots are in changefeed-snapshots_games, and their subjects begin with changefeed.games.snapshots.
+// To delete a feed, end its publisher, and delete both. A publisher that runs makes them again.
 //
 // The rows are in JetStream as encoding/json encodes them, or as [Encoding] says. A row that cannot be
 // encoded stops the publishing, until it is changed or deleted: [OnError] reports it, writers go on, and
