@@ -254,7 +254,7 @@ func (r *Replica) bootstrap() error {
 	target := r.target
 	r.mu.Unlock()
 	s, err := r.openSnapshot(r.ctx, r.needed)
-	if errors.Is(err, errNotPublished) && target > 0 && len(r.at) > 0 {
+	if (errors.Is(err, errNotPublished) || errors.Is(err, errIncomplete)) && target > 0 && len(r.at) > 0 {
 		published, e := r.published(r.ctx)
 		if err = cmp.Or(e, err); e == nil && r.at.include(published.safe) {
 			r.move(func() { r.final = r.target == target }) // perhaps nobody makes the snapshot any more
