@@ -219,8 +219,11 @@ func (f *feed) deleteSnapshots(ctx context.Context) error {
 // errIncomplete says that there is a snapshot, but not all of it.
 var errIncomplete = errors.New("parts of the snapshot are missing")
 
+// errNoHeader says that a server does not have the header of a snapshot yet, or not any more.
+var errNoHeader = errors.New("the header is missing")
+
 // openSnapshot opens the newest snapshot that is complete. If there is none from a place on, it returns
-// errNotPublished or errIncomplete.
+// errNotPublished or errIncomplete. errNoHeader says nothing about that.
 func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader, err error) {
 	list, err := f.listSnapshots(ctx)
 	if err != nil {
@@ -264,6 +267,9 @@ func (r *snapshotReader) failure(err error) error {
 
 func (r *snapshotReader) readHeader() error {
 	m, err := r.get(1, endSubject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		err = errNoHeader
+	}
 	if err != nil {
 		return err
 	}
@@ -287,9 +293,6 @@ func (r *snapshotReader) get(from uint64, subject string) (m *jetstream.RawStrea
 		m, err = r.snapshots.GetMsg(ctx, from, jetstream.WithGetMsgSubject(r.feed.snapshotSubject(r.snapshotName)+subject))
 		return err
 	})
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		err = errIncomplete
-	}
 	return m, err
 }
 
@@ -299,6 +302,9 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		m, err := r.get(r.last+1, partSubject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			err = errIncomplete
+		}
 		if err != nil {
 			return 0, err
 		}

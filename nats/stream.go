@@ -101,7 +101,7 @@ var errNotPublished = errors.New("nobody has published it yet")
 func isTemporary(err error) bool {
 	for _, temporary := range []error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionReconnecting, nats.ErrDisconnected,
-		nats.ErrNoServers, errNotPublished, errIncomplete, jetstream.ErrNoStreamResponse, jetstream.ErrJetStreamNotEnabled,
+		nats.ErrNoServers, errNotPublished, errIncomplete, errNoHeader, jetstream.ErrNoStreamResponse, jetstream.ErrJetStreamNotEnabled,
 	} {
 		if errors.Is(err, temporary) {
 			return true
@@ -122,18 +122,20 @@ func (f *feed) open(ctx context.Context, create bool) error {
 }
 
 func (f *feed) tryOpen(ctx context.Context, create bool) (err error) {
-	stream, err := f.openStream(ctx, create, "changefeed_"+f.name, f.subject)
+	stream, err := f.openStream(ctx, create, "changefeed_"+f.name, f.subject, false)
 	if err != nil {
 		return err
 	}
-	snapshots, err := f.openStream(ctx, create, "changefeed-snapshots_"+f.name, f.subject+inSnapshots+">")
+	snapshots, err := f.openStream(ctx, create, "changefeed-snapshots_"+f.name, f.subject+inSnapshots+">", true)
 	if err == nil {
 		f.stream, f.snapshots = stream, snapshots
 	}
 	return err
 }
 
-func (f *feed) openStream(ctx context.Context, create bool, name, subjects string) (jetstream.Stream, error) {
+// openStream opens a stream. If direct is true, any server answers a request for a message, and perhaps
+// it does not have it yet.
+func (f *feed) openStream(ctx context.Context, create bool, name, subjects string, direct bool) (jetstream.Stream, error) {
 	stream, err := f.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if !create {
@@ -141,6 +143,7 @@ func (f *feed) openStream(ctx context.Context, create bool, name, subjects strin
 		}
 		stream, err = f.js.CreateStream(ctx, jetstream.StreamConfig{
 			Name: name, Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: f.replicas, DenyDelete: true,
+			AllowDirect: direct,
 		})
 	}
 	return stream, err
