@@ -265,7 +265,7 @@ func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
 // A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
 // table's, which puts cells there and removes them.
 type treeIndex[K, V any] struct {
-	table *tableMutex // nil: nobody else has the tree
+	table *domainLock // nil: nobody else has the tree
 	rows  *tree[entry[K, V]]
 }
 

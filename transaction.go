@@ -13,11 +13,15 @@ import (
 // A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
 	tables    []txTable  // in the order of their lockIDs
+	domains   domainList // of the tables of a transaction, which are locked
 	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
 	committed atomicBool // publishes the rows of a transaction in all of its tables at once
 	log       []logEntry // the changes of tables that are followed by [Commits]
+	cascade   cascade    // the write to a table with views that is under way
 	failed    error      // why the transaction cannot commit, or nil
 	ended     atomic.Bool
+
+	firstDomains [2]*domain // the memory for domains, if there are few
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
@@ -34,17 +38,16 @@ type AnyTable interface {
 // A txTable is a table as a transaction sees it.
 type txTable interface {
 	lockOrder() uint64
-	lock()
-	unlock()
-	rlock()
-	runlock()
-	tryLock() bool
+	domainLock() *domainLock
 	isDroppedLocked() bool
 
 	// Each beginLocked is followed by endScansLocked, stageKeysLocked, storeVersionsLocked and
 	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
 	// function that publishTxLocked returns when it holds no lock.
 	beginLocked(tx *Tx)
+	isInTxLocked() bool
+	goBackLocked()
+	forgetSavepointLocked()
 	endScansLocked()
 	stageKeysLocked()
 	storeVersionsLocked()
@@ -130,15 +133,18 @@ func newTx(function string, tables []AnyTable) *Tx {
 // functions that it returns wake loops, and are to be called without the locks. A
 // transaction costs about what its writes cost (BenchmarkTransact).
 func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
-	for _, t := range tx.tables {
-		t.lock()
-		defer t.unlock()
-	}
+	tx.domains = lockDomains(tx.firstDomains[:0], tx.tables, (*domain).lock, (*domain).Unlock)
+	defer tx.domains.release((*domain).Unlock)
 	for _, t := range tx.tables {
 		if t.isDroppedLocked() {
 			return nil, fmt.Errorf("changefeed: %s %q: %w", op, t.Name(), ErrTableDropped)
 		}
 	}
+	return tx.runLocked(fn)
+}
+
+// runLocked is run with the tables locked. They are not dropped.
+func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	for _, t := range tx.tables {
 		t.beginLocked(tx)
 	}
@@ -173,7 +179,9 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 		t.storeVersionsLocked()
 	}
 	for _, t := range tx.tables {
-		wake = append(wake, t.publishTxLocked())
+		if f := t.publishTxLocked(); f != nil {
+			wake = append(wake, f)
+		}
 	}
 	for _, s := range sets {
 		s.publishLocked(tx)
@@ -191,12 +199,8 @@ func (t *Table[K, V]) anyTable() txTable {
 	return t
 }
 
-func (t *Table[K, V]) lockOrder() uint64 { return t.lockID }
-func (t *Table[K, V]) lock()             { t.mu.Lock() }
-func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
-func (t *Table[K, V]) rlock()            { t.mu.RLock() }
-func (t *Table[K, V]) runlock()          { t.mu.RUnlock() }
-func (t *Table[K, V]) tryLock() bool     { return t.mu.TryLock() }
+func (t *Table[K, V]) lockOrder() uint64       { return t.lockID }
+func (t *Table[K, V]) domainLock() *domainLock { return &t.mu }
 
 func (t *Table[K, V]) isDroppedLocked() bool { return t.dropped }
 
@@ -207,6 +211,7 @@ type txState[K, V any] struct {
 	seq     uint64             // Table.seq before it
 	made    [Delete + 1]uint64 // Table.made before it
 	cells   []*cell[K, V]      // the cells that it has written to, each once
+	saved   savepoint[K, V]    // before the cascade that is under way
 	spare   []version[V]       // for more cells
 	scans   []*scan[K, V]      // that are not closed
 	writing bool               // one of its writes is running
@@ -290,6 +295,9 @@ func (t *Table[K, V]) publishTxLocked() (wake func()) {
 		return w.wake
 	}
 	w := t.publishLocked()
+	if w.isEmpty() {
+		return nil
+	}
 	return w.wake
 }
 
@@ -305,7 +313,7 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	t.endScansLocked()
 	for _, x := range t.indexes {
-		x.rollback()
+		x.rollback(false)
 	}
 }
 
@@ -318,8 +326,8 @@ func (t *Table[K, V]) endScansLocked() {
 
 // endTxLocked removes the cells that have no row any more, or have got none.
 func (t *Table[K, V]) endTxLocked() {
-	cells := t.tx.cells
-	t.tx = txState[K, V]{}
+	cells, saved := t.tx.cells, t.tx.saved
+	t.tx = txState[K, V]{saved: saved} // which is empty
 	for _, x := range t.indexes {
 		x.endTx()
 	}
