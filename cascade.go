@@ -47,7 +47,7 @@ func (t *Table[K, V]) connected() bool { return t.dependents != nil || t.isView 
 // cascadeLocked makes a planned change to a table that has views or is one, and lets the views follow.
 func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	tx := t.tx.tx
-	if tx.cascade.running {
+	if tx.single || tx.cascade.running {
 		return t.spreadLocked(c, key, at)
 	}
 	tx.cascade.running, tx.cascade.logged = true, len(tx.log)
@@ -60,7 +60,7 @@ func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
 
 func (t *Table[K, V]) spreadLocked(c *Change[V], key K, at *cell[K, V]) error {
 	tx := t.tx.tx
-	if !t.tx.saved.set {
+	if !tx.single && !t.tx.saved.set {
 		tx.cascade.tables = append(tx.cascade.tables, t)
 		t.saveLocked()
 	}
@@ -151,10 +151,23 @@ func (t *Table[K, V]) setLocked(tx *Tx, key K, row *V) error {
 
 // writeWithViewsLocked makes a single write to a table with views, in a transaction of its own.
 func (t *Table[K, V]) writeWithViewsLocked(key K, next rule[V]) (c Change[V], wake []func(), err error) {
-	tx := &Tx{tables: []txTable{t}}
-	wake, err = tx.runLocked(func(*Tx) (err error) {
-		c, err = t.writeLocked(key, next)
-		return err
-	})
+	tx := &Tx{single: true}
+	tx.tables = append(tx.firstTables[:0], t)
+	t.beginLocked(tx)
+	defer tx.endSingle() // also if a function of the user panics
+	if c, err = t.writeLocked(key, next); err == nil {
+		wake = tx.commitLocked()
+	}
 	return c, wake, err
+}
+
+// endSingle undoes the write if it has not committed.
+func (tx *Tx) endSingle() {
+	if tx.committed.Load() {
+		return
+	}
+	for _, t := range tx.tables {
+		t.rollbackLocked()
+		t.endTxLocked()
+	}
 }

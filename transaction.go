@@ -21,7 +21,9 @@ type Tx struct {
 	failed    error      // why the transaction cannot commit, or nil
 	ended     atomic.Bool
 
+	single       bool       // it is one write to a table with views
 	firstDomains [2]*domain // the memory for domains, if there are few
+	firstTables  [4]txTable // the memory for tables, if it is single and there are few
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
@@ -164,17 +166,24 @@ func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	if tx.failed != nil {
 		return nil, tx.failed
 	}
+	return tx.commitLocked(), nil
+}
+
+// commitLocked publishes the writes of the transaction, and ends it in its tables.
+func (tx *Tx) commitLocked() (wake []func()) {
+	defer func() {
+		for _, t := range tx.tables {
+			t.endTxLocked()
+		}
+	}()
 	for _, t := range tx.tables {
 		t.endScansLocked()
 		t.stageKeysLocked()
 	}
 	sets := tx.setsLocked()
 	lockSets(sets)
-	tx.committed.Store(true)
-	for _, t := range tx.tables {
-		defer t.endTxLocked()
-	}
 	defer unlockSets(sets)
+	tx.committed.Store(true)
 	for _, t := range tx.tables {
 		t.storeVersionsLocked()
 	}
@@ -189,7 +198,7 @@ func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	if sets != nil {
 		wake = append(wake, func() { wakeSets(sets) })
 	}
-	return wake, nil
+	return wake
 }
 
 func (t *Table[K, V]) anyTable() txTable {
