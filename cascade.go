@@ -151,8 +151,11 @@ func (t *Table[K, V]) setLocked(tx *Tx, key K, row *V) error {
 
 // writeWithViewsLocked makes a single write to a table with views, in a transaction of its own.
 func (t *Table[K, V]) writeWithViewsLocked(key K, next rule[V]) (c Change[V], wake []func(), err error) {
-	tx := &Tx{single: true}
-	tx.tables = append(tx.firstTables[:0], t)
+	if t.single == nil {
+		t.single = &Tx{single: true}
+	}
+	tx := t.single
+	tx.outcome, tx.tables = new(outcome), append(tx.tables[:0], t)
 	t.beginLocked(tx)
 	defer tx.endSingle() // also if a function of the user panics
 	if c, err = t.writeLocked(key, next); err == nil {
@@ -163,11 +166,12 @@ func (t *Table[K, V]) writeWithViewsLocked(key K, next rule[V]) (c Change[V], wa
 
 // endSingle undoes the write if it has not committed.
 func (tx *Tx) endSingle() {
-	if tx.committed.Load() {
-		return
+	if !tx.committed.Load() {
+		for _, t := range tx.tables {
+			t.rollbackLocked()
+			t.endTxLocked()
+		}
 	}
-	for _, t := range tx.tables {
-		t.rollbackLocked()
-		t.endTxLocked()
-	}
+	clear(tx.log)
+	tx.log = tx.log[:0]
 }

@@ -117,6 +117,7 @@ type Table[K, V any] struct {
 	indexes []tableIndex[K, V]
 
 	dependents []dependent[K, V] // the views of the table, in the order in which they were made
+	single     *Tx               // of single writes, which it is used for again; nil before the first
 	isView     bool              // the table is that of a view; never changes
 
 	snapshots snapshots[K, V] // that readers have

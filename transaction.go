@@ -12,18 +12,17 @@ import (
 
 // A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
-	tables    []txTable  // in the order of their lockIDs
-	domains   domainList // of the tables of a transaction, which are locked
-	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
-	committed atomicBool // publishes the rows of a transaction in all of its tables at once
-	log       []logEntry // the changes of tables that are followed by [Commits]
-	cascade   cascade    // the write to a table with views that is under way
-	failed    error      // why the transaction cannot commit, or nil
-	ended     atomic.Bool
+	tables  []txTable  // in the order of their lockIDs
+	domains domainList // of the tables of a transaction, which are locked
+	views   []anyView  // what [Read] sees of the tables, or nil for a transaction
+	*outcome
+	log     []logEntry // the changes of tables that are followed by [Commits]
+	cascade cascade    // the write to a table with views that is under way
+	failed  error      // why the transaction cannot commit, or nil
+	ended   atomic.Bool
 
 	single       bool       // it is one write to a table with views
 	firstDomains [2]*domain // the memory for domains, if there are few
-	firstTables  [4]txTable // the memory for tables, if it is single and there are few
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
@@ -119,7 +118,7 @@ func transact(op string, fn func(tx *Tx) error, tables ...AnyTable) error {
 
 // newTx returns a Tx of the tables for the function of that name.
 func newTx(function string, tables []AnyTable) *Tx {
-	tx := new(Tx)
+	tx := &Tx{outcome: new(outcome)}
 	for _, t := range tables {
 		if t == nil {
 			panic("changefeed: " + function + ": nil table")
@@ -247,7 +246,7 @@ func (s *txState[K, V]) write(c *cell[K, V], row *V) {
 	}
 	v := &s.spare[0]
 	s.spare = s.spare[1:]
-	v.row, v.tx = row, s.tx
+	v.row, v.tx = row, s.tx.outcome
 	if first != nil {
 		v.next.Store(first)
 	}
@@ -273,7 +272,7 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 // staged, from the moment at which the transaction commits.
 func (t *Table[K, V]) stageKeysLocked() {
 	if r := t.tx.refill; r != nil {
-		t.keys.stage(r.keys, t.tx.tx)
+		t.keys.stage(r.keys, t.tx.tx.outcome)
 	}
 }
 
