@@ -155,7 +155,8 @@ type commitSet struct {
 	id     uint64    // sets are locked in this order
 	tables []txTable // in the order of their lockIDs
 	feeds  feedSet[*commitSubscription]
-	open   int // feeds that have not left; guarded by the locks of all tables
+	open   int        // feeds that have not left; guarded by the locks of all tables
+	held   domainList // of the tables, which are locked; guarded by these locks
 
 	mu      sync.Mutex     // guards dropped, and puts into the ring; ring.mu comes after it
 	ring    ring[logEntry] // an element continues if the next one is of the same commit
@@ -319,36 +320,22 @@ func commitsError(table string, err error) error {
 
 // lockTables locks all tables, or none if a lock panics: see tableMutex in debug.go.
 func (s *commitSet) lockTables() {
-	locked := 0
-	defer func() {
-		if locked < len(s.tables) {
-			for _, t := range s.tables[:locked] {
-				t.unlock()
-			}
-		}
-	}()
-	for _, t := range s.tables {
-		t.lock()
-		locked++
-	}
+	s.held = lockDomains(nil, s.tables, (*domain).lock, (*domain).Unlock)
 }
 
 func (s *commitSet) unlockTables() {
-	for _, t := range s.tables {
-		t.unlock()
-	}
+	held := s.held
+	s.held = nil
+	held.release((*domain).Unlock)
 }
 
 // tryLockTables locks all tables, or none.
 func (s *commitSet) tryLockTables() bool {
-	for i, t := range s.tables {
-		if !t.tryLock() {
-			for _, locked := range s.tables[:i] {
-				locked.unlock()
-			}
-			return false
-		}
+	held := domainsOf(nil, s.tables)
+	if !held.acquire((*domain).TryLock, (*domain).Unlock) {
+		return false
 	}
+	s.held = held
 	return true
 }
 

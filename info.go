@@ -53,7 +53,9 @@ func (t *Table[K, V]) Info() TableInfo {
 		Dropped:  t.dropped,
 	}
 	for _, x := range t.indexes {
-		info.Indexes = append(info.Indexes, x.indexName())
+		if !x.isHidden() {
+			info.Indexes = append(info.Indexes, x.indexName())
+		}
 	}
 	for _, s := range t.commitSets() {
 		info.Feeds += s.feeds.len()

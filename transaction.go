@@ -12,12 +12,17 @@ import (
 
 // A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
-	tables    []txTable  // in the order of their lockIDs
-	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
-	committed atomicBool // publishes the rows of a transaction in all of its tables at once
-	log       []logEntry // the changes of tables that are followed by [Commits]
-	failed    error      // why the transaction cannot commit, or nil
-	ended     atomic.Bool
+	tables  []txTable  // in the order of their lockIDs
+	domains domainList // of the tables of a transaction, which are locked
+	views   []anyView  // what [Read] sees of the tables, or nil for a transaction
+	*outcome
+	log     []logEntry // the changes of tables that are followed by [Commits]
+	cascade cascade    // the write to a table with views that is under way
+	failed  error      // why the transaction cannot commit, or nil
+	ended   atomic.Bool
+
+	single       bool       // it is one write to a table with views
+	firstDomains [2]*domain // the memory for domains, if there are few
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
@@ -34,17 +39,16 @@ type AnyTable interface {
 // A txTable is a table as a transaction sees it.
 type txTable interface {
 	lockOrder() uint64
-	lock()
-	unlock()
-	rlock()
-	runlock()
-	tryLock() bool
+	domainLock() *domainLock
 	isDroppedLocked() bool
 
 	// Each beginLocked is followed by endScansLocked, stageKeysLocked, storeVersionsLocked and
 	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
 	// function that publishTxLocked returns when it holds no lock.
 	beginLocked(tx *Tx)
+	isInTxLocked() bool
+	goBackLocked()
+	forgetSavepointLocked()
 	endScansLocked()
 	stageKeysLocked()
 	storeVersionsLocked()
@@ -114,7 +118,7 @@ func transact(op string, fn func(tx *Tx) error, tables ...AnyTable) error {
 
 // newTx returns a Tx of the tables for the function of that name.
 func newTx(function string, tables []AnyTable) *Tx {
-	tx := new(Tx)
+	tx := &Tx{outcome: new(outcome)}
 	for _, t := range tables {
 		if t == nil {
 			panic("changefeed: " + function + ": nil table")
@@ -130,15 +134,18 @@ func newTx(function string, tables []AnyTable) *Tx {
 // functions that it returns wake loops, and are to be called without the locks. A
 // transaction costs about what its writes cost (BenchmarkTransact).
 func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
-	for _, t := range tx.tables {
-		t.lock()
-		defer t.unlock()
-	}
+	tx.domains = lockDomains(tx.firstDomains[:0], tx.tables, (*domain).lock, (*domain).Unlock)
+	defer tx.domains.release((*domain).Unlock)
 	for _, t := range tx.tables {
 		if t.isDroppedLocked() {
 			return nil, fmt.Errorf("changefeed: %s %q: %w", op, t.Name(), ErrTableDropped)
 		}
 	}
+	return tx.runLocked(fn)
+}
+
+// runLocked is run with the tables locked. They are not dropped.
+func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	for _, t := range tx.tables {
 		t.beginLocked(tx)
 	}
@@ -158,22 +165,31 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	if tx.failed != nil {
 		return nil, tx.failed
 	}
+	return tx.commitLocked(), nil
+}
+
+// commitLocked publishes the writes of the transaction, and ends it in its tables.
+func (tx *Tx) commitLocked() (wake []func()) {
+	defer func() {
+		for _, t := range tx.tables {
+			t.endTxLocked()
+		}
+	}()
 	for _, t := range tx.tables {
 		t.endScansLocked()
 		t.stageKeysLocked()
 	}
 	sets := tx.setsLocked()
 	lockSets(sets)
-	tx.committed.Store(true)
-	for _, t := range tx.tables {
-		defer t.endTxLocked()
-	}
 	defer unlockSets(sets)
+	tx.committed.Store(true)
 	for _, t := range tx.tables {
 		t.storeVersionsLocked()
 	}
 	for _, t := range tx.tables {
-		wake = append(wake, t.publishTxLocked())
+		if f := t.publishTxLocked(); f != nil {
+			wake = append(wake, f)
+		}
 	}
 	for _, s := range sets {
 		s.publishLocked(tx)
@@ -181,7 +197,7 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	if sets != nil {
 		wake = append(wake, func() { wakeSets(sets) })
 	}
-	return wake, nil
+	return wake
 }
 
 func (t *Table[K, V]) anyTable() txTable {
@@ -191,12 +207,8 @@ func (t *Table[K, V]) anyTable() txTable {
 	return t
 }
 
-func (t *Table[K, V]) lockOrder() uint64 { return t.lockID }
-func (t *Table[K, V]) lock()             { t.mu.Lock() }
-func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
-func (t *Table[K, V]) rlock()            { t.mu.RLock() }
-func (t *Table[K, V]) runlock()          { t.mu.RUnlock() }
-func (t *Table[K, V]) tryLock() bool     { return t.mu.TryLock() }
+func (t *Table[K, V]) lockOrder() uint64       { return t.lockID }
+func (t *Table[K, V]) domainLock() *domainLock { return &t.mu }
 
 func (t *Table[K, V]) isDroppedLocked() bool { return t.dropped }
 
@@ -207,6 +219,7 @@ type txState[K, V any] struct {
 	seq     uint64             // Table.seq before it
 	made    [Delete + 1]uint64 // Table.made before it
 	cells   []*cell[K, V]      // the cells that it has written to, each once
+	saved   savepoint[K, V]    // before the cascade that is under way
 	spare   []version[V]       // for more cells
 	scans   []*scan[K, V]      // that are not closed
 	writing bool               // one of its writes is running
@@ -233,7 +246,7 @@ func (s *txState[K, V]) write(c *cell[K, V], row *V) {
 	}
 	v := &s.spare[0]
 	s.spare = s.spare[1:]
-	v.row, v.tx = row, s.tx
+	v.row, v.tx = row, s.tx.outcome
 	if first != nil {
 		v.next.Store(first)
 	}
@@ -259,7 +272,7 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 // staged, from the moment at which the transaction commits.
 func (t *Table[K, V]) stageKeysLocked() {
 	if r := t.tx.refill; r != nil {
-		t.keys.stage(r.keys, t.tx.tx)
+		t.keys.stage(r.keys, t.tx.tx.outcome)
 	}
 }
 
@@ -290,7 +303,10 @@ func (t *Table[K, V]) publishTxLocked() (wake func()) {
 		return w.wake
 	}
 	w := t.publishLocked()
-	return w.wake
+	if w.isEmpty() {
+		return nil
+	}
+	return w.later()
 }
 
 // rollbackLocked undoes the transaction's writes. Nobody has seen them. It calls no function
@@ -305,7 +321,7 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	t.endScansLocked()
 	for _, x := range t.indexes {
-		x.rollback()
+		x.rollback(false)
 	}
 }
 
@@ -318,8 +334,8 @@ func (t *Table[K, V]) endScansLocked() {
 
 // endTxLocked removes the cells that have no row any more, or have got none.
 func (t *Table[K, V]) endTxLocked() {
-	cells := t.tx.cells
-	t.tx = txState[K, V]{}
+	cells, saved := t.tx.cells, t.tx.saved
+	t.tx = txState[K, V]{saved: saved} // which is empty
 	for _, x := range t.indexes {
 		x.endTx()
 	}
