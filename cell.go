@@ -19,13 +19,10 @@ type cell[K, V any] struct {
 // snapshots need, the newest first.
 type version[V any] struct {
 	row     *V                        // nil: there is no row
-	tx      *outcome                  // of the transaction that wrote the row, or nil for an earlier row
+	tx      *Tx                       // the transaction that wrote the row, or nil for an earlier row
 	keptFor atomicUint64              // an earlier row: the number of the newest snapshot that needs it
 	next    atomicPointer[version[V]] // nil at the end
 }
-
-// An outcome says whether a transaction has committed. That publishes its rows in all of its tables at once.
-type outcome struct{ committed atomicBool }
 
 // published returns the row that is published now. It needs no lock, and c may be nil.
 //

@@ -155,8 +155,7 @@ type commitSet struct {
 	id     uint64    // sets are locked in this order
 	tables []txTable // in the order of their lockIDs
 	feeds  feedSet[*commitSubscription]
-	open   int        // feeds that have not left; guarded by the locks of all tables
-	held   domainList // of the tables, which are locked; guarded by these locks
+	open   int // feeds that have not left; guarded by the locks of all tables
 
 	mu      sync.Mutex     // guards dropped, and puts into the ring; ring.mu comes after it
 	ring    ring[logEntry] // an element continues if the next one is of the same commit
@@ -320,22 +319,36 @@ func commitsError(table string, err error) error {
 
 // lockTables locks all tables, or none if a lock panics: see tableMutex in debug.go.
 func (s *commitSet) lockTables() {
-	s.held = lockDomains(nil, s.tables, (*domain).lock, (*domain).Unlock)
+	locked := 0
+	defer func() {
+		if locked < len(s.tables) {
+			for _, t := range s.tables[:locked] {
+				t.unlock()
+			}
+		}
+	}()
+	for _, t := range s.tables {
+		t.lock()
+		locked++
+	}
 }
 
 func (s *commitSet) unlockTables() {
-	held := s.held
-	s.held = nil
-	held.release((*domain).Unlock)
+	for _, t := range s.tables {
+		t.unlock()
+	}
 }
 
 // tryLockTables locks all tables, or none.
 func (s *commitSet) tryLockTables() bool {
-	held := domainsOf(nil, s.tables)
-	if !held.acquire((*domain).TryLock, (*domain).Unlock) {
-		return false
+	for i, t := range s.tables {
+		if !t.tryLock() {
+			for _, locked := range s.tables[:i] {
+				locked.unlock()
+			}
+			return false
+		}
 	}
-	s.held = held
 	return true
 }
 

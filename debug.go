@@ -164,7 +164,7 @@ func (g *rowGuard[K, V]) begin(t *Table[K, V]) {
 		g.check(row)
 		return g.key(row)
 	}
-	t.mu.own.table = t.name
+	t.mu.table = t.name
 }
 
 // keep begins to guard a row that is about to be stored, or nil.

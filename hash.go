@@ -27,7 +27,7 @@ type keyIndex[K, V any] interface {
 	// published use the cells of such an index from the moment at which a transaction commits.
 	// Then take takes them over.
 	another(rows *tree[entry[K, V]]) keyIndex[K, V]
-	stage(from keyIndex[K, V], tx *outcome)
+	stage(from keyIndex[K, V], tx *Tx)
 	take(from keyIndex[K, V])
 }
 
@@ -57,7 +57,7 @@ type hashIndex[K cmp.Ordered, V any] struct {
 	directory atomicPointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
 
 	staged atomicPointer[hashIndex[K, V]] // takes the place of this one when its tx commits, or nil
-	tx     *outcome
+	tx     *Tx
 }
 
 // A segment has the cells of the keys whose hashes have the same lowest depth bits in
@@ -135,7 +135,7 @@ func (x *hashIndex[K, V]) another(*tree[entry[K, V]]) keyIndex[K, V] {
 	return other
 }
 
-func (x *hashIndex[K, V]) stage(from keyIndex[K, V], tx *outcome) {
+func (x *hashIndex[K, V]) stage(from keyIndex[K, V], tx *Tx) {
 	s := from.(*hashIndex[K, V])
 	s.tx = tx
 	x.staged.Store(s)
@@ -265,7 +265,7 @@ func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
 // A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
 // table's, which puts cells there and removes them.
 type treeIndex[K, V any] struct {
-	table *domainLock // nil: nobody else has the tree
+	table *tableMutex // nil: nobody else has the tree
 	rows  *tree[entry[K, V]]
 }
 
@@ -285,9 +285,9 @@ func (treeIndex[K, V]) another(rows *tree[entry[K, V]]) keyIndex[K, V] {
 	return treeIndex[K, V]{rows: rows}
 }
 
-func (treeIndex[K, V]) put(*cell[K, V])                {}
-func (treeIndex[K, V]) fill([]*cell[K, V])             {}
-func (treeIndex[K, V]) remove(K)                       {}
-func (treeIndex[K, V]) clear()                         {}
-func (treeIndex[K, V]) stage(keyIndex[K, V], *outcome) {}
-func (treeIndex[K, V]) take(keyIndex[K, V])            {}
+func (treeIndex[K, V]) put(*cell[K, V])           {}
+func (treeIndex[K, V]) fill([]*cell[K, V])        {}
+func (treeIndex[K, V]) remove(K)                  {}
+func (treeIndex[K, V]) clear()                    {}
+func (treeIndex[K, V]) stage(keyIndex[K, V], *Tx) {}
+func (treeIndex[K, V]) take(keyIndex[K, V])       {}

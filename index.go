@@ -39,16 +39,14 @@ type Index[S, K, V any] struct {
 	order    func(a, b S) int
 	multi    bool
 	unique   bool
-	hidden   bool // only a view uses it
-	position int  // in Table.indexes
+	position int // in Table.indexes
 
 	// Guarded by the table's lock.
 	rows     tree[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // the row's values before and after the write under way, in order, each once
 
-	undo  []indexWrite[S, K, V] // the writes of the running transaction
-	saved int                   // the length of undo at the last save
+	undo []indexWrite[S, K, V] // the writes of the running transaction
 
 	// Entries with these cells are not rows. They come before and after all rows with
 	// their value.
@@ -76,7 +74,6 @@ type indexWrite[S, K, V any] struct {
 // methods are called with the table's lock held.
 type tableIndex[K, V any] interface {
 	indexName() string
-	isHidden() bool // only a view uses it
 
 	// plan prepares the write that replaces old by new, of which one may be nil. Only plan
 	// calls functions of the user, which may panic (T4). A forget must follow, also after
@@ -95,10 +92,9 @@ type tableIndex[K, V any] interface {
 	// forget releases the values of the planned write.
 	forget()
 
-	// rollback undoes the writes of the transaction, or those since the last save. It calls no
-	// function of the user. endTx forgets them.
-	save()
-	rollback(toSaved bool)
+	// rollback undoes the writes of the transaction. It calls no function of the user.
+	// endTx forgets them.
+	rollback()
 	endTx()
 
 	inspectionOrder() inspection.Order
@@ -191,14 +187,6 @@ func newIndex[S, K, V any](t *Table[K, V], name string, values func(row *V, to [
 	case compare == nil:
 		panic("changefeed: NewIndexFunc: nil compare function; pass one, or use NewIndex for ordered values")
 	}
-	x.init(t, name, values, compare)
-	if err := x.build(); err != nil {
-		return nil, fmt.Errorf("changefeed: new index of %q: %w", t.name, err)
-	}
-	return x, nil
-}
-
-func (x *Index[S, K, V]) init(t *Table[K, V], name string, values func(row *V, to []S) []S, compare func(a, b S) int) {
 	x.table, x.name, x.values, x.order = t, name, values, compare
 	x.scopes.order, x.scopes.seqOf = compare, t.seqOf
 	x.before, x.after = new(cell[K, V]), new(cell[K, V])
@@ -211,6 +199,10 @@ func (x *Index[S, K, V]) init(t *Table[K, V], name string, values func(row *V, t
 		}
 		return t.order(a.key, b.key) < 0
 	})
+	if err := x.build(); err != nil {
+		return nil, fmt.Errorf("changefeed: new index of %q: %w", t.name, err)
+	}
+	return x, nil
 }
 
 // build adds the table's rows to the index, and the index to the table.
@@ -218,27 +210,15 @@ func (x *Index[S, K, V]) build() error {
 	t := x.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if slices.ContainsFunc(t.indexes, func(other tableIndex[K, V]) bool { return !other.isHidden() && other.indexName() == x.name }) {
+	if slices.ContainsFunc(t.indexes, func(other tableIndex[K, V]) bool { return other.indexName() == x.name }) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
-	return x.buildLocked()
-}
-
-func (x *Index[S, K, V]) buildLocked() error {
 	if err := x.addAll(); err != nil {
 		return err
 	}
-	t := x.table
 	x.position = len(t.indexes)
 	t.indexes = append(t.indexes, x)
 	return nil
-}
-
-// hiddenIndexLocked makes an index that only a view uses.
-func hiddenIndexLocked[S cmp.Ordered, K, V any](t *Table[K, V], value func(row *V) S) *Index[S, K, V] {
-	x := &Index[S, K, V]{hidden: true}
-	x.init(t, "", oneValue(value), cmp.Compare[S])
-	return mustIndex(x, x.buildLocked())
 }
 
 func (x *Index[S, K, V]) addAll() (err error) {
@@ -274,7 +254,6 @@ func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
 }
 
 func (x *Index[S, K, V]) indexName() string { return x.name }
-func (x *Index[S, K, V]) isHidden() bool    { return x.hidden }
 
 func (x *Index[S, K, V]) plan(old, new *V) {
 	x.old = x.valuesOf(old, x.old)
@@ -284,22 +263,14 @@ func (x *Index[S, K, V]) plan(old, new *V) {
 
 func (x *Index[S, K, V]) forget() { x.old, x.new = recycle(x.old), recycle(x.new) }
 
-func (x *Index[S, K, V]) save() { x.saved = len(x.undo) }
-
-func (x *Index[S, K, V]) rollback(toSaved bool) {
-	to := 0
-	if toSaved {
-		to = x.saved
-	}
-	for _, w := range slices.Backward(x.undo[to:]) {
+func (x *Index[S, K, V]) rollback() {
+	for _, w := range slices.Backward(x.undo) {
 		if w.remove {
 			x.rows.remove(w.entry)
 		} else {
 			x.rows.put(w.entry)
 		}
 	}
-	clear(x.undo[to:])
-	x.undo = x.undo[:to]
 }
 
 func (x *Index[S, K, V]) endTx() { x.undo = recycle(x.undo) }

@@ -53,9 +53,7 @@ func (t *Table[K, V]) Info() TableInfo {
 		Dropped:  t.dropped,
 	}
 	for _, x := range t.indexes {
-		if !x.isHidden() {
-			info.Indexes = append(info.Indexes, x.indexName())
-		}
+		info.Indexes = append(info.Indexes, x.indexName())
 	}
 	for _, s := range t.commitSets() {
 		info.Feeds += s.feeds.len()

@@ -33,8 +33,10 @@ func Read(fn func(tx *Tx) error, tables ...AnyTable) error {
 // openViews takes snapshots of all tables while it holds all of their locks. A transaction
 // holds its locks until all of its writes are published, so each snapshot has them or none.
 func (tx *Tx) openViews() {
-	domains := lockDomains(tx.firstDomains[:0], tx.tables, (*domain).rlock, (*domain).RUnlock)
-	defer domains.release((*domain).RUnlock)
+	for _, t := range tx.tables {
+		t.rlock()
+		defer t.runlock()
+	}
 	for _, t := range tx.tables {
 		tx.views = append(tx.views, t.viewLocked())
 	}

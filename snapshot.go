@@ -28,7 +28,7 @@ const roundSize = 256
 // A snapshots is the set of a table's open snapshots. It is changed with mu held, and the
 // table's lock for reading. A writer, which holds the table's lock for writing, needs no mu.
 type snapshots[K, V any] struct {
-	table   *domainLock
+	table   *tableMutex
 	mu      sync.Mutex        // a leaf, held for a few steps, or for those of a round
 	open    []*snapshot[K, V] // oldest first
 	closing []*snapshot[K, V] // not open any more, with rows that are still kept

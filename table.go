@@ -102,10 +102,10 @@ type Table[K, V any] struct {
 
 	history atomic.Pointer[history] // changes under the table's lock
 
-	lockID  uint64     // transactions have tables in this order
+	lockID  uint64     // transactions lock tables in this order
 	allPart part[K, V] // the part that is the whole table
 
-	mu      domainLock // T1; guards the fields from here to tx
+	mu      tableMutex // T1; guards the fields from here to tx
 	handle  *tableHandle
 	rows    tree[entry[K, V]]  // also has a cell for each missing row that is followed
 	keys    keyIndex[K, V]     // of the cells in rows
@@ -115,10 +115,6 @@ type Table[K, V any] struct {
 	made    [Delete + 1]uint64 // number of changes, by Kind
 	dropped bool
 	indexes []tableIndex[K, V]
-
-	dependents []dependent[K, V] // the views of the table, in the order in which they were made
-	single     *Tx               // of single writes, which it is used for again; nil before the first
-	isView     bool              // the table is that of a view; never changes
 
 	snapshots snapshots[K, V] // that readers have
 
@@ -185,7 +181,6 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		order:  order,
 		lockID: tables.Add(1),
 	}
-	t.mu.init(t.lockID)
 	t.history.Store(newHistory(lineage{{History: newHistoryID()}}))
 	t.setHandleLocked()
 	t.allPart = &keyPart[K, V]{table: t}

@@ -12,17 +12,12 @@ import (
 
 // A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
-	tables  []txTable  // in the order of their lockIDs
-	domains domainList // of the tables of a transaction, which are locked
-	views   []anyView  // what [Read] sees of the tables, or nil for a transaction
-	*outcome
-	log     []logEntry // the changes of tables that are followed by [Commits]
-	cascade cascade    // the write to a table with views that is under way
-	failed  error      // why the transaction cannot commit, or nil
-	ended   atomic.Bool
-
-	single       bool       // it is one write to a table with views
-	firstDomains [2]*domain // the memory for domains, if there are few
+	tables    []txTable  // in the order of their lockIDs
+	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
+	committed atomicBool // publishes the rows of a transaction in all of its tables at once
+	log       []logEntry // the changes of tables that are followed by [Commits]
+	failed    error      // why the transaction cannot commit, or nil
+	ended     atomic.Bool
 }
 
 // AnyTable is a *[Table] with keys and rows of any type.
@@ -39,16 +34,17 @@ type AnyTable interface {
 // A txTable is a table as a transaction sees it.
 type txTable interface {
 	lockOrder() uint64
-	domainLock() *domainLock
+	lock()
+	unlock()
+	rlock()
+	runlock()
+	tryLock() bool
 	isDroppedLocked() bool
 
 	// Each beginLocked is followed by endScansLocked, stageKeysLocked, storeVersionsLocked and
 	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
 	// function that publishTxLocked returns when it holds no lock.
 	beginLocked(tx *Tx)
-	isInTxLocked() bool
-	goBackLocked()
-	forgetSavepointLocked()
 	endScansLocked()
 	stageKeysLocked()
 	storeVersionsLocked()
@@ -118,7 +114,7 @@ func transact(op string, fn func(tx *Tx) error, tables ...AnyTable) error {
 
 // newTx returns a Tx of the tables for the function of that name.
 func newTx(function string, tables []AnyTable) *Tx {
-	tx := &Tx{outcome: new(outcome)}
+	tx := new(Tx)
 	for _, t := range tables {
 		if t == nil {
 			panic("changefeed: " + function + ": nil table")
@@ -134,18 +130,15 @@ func newTx(function string, tables []AnyTable) *Tx {
 // functions that it returns wake loops, and are to be called without the locks. A
 // transaction costs about what its writes cost (BenchmarkTransact).
 func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
-	tx.domains = lockDomains(tx.firstDomains[:0], tx.tables, (*domain).lock, (*domain).Unlock)
-	defer tx.domains.release((*domain).Unlock)
+	for _, t := range tx.tables {
+		t.lock()
+		defer t.unlock()
+	}
 	for _, t := range tx.tables {
 		if t.isDroppedLocked() {
 			return nil, fmt.Errorf("changefeed: %s %q: %w", op, t.Name(), ErrTableDropped)
 		}
 	}
-	return tx.runLocked(fn)
-}
-
-// runLocked is run with the tables locked. They are not dropped.
-func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	for _, t := range tx.tables {
 		t.beginLocked(tx)
 	}
@@ -165,31 +158,22 @@ func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	if tx.failed != nil {
 		return nil, tx.failed
 	}
-	return tx.commitLocked(), nil
-}
-
-// commitLocked publishes the writes of the transaction, and ends it in its tables.
-func (tx *Tx) commitLocked() (wake []func()) {
-	defer func() {
-		for _, t := range tx.tables {
-			t.endTxLocked()
-		}
-	}()
 	for _, t := range tx.tables {
 		t.endScansLocked()
 		t.stageKeysLocked()
 	}
 	sets := tx.setsLocked()
 	lockSets(sets)
-	defer unlockSets(sets)
 	tx.committed.Store(true)
+	for _, t := range tx.tables {
+		defer t.endTxLocked()
+	}
+	defer unlockSets(sets)
 	for _, t := range tx.tables {
 		t.storeVersionsLocked()
 	}
 	for _, t := range tx.tables {
-		if f := t.publishTxLocked(); f != nil {
-			wake = append(wake, f)
-		}
+		wake = append(wake, t.publishTxLocked())
 	}
 	for _, s := range sets {
 		s.publishLocked(tx)
@@ -197,7 +181,7 @@ func (tx *Tx) commitLocked() (wake []func()) {
 	if sets != nil {
 		wake = append(wake, func() { wakeSets(sets) })
 	}
-	return wake
+	return wake, nil
 }
 
 func (t *Table[K, V]) anyTable() txTable {
@@ -207,8 +191,12 @@ func (t *Table[K, V]) anyTable() txTable {
 	return t
 }
 
-func (t *Table[K, V]) lockOrder() uint64       { return t.lockID }
-func (t *Table[K, V]) domainLock() *domainLock { return &t.mu }
+func (t *Table[K, V]) lockOrder() uint64 { return t.lockID }
+func (t *Table[K, V]) lock()             { t.mu.Lock() }
+func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
+func (t *Table[K, V]) rlock()            { t.mu.RLock() }
+func (t *Table[K, V]) runlock()          { t.mu.RUnlock() }
+func (t *Table[K, V]) tryLock() bool     { return t.mu.TryLock() }
 
 func (t *Table[K, V]) isDroppedLocked() bool { return t.dropped }
 
@@ -219,7 +207,6 @@ type txState[K, V any] struct {
 	seq     uint64             // Table.seq before it
 	made    [Delete + 1]uint64 // Table.made before it
 	cells   []*cell[K, V]      // the cells that it has written to, each once
-	saved   savepoint[K, V]    // before the cascade that is under way
 	spare   []version[V]       // for more cells
 	scans   []*scan[K, V]      // that are not closed
 	writing bool               // one of its writes is running
@@ -246,7 +233,7 @@ func (s *txState[K, V]) write(c *cell[K, V], row *V) {
 	}
 	v := &s.spare[0]
 	s.spare = s.spare[1:]
-	v.row, v.tx = row, s.tx.outcome
+	v.row, v.tx = row, s.tx
 	if first != nil {
 		v.next.Store(first)
 	}
@@ -272,7 +259,7 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 // staged, from the moment at which the transaction commits.
 func (t *Table[K, V]) stageKeysLocked() {
 	if r := t.tx.refill; r != nil {
-		t.keys.stage(r.keys, t.tx.tx.outcome)
+		t.keys.stage(r.keys, t.tx.tx)
 	}
 }
 
@@ -303,10 +290,7 @@ func (t *Table[K, V]) publishTxLocked() (wake func()) {
 		return w.wake
 	}
 	w := t.publishLocked()
-	if w.isEmpty() {
-		return nil
-	}
-	return w.later()
+	return w.wake
 }
 
 // rollbackLocked undoes the transaction's writes. Nobody has seen them. It calls no function
@@ -321,7 +305,7 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	t.endScansLocked()
 	for _, x := range t.indexes {
-		x.rollback(false)
+		x.rollback()
 	}
 }
 
@@ -334,8 +318,8 @@ func (t *Table[K, V]) endScansLocked() {
 
 // endTxLocked removes the cells that have no row any more, or have got none.
 func (t *Table[K, V]) endTxLocked() {
-	cells, saved := t.tx.cells, t.tx.saved
-	t.tx = txState[K, V]{saved: saved} // which is empty
+	cells := t.tx.cells
+	t.tx = txState[K, V]{}
 	for _, x := range t.indexes {
 		x.endTx()
 	}

@@ -92,10 +92,6 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	if t.dropped {
 		return c, w, ErrTableDropped
 	}
-	if t.dependents != nil {
-		c, w.views, err = t.writeWithViewsLocked(key, next)
-		return c, w, err
-	}
 	if c, err = t.writeLocked(key, next); c.Kind != None {
 		w = t.publishLocked()
 		if t.locked != nil {
@@ -147,9 +143,6 @@ func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 		}
 	}
 	t.guard.keep(c.New)
-	if t.connected() {
-		return t.cascadeLocked(c, key, at)
-	}
 	t.commitLocked(c, key, at)
 	return nil
 }
@@ -217,9 +210,6 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], change *Change[V]) {
 	}
 	switch {
 	case t.tx.running():
-		if t.tx.saved.set {
-			t.tx.saved.rows = append(t.tx.saved.rows, savedRow[K, V]{c, c.latest()})
-		}
 		t.tx.write(c, change.New)
 	case isNew:
 		c.row.Store(change.New)
