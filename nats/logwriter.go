@@ -15,14 +15,14 @@ import (
 // after the other, with those of nobody else between them.
 type logWriter struct {
 	*feed
-	id     publisherID
+	id     randomID
 	first  uint64 // its first term
 	term   uint64
 	number uint64 // of the last message
 	last   logEnd // the end of the log, which the next message comes after
 }
 
-func newLogWriter(f *feed, id publisherID, term uint64, end *logEnd) *logWriter {
+func newLogWriter(f *feed, id randomID, term uint64, end *logEnd) *logWriter {
 	return &logWriter{feed: f, id: id, first: term, term: term, last: *end}
 }
 

@@ -18,7 +18,7 @@ type header struct {
 	kind      messageKind
 	term      uint64
 	number    uint64
-	publisher publisherID
+	publisher randomID
 }
 
 type messageKind byte
@@ -46,10 +46,10 @@ const (
 	unknownKind messageKind = 255
 )
 
-// A publisherID is the random name of a publisher.
-type publisherID [8]byte
+// A randomID is the name of a publisher, or of an attempt to make a snapshot.
+type randomID [8]byte
 
-func newPublisherID() (id publisherID) {
+func newRandomID() (id randomID) {
 	_, _ = rand.Read(id[:]) // never fails
 	return id
 }
@@ -57,7 +57,7 @@ func newPublisherID() (id publisherID) {
 const (
 	letters       = "cf"
 	formatVersion = 1
-	headerSize    = len(letters) + 1 + 1 + 8 + 8 + len(publisherID{})
+	headerSize    = len(letters) + 1 + 1 + 8 + 8 + len(randomID{})
 )
 
 // errForeign says that a message is not one of this package. Everybody passes over it.
@@ -228,7 +228,7 @@ func (r *reader) count() uint64 {
 // A decoder decodes the messages of a log, in order.
 type decoder struct {
 	parts []byte // of a message whose last part is to come
-	from  publisherID
+	from  randomID
 	term  uint64
 }
 

@@ -41,7 +41,8 @@ func Buffer(n int) Option { return func(c *config) { c.buffer = n } }
 func SnapshotEvery(n int) Option { return func(c *config) { c.every = n } }
 
 // OnError makes a publisher or a replica call f with each error that keeps it from going on, but not
-// with those that are gone after three seconds. Without it, nobody learns of them. It tries again, except after [ErrFenced] and [changefeed.ErrTableDropped],
-// which end it. A lost connection alone is not reported: see the handlers of nats.Conn. f is called by
-// several goroutines, and must not call Close.
+// with those that are gone after three seconds. Without it, nobody learns of them. It tries again,
+// except after [ErrFenced] and [changefeed.ErrTableDropped], which end it. A lost connection alone is
+// not reported: see the handlers of nats.Conn. f is called by several goroutines, and must not call
+// Close.
 func OnError(f func(err error)) Option { return func(c *config) { c.onError = f } }

@@ -103,7 +103,7 @@ func (f *feed) publish(ctx context.Context) (*Publisher, error) {
 	if len(published.safe) > 0 {
 		f.fork()
 	}
-	p := f.newPublisher(newPublisherID(), published)
+	p := f.newPublisher(newRandomID(), published)
 	go p.run()
 	if err := p.waitFor(ctx, func() (bool, error) { return p.began && p.safe == nil, p.trouble }); err != nil {
 		p.Close()
@@ -121,7 +121,7 @@ func (f *feed) fork() {
 }
 
 // newPublisher returns a publisher that goes on from what was published. It follows the tables already.
-func (f *feed) newPublisher(id publisherID, published *publication) *Publisher {
+func (f *feed) newPublisher(id randomID, published *publication) *Publisher {
 	p := &Publisher{
 		feed: f, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
 		log:  newLogWriter(f, id, max(published.term+1, uint64(time.Now().Unix())), &published.end),
@@ -467,14 +467,8 @@ func (p *Publisher) snapshot() {
 	if p.taking != nil || p.retry != nil {
 		return
 	}
-	if !p.due {
-		rows := 0
-		for _, t := range p.tables {
-			rows += t.any().Len()
-		}
-		if p.changes < max(p.every, rows) {
-			return
-		}
+	if !p.due && (p.changes < p.every || p.changes < p.rows()) {
+		return
 	}
 	p.due, p.changes, p.taken = false, 0, p.log.number
 	after := p.log.place()
@@ -488,6 +482,14 @@ func (p *Publisher) snapshot() {
 		taking <- err
 		close(taking)
 	}()
+}
+
+// rows returns the number of rows of all tables. It waits for writers.
+func (p *Publisher) rows() (n int) {
+	for _, t := range p.tables {
+		n += t.any().Len()
+	}
+	return n
 }
 
 // confirm waits until the log has all that a snapshot has. Otherwise the snapshot could have changes

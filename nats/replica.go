@@ -30,8 +30,8 @@ type Replica struct {
 	refused uint64 // the sequence number of the last message that the tables could not take
 
 	mu      sync.Mutex
-	next    place         // the next message, in the term of the last one; the goroutine alone changes it
-	at      lineages      // of the tables; the same
+	next    place         // the next message, in the term of the last one. The goroutine alone changes it
+	at      lineages      // of the tables. The goroutine alone changes it
 	target  uint64        // the sequence number that Follow or Promote waits for, or 0
 	final   bool          // the replica has all that it can get up to the target
 	changed chan struct{} // closed when one of these changes
@@ -254,7 +254,7 @@ func (r *Replica) bootstrap() error {
 	target := r.target
 	r.mu.Unlock()
 	s, err := r.openSnapshot(r.ctx, r.needed)
-	if (errors.Is(err, errNotPublished) || errors.Is(err, errIncomplete)) && target > 0 && len(r.at) > 0 {
+	if lacksSnapshot(err) && target > 0 && len(r.at) > 0 {
 		published, e := r.published(r.ctx)
 		if err = cmp.Or(e, err); e == nil && r.at.include(published.safe) {
 			r.move(func() { r.final = r.target == target }) // perhaps nobody makes the snapshot any more
@@ -421,7 +421,7 @@ func (r *Replica) promote(ctx context.Context) (*Publisher, error) {
 	if err := cmp.Or(r.Err(), ctx.Err()); err != nil {
 		return nil, err
 	}
-	h := header{kind: fenceMessage, publisher: newPublisherID()}
+	h := header{kind: fenceMessage, publisher: newRandomID()}
 	var fence uint64
 	err := r.persist(ctx, func(ctx context.Context) error {
 		ack, err := r.js.PublishMsg(ctx, &nats.Msg{Subject: r.subject, Data: h.append(nil)})

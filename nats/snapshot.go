@@ -17,17 +17,21 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A snapshot has the rows of all tables at one moment, and their newest commits. The rows and the
-// commits of one table come after those of another: see rows.write. They are the parts of the snapshot,
-// which are messages of a stream of their own. A part begins with its number. After the last part comes
-// the header, as JSON, which says that the snapshot is complete.
+// A snapshot has the rows of all tables at one moment, and their newest commits. It begins with the
+// length of its header and the header, as JSON. Then come the rows and the commits of each table: see
+// rows.write. All of this is cut into parts, which are messages of a stream of their own. A part begins
+// with its number. After the last part comes a message that says how many there are.
 //
 // It does not matter if an attempt to send a message succeeds although it seemed to fail. The message is
 // then there twice, and whoever reads it passes over the second one.
 type snapshot struct {
-	Format int             `json:"format"`
-	Parts  uint64          `json:"parts"`
 	Tables []tableSnapshot `json:"tables"`
+}
+
+// A snapshotEnd is the last message of a snapshot, as JSON.
+type snapshotEnd struct {
+	Format int    `json:"format"`
+	Parts  uint64 `json:"parts"`
 }
 
 type tableSnapshot struct {
@@ -41,7 +45,7 @@ type tableSnapshot struct {
 // place are in the rows. Later ones may be, too.
 type snapshotName struct {
 	place
-	id publisherID // of nobody but this attempt to make a snapshot
+	id randomID // of this attempt to make a snapshot
 }
 
 func (n snapshotName) String() string { return fmt.Sprintf("%d-%d-%x", n.term, n.sequence, n.id) }
@@ -84,29 +88,28 @@ const maxPart = 256 << 10
 // writeSnapshot writes a snapshot of the tables, which have the messages up to a place. Before the
 // snapshot can be seen, it calls confirm.
 func (f *feed) writeSnapshot(ctx context.Context, after place, confirm func(s *snapshot) error) error {
-	subject := f.snapshotSubject(snapshotName{after, newPublisherID()})
+	subject := f.snapshotSubject(snapshotName{after, newRandomID()})
 	return changefeed.Read(func(tx *changefeed.Tx) error {
 		w := &partWriter{f, ctx, subject + partSubject, min(maxPart, int(f.js.Conn().MaxPayload())/2), 0}
 		s, err := f.writeRows(tx, w)
 		if err != nil {
 			return err
 		}
-		s.Parts = w.number
 		if err := confirm(s); err != nil {
 			return err
 		}
 		info, err := f.snapshots.Info(ctx, jetstream.WithSubjectFilter(w.subject))
-		if err == nil && info.State.Subjects[w.subject] < s.Parts {
+		if err == nil && info.State.Subjects[w.subject] < w.number {
 			err = errIncomplete // somebody has deleted the stream meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		header, err := json.Marshal(s)
+		end, err := json.Marshal(snapshotEnd{formatVersion, w.number})
 		if err != nil {
 			return err
 		}
-		return f.put(ctx, subject+endSubject, header)
+		return f.put(ctx, subject+endSubject, end)
 	}, f.anyTables()...)
 }
 
@@ -144,9 +147,18 @@ func (w *partWriter) Write(data []byte) (n int, err error) {
 
 func (f *feed) writeRows(tx *changefeed.Tx, to *partWriter) (s *snapshot, err error) {
 	w := bufio.NewWriterSize(to, to.size)
-	s = &snapshot{Format: formatVersion}
+	s = new(snapshot)
 	for _, t := range f.tables {
 		s.Tables = append(s.Tables, tableSnapshot{t.any().Name(), t.version(), t.lineageIn(tx), t.lenIn(tx)})
+	}
+	header, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(appendBytes(nil, header)); err != nil {
+		return nil, err
+	}
+	for _, t := range f.tables {
 		if err := t.write(tx, w); err != nil {
 			return nil, fmt.Errorf("table %q: %w", t.any().Name(), err)
 		}
@@ -219,11 +231,17 @@ func (f *feed) deleteSnapshots(ctx context.Context) error {
 // errIncomplete says that there is a snapshot, but not all of it.
 var errIncomplete = errors.New("parts of the snapshot are missing")
 
-// errNoHeader says that a server does not have the header of a snapshot yet, or not any more.
-var errNoHeader = errors.New("the header is missing")
+// errNotThere says that a server does not have a message of a snapshot yet, or not any more.
+var errNotThere = errors.New("a message of the snapshot is missing")
+
+// lacksSnapshot reports whether an error says that there is no snapshot that is complete. errNotThere
+// does not say that.
+func lacksSnapshot(err error) bool {
+	return errors.Is(err, errNotPublished) || errors.Is(err, errIncomplete)
+}
 
 // openSnapshot opens the newest snapshot that is complete. If there is none from a place on, it returns
-// errNotPublished or errIncomplete. errNoHeader says nothing about that.
+// errNotPublished or errIncomplete.
 func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader, err error) {
 	list, err := f.listSnapshots(ctx)
 	if err != nil {
@@ -238,26 +256,32 @@ func (f *feed) openSnapshot(ctx context.Context, from place) (r *snapshotReader,
 			continue
 		}
 		r = &snapshotReader{feed: f, ctx: ctx, snapshotName: l.snapshotName}
+		if err := r.readEnd(); err != nil {
+			return nil, r.failure(err)
+		}
+		if l.parts < r.end.Parts {
+			none = r.failure(errIncomplete)
+			continue
+		}
 		if err := r.readHeader(); err != nil {
 			return nil, r.failure(err)
 		}
-		if l.parts >= r.Parts {
-			return r, nil
-		}
-		none = r.failure(errIncomplete)
+		return r, nil
 	}
 	return nil, none
 }
 
-// A snapshotReader reads a snapshot: the header first, and then the parts, as an [io.Reader].
+// A snapshotReader reads a snapshot. As an [io.Reader], it reads the parts.
 type snapshotReader struct {
 	*feed
 	ctx context.Context
 	snapshotName
 	snapshot
-	number uint64 // of the last part
-	last   uint64 // its sequence number
-	rest   []byte // of it
+	end    snapshotEnd
+	from   *bufio.Reader // reads the parts
+	number uint64        // of the last part
+	last   uint64        // its sequence number
+	rest   []byte        // of it
 }
 
 // failure returns the error for which the snapshot cannot be read.
@@ -265,19 +289,35 @@ func (r *snapshotReader) failure(err error) error {
 	return fmt.Errorf("the snapshot %v: %w", r.snapshotName, err)
 }
 
-func (r *snapshotReader) readHeader() error {
+func (r *snapshotReader) readEnd() error {
 	m, err := r.get(1, endSubject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		err = errNoHeader
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(m.Data, &r.end); err != nil {
+		return err
+	}
+	if r.end.Format != formatVersion {
+		return fmt.Errorf("the format has version %d, and not %d", r.end.Format, formatVersion)
+	}
+	return nil
+}
+
+func (r *snapshotReader) readHeader() error {
+	r.from = bufio.NewReaderSize(r, maxPart)
+	length, err := binary.ReadUvarint(r.from)
+	if err == nil && length > maxRow {
+		err = errors.New("the header is too long")
 	}
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(m.Data, &r.snapshot); err != nil {
+	header, err := readBytes(r.from, length, nil)
+	if err != nil {
 		return err
 	}
-	if r.Format != formatVersion {
-		return fmt.Errorf("the format has version %d, and not %d", r.Format, formatVersion)
+	if err := json.Unmarshal(header, &r.snapshot); err != nil {
+		return err
 	}
 	for _, t := range r.Tables {
 		if len(t.Lineage) == 0 {
@@ -293,18 +333,18 @@ func (r *snapshotReader) get(from uint64, subject string) (m *jetstream.RawStrea
 		m, err = r.snapshots.GetMsg(ctx, from, jetstream.WithGetMsgSubject(r.feed.snapshotSubject(r.snapshotName)+subject))
 		return err
 	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		err = errNotThere
+	}
 	return m, err
 }
 
 func (r *snapshotReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
-		if r.number == r.Parts {
+		if r.number == r.end.Parts {
 			return 0, io.EOF
 		}
 		m, err := r.get(r.last+1, partSubject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			err = errIncomplete
-		}
 		if err != nil {
 			return 0, err
 		}
@@ -314,7 +354,7 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 		}
 		switch number := binary.BigEndian.Uint64(m.Data); {
 		case number > r.number+1:
-			return 0, errIncomplete
+			return 0, errNotThere
 		case number == r.number+1:
 			r.number, r.rest = number, m.Data[8:]
 		}
@@ -324,7 +364,7 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// readRows reads the parts of a snapshot. It returns a function that makes the tables what it has.
+// readRows reads the rows of a snapshot. It returns a function that makes the tables what it has.
 func (f *feed) readRows(s *snapshotReader) (reset func(tx *changefeed.Tx) error, err error) {
 	present := s.lineages()
 	for name := range f.named {
@@ -332,7 +372,6 @@ func (f *feed) readRows(s *snapshotReader) (reset func(tx *changefeed.Tx) error,
 			return nil, fmt.Errorf("table %q: it is not published", name)
 		}
 	}
-	from := bufio.NewReaderSize(s, maxPart)
 	var resets []func(tx *changefeed.Tx) error
 	for i := range s.Tables {
 		t := &s.Tables[i]
@@ -340,13 +379,13 @@ func (f *feed) readRows(s *snapshotReader) (reset func(tx *changefeed.Tx) error,
 		if table == nil {
 			return nil, fmt.Errorf("table %q: it is published, but was not passed to Follow", t.Name)
 		}
-		reset, err := table.read(t, from)
+		reset, err := table.read(t, s.from)
 		if err != nil {
 			return nil, fmt.Errorf("table %q: %w", t.Name, err)
 		}
 		resets = append(resets, reset)
 	}
-	if _, err := from.Peek(1); err != io.EOF {
+	if _, err := s.from.Peek(1); err != io.EOF {
 		return nil, cmp.Or(err, errors.New("it is too long"))
 	}
 	return func(tx *changefeed.Tx) error {

@@ -101,7 +101,7 @@ var errNotPublished = errors.New("nobody has published it yet")
 func isTemporary(err error) bool {
 	for _, temporary := range []error{
 		context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionReconnecting, nats.ErrDisconnected,
-		nats.ErrNoServers, errNotPublished, errIncomplete, errNoHeader, jetstream.ErrNoStreamResponse, jetstream.ErrJetStreamNotEnabled,
+		nats.ErrNoServers, errNotPublished, errIncomplete, errNotThere, jetstream.ErrNoStreamResponse, jetstream.ErrJetStreamNotEnabled,
 	} {
 		if errors.Is(err, temporary) {
 			return true
@@ -260,7 +260,7 @@ const maxPulled = 100
 type publication struct {
 	end  logEnd   // of the log
 	term uint64   // the last one
-	next lineages // what the log leads to; nil behind a gap that is not closed
+	next lineages // the end of the log, or nil behind a gap that is not closed
 	safe lineages // what a new replica can have
 	bare bool     // there is no snapshot: the publisher may have ended before it made one
 }
@@ -284,7 +284,7 @@ func (f *feed) published(ctx context.Context) (p *publication, err error) {
 		}
 		if err == nil {
 			start, p.next = s.place, s.lineages()
-		} else if !errors.Is(err, errNotPublished) && !errors.Is(err, errIncomplete) {
+		} else if !lacksSnapshot(err) {
 			return err
 		}
 		p.bare = err != nil

@@ -55,14 +55,14 @@ func fail(t *testing.T) natsfeed.Option {
 	return natsfeed.OnError(func(err error) { t.Error(err) })
 }
 
-func publish(t *testing.T, s *embedded.Server, from tables, opts ...natsfeed.Option) *natsfeed.Publisher {
+func publish(t *testing.T, s jetstream.JetStream, from tables, opts ...natsfeed.Option) *natsfeed.Publisher {
 	p, err := natsfeed.Publish(within(t), s, "league", from.options(opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(p.Close)
 	return p
 }
 
-func follow(t *testing.T, s *embedded.Server, opts ...natsfeed.Option) (tables, *natsfeed.Replica) {
+func follow(t *testing.T, s jetstream.JetStream, opts ...natsfeed.Option) (tables, *natsfeed.Replica) {
 	to := newTables()
 	r, err := natsfeed.Follow(within(t), s, "league", to.options(opts...)...)
 	require.NoError(t, err)
@@ -174,6 +174,20 @@ func TestSnapshots(t *testing.T) {
 		}
 	}
 	same(t, earlyReplica, from, early)
+
+	p.Close() // so nothing is deleted any more
+	snapshots, err := s.Stream(within(t), "changefeed-snapshots_league")
+	require.NoError(t, err)
+	info, err := snapshots.Info(within(t), jetstream.WithSubjectFilter(snapshotEnds))
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(info.State.Subjects), 3, "two, and one that is just complete")
+	log, err := s.Stream(within(t), "changefeed_league")
+	require.NoError(t, err)
+	first := log.CachedInfo().State.FirstSeq
+	require.Greater(t, first, uint64(1))
+	for subject := range info.State.Subjects {
+		require.GreaterOrEqual(t, placeOf(t, subject)+1, first, "the log leads on from each snapshot")
+	}
 }
 
 // A commit that is larger than a message comes as a whole.

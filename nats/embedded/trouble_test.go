@@ -2,10 +2,12 @@ package embedded_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,9 +108,7 @@ func TestCloseAfterAConsumerWasDeleted(t *testing.T) {
 	t.Parallel()
 	s := run(t)
 	from := newTables()
-	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t))...)
-	require.NoError(t, err)
-	t.Cleanup(p.Close)
+	publish(t, s, from, fail(t))
 	log, err := s.Stream(within(t), "changefeed_league")
 	require.NoError(t, err)
 	for n := range 100 {
@@ -140,9 +140,7 @@ func TestADeletedConsumer(t *testing.T) {
 	t.Parallel()
 	s := run(t)
 	from, to := newTables(), newTables()
-	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t))...)
-	require.NoError(t, err)
-	t.Cleanup(p.Close)
+	publish(t, s, from, fail(t))
 	r, err := natsfeed.Follow(within(t), s, "league", to.options()...)
 	require.NoError(t, err)
 	t.Cleanup(r.Close)
@@ -184,9 +182,7 @@ func TestSnapshotsBetweenLargeCommits(t *testing.T) {
 	t.Parallel()
 	s := run(t)
 	from := newTables()
-	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t), natsfeed.SnapshotEvery(1))...)
-	require.NoError(t, err)
-	t.Cleanup(p.Close)
+	publish(t, s, from, fail(t), natsfeed.SnapshotEvery(1))
 	for n := range 20 {
 		_, err := from.games.Upsert(game{1, strings.Repeat(fmt.Sprint(n%10), 1_500_000)})
 		require.NoError(t, err)
@@ -267,15 +263,10 @@ func TestAReplicaDoesNotGoBack(t *testing.T) {
 	t.Parallel()
 	s := run(t)
 	from := newTables()
-	p, err := natsfeed.Publish(within(t), s, "league", from.options(fail(t))...)
+	p := publish(t, s, from, fail(t))
+	_, err := from.games.Insert(game{ID: 1})
 	require.NoError(t, err)
-	t.Cleanup(p.Close)
-	_, err = from.games.Insert(game{ID: 1})
-	require.NoError(t, err)
-	to := newTables()
-	r, err := natsfeed.Follow(within(t), s, "league", to.options()...)
-	require.NoError(t, err)
-	t.Cleanup(r.Close)
+	to, r := follow(t, s)
 	same(t, r, from, to)
 	_, err = from.games.Insert(game{ID: 2})
 	require.NoError(t, err)
@@ -486,17 +477,19 @@ func TestTwoServersInADirectory(t *testing.T) {
 type slowStream struct {
 	jetstream.Stream
 	meanwhile func()
+	gone      *bool // set if the part is not there any more then
 }
 
 type slowSnapshots struct {
 	jetstream.JetStream
 	once      *sync.Once
 	meanwhile func()
+	gone      *bool
 }
 
 func (s slowSnapshots) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
 	stream, err := s.JetStream.Stream(ctx, name)
-	return slowStream{stream, func() { s.once.Do(s.meanwhile) }}, err
+	return slowStream{stream, func() { s.once.Do(s.meanwhile) }, s.gone}, err
 }
 
 func (s slowStream) GetMsg(ctx context.Context, sequence uint64, opts ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
@@ -504,6 +497,7 @@ func (s slowStream) GetMsg(ctx context.Context, sequence uint64, opts ...jetstre
 	if err == nil && strings.HasSuffix(m.Subject, ".part") {
 		s.meanwhile()
 		m, err = s.Stream.GetMsg(ctx, sequence, opts...)
+		*s.gone = *s.gone || errors.Is(err, jetstream.ErrMsgNotFound)
 	}
 	return m, err
 }
@@ -514,7 +508,7 @@ func TestASnapshotIsDeletedMeanwhile(t *testing.T) {
 	s := start(t)
 	from, to := newTables(), newTables()
 	publish(t, s, from, natsfeed.SnapshotEvery(1), fail(t))
-	deleted := false
+	gone := false
 	js := slowSnapshots{s, new(sync.Once), func() {
 		snapshots := newSnapshots(t, s)
 		defer snapshots.Stop()
@@ -528,13 +522,12 @@ func TestASnapshotIsDeletedMeanwhile(t *testing.T) {
 			_, err = snapshots.Next(jetstream.NextContext(within(t)))
 			require.NoError(t, err)
 		}
-		deleted = true
-	}}
+	}, &gone}
 	r, err := natsfeed.Follow(within(t), js, "league", to.options(fail(t))...)
 	require.NoError(t, err)
 	t.Cleanup(r.Close)
 	same(t, r, from, to)
-	require.True(t, deleted)
+	require.True(t, gone)
 }
 
 // A snapshot of which JetStream has lost a part is not there. The next publisher makes another one.
@@ -559,4 +552,75 @@ func TestAnIncompleteSnapshot(t *testing.T) {
 	publish(t, s, from, fail(t))
 	to, r := follow(t, s, fail(t))
 	same(t, r, from, to)
+}
+
+// A sender is a JetStream that calls sent after each message of a snapshot.
+type sender struct {
+	jetstream.JetStream
+	sent func(m *nats.Msg)
+}
+
+func (s sender) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	ack, err := s.JetStream.PublishMsg(ctx, m, opts...)
+	if err == nil && strings.Contains(m.Subject, ".snapshots.") {
+		s.sent(m)
+	}
+	return ack, err
+}
+
+// A snapshot whose parts somebody deletes while it is made is made again.
+func TestPartsAreDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	from := newTables()
+	var deletes atomic.Bool
+	onError, errs := collect()
+	publish(t, sender{s, func(*nats.Msg) {
+		if deletes.CompareAndSwap(true, false) {
+			snapshots, err := s.Stream(within(t), "changefeed-snapshots_league")
+			require.NoError(t, err)
+			require.NoError(t, snapshots.Purge(within(t)))
+		}
+	}}, from, natsfeed.SnapshotEvery(1), onError)
+	deletes.Store(true)
+	_, err := from.games.Insert(game{ID: 1})
+	require.NoError(t, err)
+	await(t, errs, "parts of the snapshot are missing")
+	to, r := follow(t, s, fail(t))
+	same(t, r, from, to)
+}
+
+// An attempt to send a message that seems to fail may succeed, so the message is there twice.
+func TestMessagesOfASnapshotTwice(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	from := newTables()
+	for id := range 3 {
+		_, err := from.games.Insert(game{id, strings.Repeat("somebody ", 50_000)}) // more than a part
+		require.NoError(t, err)
+	}
+	publish(t, sender{s, func(m *nats.Msg) {
+		_, err := s.PublishMsg(within(t), m)
+		require.NoError(t, err)
+	}}, from, fail(t))
+	to, r := follow(t, s, fail(t))
+	same(t, r, from, to)
+}
+
+// The lineage of a table may be larger than a message.
+func TestALongLineage(t *testing.T) {
+	t.Parallel()
+	s := &testServer{dir: t.TempDir(), payload: 16 << 10}
+	s.start(t)
+	t.Cleanup(s.close)
+	from := newTables()
+	for id := range 2000 {
+		_, err := from.games.Insert(game{ID: id})
+		require.NoError(t, err)
+		from.games.Fork()
+	}
+	publish(t, s, from, fail(t))
+	to, r := follow(t, s, fail(t))
+	same(t, r, from, to)
+	require.Equal(t, from.games.Lineage(), to.games.Lineage())
 }
