@@ -267,7 +267,10 @@ func (r *Replica) bootstrap() error {
 	if err != nil {
 		return s.failure(err)
 	}
+	at := r.at
+	r.move(func() { r.at = nil }) // the snapshot may lack a position of at, and then Wait must wait for it again
 	if err := changefeed.Transact(reset, r.anyTables()...); err != nil {
+		r.move(func() { r.at = at })
 		return err
 	}
 	r.resume = s.sequence + 1

@@ -396,12 +396,15 @@ func TestADamagedMessage(t *testing.T) {
 			_, err = s.Publish(within(t), "changefeed.league", test.message(from))
 			require.NoError(t, err)
 			before := to.positions()
-			await(t, replicaErrs, `follow "league"`, test.text)
+			err = await(t, replicaErrs, `follow "league"`, test.text)
+			if errors.Is(err, changefeed.ErrOtherHistory) || errors.Is(err, changefeed.ErrGap) || errors.Is(err, changefeed.ErrDiverged) {
+				await(t, replicaErrs, `follow "league"`, test.text) // it has begun anew with a snapshot, and has come to the message again
+			}
 			_, err = from.games.Insert(game{2, "Bob"})
 			require.NoError(t, err)
 			require.ErrorIs(t, p.Wait(within(t), from.positions()...), natsfeed.ErrFenced)
 			await(t, errs, natsfeed.ErrFenced.Error())
-			require.NoError(t, r.Wait(within(t), before...)) // it may have begun anew
+			require.NoError(t, r.Wait(within(t), before...))
 			require.Equal(t, before, to.positions())
 			require.Equal(t, 1, to.games.Len())
 		})
