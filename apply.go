@@ -104,8 +104,12 @@ func (t *Table[K, V]) applyChangeLocked(of HistoryID, c Change[V]) error {
 		return fmt.Errorf("%w %s: the stored row is not the old row of the change", ErrDiverged, quoted(key))
 	}
 	c.Old = old
-	if err := t.makeLocked(&c, key, at); err != nil {
+	switch err := t.makeLocked(&c, key, at).(type) {
+	case nil:
+		return nil
+	case *keyError:
+		return pathError{err}
+	default:
 		return fmt.Errorf("%w %s", err, quoted(key))
 	}
-	return nil
 }

@@ -1,5 +1,7 @@
 package changefeed
 
+import "unsafe"
+
 // A cell holds the row of a key. The hash index, the tree and the indexes share the row's
 // cell, so a write to the row changes one cell and none of them (BenchmarkWrite). The row
 // keeps its cell until it is deleted. A row that is inserted later gets another one.
@@ -8,21 +10,25 @@ package changefeed
 // snapshot that closes are removed with it held for reading. Readers without the lock use
 // published and at. ARCHITECTURE.md explains why they find the right row.
 type cell[K, V any] struct {
-	row      atomicPointer[V]          // T3; the published row, or nil
-	versions atomicPointer[version[V]] // rows other than row: see version
-	key      K                         // as in the cell's entry
-	scope    *scope[K, V]              // of the feeds of this row, or nil; guarded by the table's lock
+	row      atomicPointer[V]       // T3; the published row, or nil
+	versions atomicPointer[version] // rows other than row: see version
+	key      K                      // as in the cell's entry
+	scope    *scope[K, V]           // of the feeds of this row, or nil; guarded by the table's lock
 }
 
 // A version is a row of a cell other than the published one. The first version of a cell
 // may be the row of a transaction that is running. Then come earlier rows that open
-// snapshots need, the newest first.
-type version[V any] struct {
-	row     *V                        // nil: there is no row
-	tx      *Tx                       // the transaction that wrote the row, or nil for an earlier row
-	keptFor atomicUint64              // an earlier row: the number of the newest snapshot that needs it
-	next    atomicPointer[version[V]] // nil at the end
+// snapshots need, the newest first. It does not have the type of the row, so that a transaction
+// can allocate the versions of all its tables together.
+type version struct {
+	row     unsafe.Pointer         // a *V of the cell, or nil: there is no row
+	tx      *outcome               // of the transaction that wrote the row, or nil for an earlier row
+	keptFor atomicUint64           // an earlier row: the number of the newest snapshot that needs it
+	next    atomicPointer[version] // nil at the end
 }
+
+// An outcome says whether a transaction has committed. That publishes its rows in all of its tables at once.
+type outcome struct{ committed atomicBool }
 
 // published returns the row that is published now. It needs no lock, and c may be nil.
 //
@@ -35,7 +41,7 @@ func (c *cell[K, V]) published() *V {
 		return nil
 	}
 	if v := c.versions.Load(); v != nil && v.tx != nil && v.tx.committed.Load() {
-		return v.row
+		return (*V)(v.row)
 	}
 	return c.row.Load()
 }
@@ -48,13 +54,13 @@ func (c *cell[K, V]) at(snapshot uint64) *V { return c.rowAt(c.row.Load(), snaps
 // row to versions before it stores the new one, so rowAt finds the earlier row.
 func (c *cell[K, V]) rowAt(row *V, snapshot uint64) *V {
 	if v := c.versions.Load(); v != nil {
-		return v.rowAt(row, snapshot)
+		return (*V)(v.rowAt(unsafe.Pointer(row), snapshot))
 	}
 	return row
 }
 
 // rowAt goes back from row, which was published when v was the cell's first version.
-func (v *version[V]) rowAt(row *V, snapshot uint64) *V {
+func (v *version) rowAt(row unsafe.Pointer, snapshot uint64) unsafe.Pointer {
 	if v.tx != nil {
 		v = v.next.Load()
 	}
@@ -73,7 +79,7 @@ func (c *cell[K, V]) latest() *V {
 		return nil
 	}
 	if v := c.versions.Load(); v != nil && v.tx != nil {
-		return v.row
+		return (*V)(v.row)
 	}
 	return c.row.Load()
 }

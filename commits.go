@@ -48,7 +48,7 @@ func (c AnyChange) String() string {
 // Typed returns a change of this table with the type of its rows. It returns false if c is a
 // change of another table.
 func (t *Table[K, V]) Typed(c AnyChange) (Change[V], bool) {
-	if c.Table != AnyTable(t) {
+	if c.Table != t.self {
 		return Change[V]{}, false
 	}
 	before, _ := c.Old.(*V)
@@ -82,7 +82,7 @@ func (t *Table[K, V]) logEntry(c *Change[V]) logEntry {
 // logged is the inverse of logEntry.
 func (t *Table[K, V]) logged(e *logEntry) AnyChange {
 	before, after := (*V)(e.old), (*V)(e.new)
-	c := AnyChange{Table: t, History: e.table.history, Seq: e.seq, Kind: kindOf(before, after)}
+	c := AnyChange{Table: t.self, History: e.table.history, Seq: e.seq, Kind: kindOf(before, after)}
 	if before != nil {
 		c.Old = before
 	}
@@ -155,7 +155,8 @@ type commitSet struct {
 	id     uint64    // sets are locked in this order
 	tables []txTable // in the order of their lockIDs
 	feeds  feedSet[*commitSubscription]
-	open   int // feeds that have not left; guarded by the locks of all tables
+	open   int        // feeds that have not left; guarded by the locks of all tables
+	held   domainList // of the tables, which are locked; guarded by these locks
 
 	mu      sync.Mutex     // guards dropped, and puts into the ring; ring.mu comes after it
 	ring    ring[logEntry] // an element continues if the next one is of the same commit
@@ -255,6 +256,9 @@ func (t *Table[K, V]) publishCommitLocked(c *Change[V]) (sets []*commitSet) {
 // setsLocked returns the sets of the transaction's tables, in the order of their ids. If the
 // transaction has logged no change, these are the sets of the tables that it has reset.
 func (tx *Tx) setsLocked() (sets []*commitSet) {
+	if len(tx.log) == 0 && !tx.resets {
+		return nil
+	}
 	for _, t := range tx.tables {
 		if len(tx.log) > 0 || t.wasResetLocked() {
 			sets = append(sets, t.commitSets()...)
@@ -319,36 +323,22 @@ func commitsError(table string, err error) error {
 
 // lockTables locks all tables, or none if a lock panics: see tableMutex in debug.go.
 func (s *commitSet) lockTables() {
-	locked := 0
-	defer func() {
-		if locked < len(s.tables) {
-			for _, t := range s.tables[:locked] {
-				t.unlock()
-			}
-		}
-	}()
-	for _, t := range s.tables {
-		t.lock()
-		locked++
-	}
+	s.held = lockDomains(nil, s.tables, (*domain).lock, (*domain).Unlock)
 }
 
 func (s *commitSet) unlockTables() {
-	for _, t := range s.tables {
-		t.unlock()
-	}
+	held := s.held
+	s.held = nil
+	held.release((*domain).Unlock)
 }
 
 // tryLockTables locks all tables, or none.
 func (s *commitSet) tryLockTables() bool {
-	for i, t := range s.tables {
-		if !t.tryLock() {
-			for _, locked := range s.tables[:i] {
-				locked.unlock()
-			}
-			return false
-		}
+	held := domainsOf(nil, s.tables)
+	if !held.acquire((*domain).TryLock, (*domain).Unlock) {
+		return false
 	}
+	s.held = held
 	return true
 }
 
@@ -732,7 +722,7 @@ func (r *tableRows[K, V]) deliver(f *commitFeed, yield func(Commit, error) bool)
 	more = true
 	r.rows.each(func() bool {
 		for _, row := range r.rows.rows {
-			f.commit = append(f.commit, AnyChange{Table: r.table, Kind: Initial, New: row})
+			f.commit = append(f.commit, AnyChange{Table: r.table.self, Kind: Initial, New: row})
 		}
 		more = f.deliver(yield)
 		return more && f.ctx.Err() == nil
@@ -741,6 +731,6 @@ func (r *tableRows[K, V]) deliver(f *commitFeed, yield func(Commit, error) bool)
 }
 
 func (r *tableRows[K, V]) ready() AnyChange {
-	return AnyChange{Table: r.table, History: r.at.History, Seq: r.at.Seq, Kind: Ready}
+	return AnyChange{Table: r.table.self, History: r.at.History, Seq: r.at.Seq, Kind: Ready}
 }
 func (r *tableRows[K, V]) close() { r.rows.close() }

@@ -25,13 +25,13 @@ import (
 // recorded. Nor does it find a call by another goroutine that the function waits for.
 type tableMutex struct {
 	sync.RWMutex
-	table  string
-	holder atomic.Uint64 // the goroutine that holds it for writing; 0: none, or one that runs no user function
+	table  atomic.Pointer[string] // the name of the table for which it is held, or was
+	holder atomic.Uint64          // the goroutine that holds it for writing; 0: none, or one that runs no user function
 }
 
 // Lock is like [sync.RWMutex.Lock] but panics if the goroutine holds the lock.
 func (m *tableMutex) Lock() {
-	m.check()
+	m.check("")
 	m.RWMutex.Lock()
 	m.holder.Store(goroutineID())
 }
@@ -44,15 +44,31 @@ func (m *tableMutex) Unlock() {
 
 // RLock is like [sync.RWMutex.RLock] but panics if the goroutine holds the lock.
 func (m *tableMutex) RLock() {
-	m.check()
+	m.check("")
 	m.RWMutex.RLock()
 }
 
-func (m *tableMutex) check() {
-	if holder := m.holder.Load(); holder != 0 && holder == goroutineID() {
-		panic(fmt.Sprintf("changefeed: a function that runs under the lock of table %q calls the table, which would deadlock; inside Transact use Table.In, otherwise call the table before or after", m.table))
+// check panics if the goroutine holds the lock and calls a table, whose name may be empty.
+func (m *tableMutex) check(called string) {
+	holder := m.holder.Load()
+	if holder == 0 || holder != goroutineID() {
+		return
 	}
+	held, what := *m.table.Load(), "the table"
+	if called != "" && called != held {
+		what = fmt.Sprintf("table %q, which shares the lock because of a view", called)
+	}
+	panic(fmt.Sprintf("changefeed: a function that runs under the lock of table %q calls %s, which would deadlock; inside Transact use Table.In, otherwise call the table before or after", held, what))
 }
+
+// A lockUser is a table that may share its lock with others.
+type lockUser struct{ table string }
+
+// check panics if the goroutine holds the lock.
+func (u *lockUser) check(m *tableMutex) { m.check(u.table) }
+
+// hold says that the lock is held for this table.
+func (u *lockUser) hold(m *tableMutex) { m.table.Store(&u.table) }
 
 // goroutineID returns the number that a stack trace has for this goroutine. It is never
 // that of another goroutine, and never 0.
@@ -164,7 +180,8 @@ func (g *rowGuard[K, V]) begin(t *Table[K, V]) {
 		g.check(row)
 		return g.key(row)
 	}
-	t.mu.table = t.name
+	t.mu.user.table = t.name
+	t.mu.user.hold(&t.mu.own.tableMutex)
 }
 
 // keep begins to guard a row that is about to be stored, or nil.
@@ -215,7 +232,7 @@ func guardCommits(s Stream[Commit]) Stream[Commit] {
 			changes := slices.Clone(commit) // the loop may change commit
 			check := func() {
 				for _, c := range changes {
-					c.Table.(interface{ checkRows(AnyChange) }).checkRows(c)
+					c.Table.anyTable().(interface{ checkRows(AnyChange) }).checkRows(c)
 				}
 			}
 			check()

@@ -12,6 +12,11 @@ import (
 
 type tableMutex = sync.RWMutex
 
+type lockUser struct{}
+
+func (*lockUser) check(*tableMutex) {}
+func (*lockUser) hold(*tableMutex)  {}
+
 type (
 	atomicPointer[T any] = atomic.Pointer[T]
 	atomicUint64         = atomic.Uint64

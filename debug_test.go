@@ -528,3 +528,26 @@ func TestDebugAllowsCallsThatDoNotDeadlock(t *testing.T) {
 		must[game](t)(games.Upsert(game{ID: 3}))
 	}
 }
+
+// A function that runs under the lock of a table and calls another table panics if a view connects the two, because
+// they share a lock then. The message names both. A call between two tables that no view connects is not found.
+func TestDebugNamesTheTablesThatShareALock(t *testing.T) {
+	orders := NewTable("orders", func(o *order) int { return o.ID })
+	customers := NewTable("customers", func(c *customer) string { return c.Name })
+	must[order](t)(orders.Insert(order{ID: 1, Customer: "Ann"}))
+	must[customer](t)(customers.Insert(customer{Name: "Ann"}))
+	_, err := orders.Update(1, func(o *order) { o.Amount = customers.Len() })
+	require.NoError(t, err)
+	Join(orders, customers, "billed", func(o *order) string { return o.Customer })
+	const text = `changefeed: a function that runs under the lock of table %q calls table %q, which shares the lock because of a view, which would deadlock; inside Transact use Table.In, otherwise call the table before or after`
+	require.PanicsWithValue(t, fmt.Sprintf(text, "orders", "customers"), func() {
+		_, _ = orders.Update(1, func(o *order) { o.Amount = customers.Len() })
+	})
+	require.PanicsWithValue(t, fmt.Sprintf(text, "customers", "orders"), func() {
+		_, _ = customers.Update("Ann", func(*customer) { _, _ = orders.Delete(1) })
+	})
+	require.PanicsWithValue(t, fmt.Sprintf(text, "customers", "orders"), func() {
+		_ = Transact(func(*Tx) error { orders.Seq(); return nil }, customers)
+	})
+	require.Equal(t, 1, orders.Len())
+}

@@ -89,6 +89,20 @@
 // A Filter is different, because it sees changes and not rows. When a player leaves the
 // team, only Old matches.
 //
+// # Views
+//
+// A [View] is a table that follows others. A write to a source writes to its views before it returns, so
+// readers and feeds see both at one moment:
+//
+//	best := changefeed.Top(byScore, "best", 10) // the rows with the largest values of an index, in rank order
+//	teams := changefeed.Group(players, "teams", func(p *Player) string { return p.Team },
+//		func(sum *int, p *Player, sign int) { *sum += sign * p.Score }) // sign is -1 to take a row out
+//
+// [Select] filters rows and makes others of them, [Group] and [Count] make a row for each group, [Join]
+// and [LeftJoin] add the row that a row refers to, and [Top], [Bottom] and [TopEach] have the first
+// rows by an index. A view is read, indexed and followed like a table, and can be a source of further views.
+// [Ranked] adds ranks to the feed of a view. [Table.Views] lists the views of a table, and what they cost.
+//
 // # Options
 //
 // Options can be combined with each other and with every selection. One pair is refused,
@@ -126,10 +140,11 @@
 //
 // All methods of a table are safe for concurrent use. Loop bodies, stages and predicates
 // of selections run in the loop's goroutine, without a lock (except in Transact). They can
-// be slow, and use tables. A stream is for one goroutine at a time.
+// be slow, and use tables. The exception are predicates of a selection that is the source of a view. A
+// stream is for one goroutine at a time.
 //
 // Other functions can run under a table's lock: those passed to Update, Compute and
-// [Transact], key and compare functions, index values, Clone and Equal. They must be
+// [Transact], key and compare functions, index values, definitions of views, Clone and Equal. They must be
 // quick and must call no table: see [Table]. Inside Transact, use [Table.In] and
 // [Selection.In].
 //
@@ -165,6 +180,7 @@
 //   - A missing row is an error to Update, Replace and Delete.
 //   - A row with several values in an index comes once.
 //   - A panic in a user's function reaches the caller.
-//   - There are no feeds of order_by.limit, joins or aggregates.
+//   - What order_by.limit, joins and aggregates would be are views. In a feed of [Top], a row that is
+//     pushed out is a Delete, and the row that comes is an Insert.
 //   - Everything is typed, in process and in memory, without a server or query language.
 package changefeed

@@ -99,15 +99,25 @@ type keyError struct {
 	err       error
 }
 
-func (e *keyError) Error() string {
+func (e *keyError) Error() string { return "changefeed: " + e.text() }
+
+func (e *keyError) text() string {
 	key := quoted(e.key)
-	if errors.Is(e.err, ErrTableDropped) {
-		return fmt.Sprintf("changefeed: %s %q: %v, primary key %s", e.op, e.table, e.err, key)
+	if inner, ok := e.err.(*keyError); ok { // in a view
+		return fmt.Sprintf("%s %q, primary key %s: %s", e.op, e.table, key, inner.text())
 	}
-	return fmt.Sprintf("changefeed: %s %q: %v %s", e.op, e.table, e.err, key)
+	if errors.Is(e.err, ErrTableDropped) {
+		return fmt.Sprintf("%s %q: %v, primary key %s", e.op, e.table, e.err, key)
+	}
+	return fmt.Sprintf("%s %q: %v %s", e.op, e.table, e.err, key)
 }
 
 func (e *keyError) Unwrap() error { return e.err }
+
+// A pathError is a keyError that is a part of a longer text.
+type pathError struct{ *keyError }
+
+func (e pathError) Error() string { return e.text() }
 
 // quoted returns the text of a key or a value, in quotes if it is a string.
 func quoted(v any) string {

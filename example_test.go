@@ -395,11 +395,9 @@ func ExampleIndex_Equal() {
 	byTeam := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
 	feed := byTeam.Equal("red").Changes(ctx, changefeed.Poll(nil))
 	players.Update("Bob", func(p *Player) { p.Team = "red" })
-	players.Update("Bob", func(p *Player) { p.Team = "green" })
 	show(feed)
 	// Output:
 	// insert <nil> -> &{Bob red 10}
-	// delete &{Bob red 10} -> <nil>
 }
 
 // The rows in the order of an index: a leaderboard.
@@ -453,8 +451,7 @@ func ExampleNewUniqueIndex() {
 // A cache: a copy of the rows that stays right, also after changes were skipped.
 func ExampleIncludeInitial() {
 	players := newPlayers(Player{"Alice", "blue", 20})
-	feed := players.Changes(ctx, changefeed.IncludeInitial(), changefeed.OnOverflow(changefeed.Resync),
-		changefeed.Buffer(1), changefeed.Poll(nil))
+	feed := players.Changes(ctx, changefeed.IncludeInitial(), changefeed.OnOverflow(changefeed.Resync), changefeed.Buffer(1), changefeed.Poll(nil))
 	players.Insert(Player{"Bob", "red", 10})
 	players.Delete("Alice") // the buffer overflows
 	cache := make(map[string]Player)
@@ -881,4 +878,181 @@ func Example_expvar() {
 	// Output:
 	// table "players": rows 1, seq 1, retained 0, indexes 0, feeds 0
 	// []
+}
+
+// Live views: the two best players, and the total of each team. Each is kept by the writes to the players, and
+// followed like a table.
+func ExampleTop() {
+	players := newPlayers(Player{"Ann", "red", 5}, Player{"Bob", "red", 10}, Player{"Carol", "blue", 7})
+	best := changefeed.Top(changefeed.NewIndex(players, "score", func(p *Player) int { return p.Score }), "best", 2)
+	teams := changefeed.Group(players, "teams", func(p *Player) string { return p.Team },
+		func(sum *int, p *Player, sign int) { *sum += sign * p.Score })
+	feed := best.Changes(ctx, changefeed.Poll(nil))
+	players.Update("Ann", func(p *Player) { p.Score = 8 })
+	show(feed)
+	fmt.Println(teams.Get("red"))
+	// Output:
+	// delete &{Carol blue 7} -> <nil>
+	// insert <nil> -> &{Ann red 8}
+	// {red 2 18} true
+}
+
+// An Order of a customer.
+type Order struct {
+	ID       int
+	Customer string
+	Amount   int
+}
+
+// A Customer is the row to which orders refer.
+type Customer struct{ Name, Country string }
+
+func newOrders() (*changefeed.Table[int, Order], *changefeed.Table[string, Customer]) {
+	orders := changefeed.NewTable("orders", func(o *Order) int { return o.ID })
+	customers := changefeed.NewTable("customers", func(c *Customer) string { return c.Name })
+	for _, c := range []Customer{{"Ann", "NL"}, {"Bob", "FR"}} {
+		customers.Insert(c)
+	}
+	for _, o := range []Order{{1, "Ann", 10}, {2, "Bob", 20}, {3, "Ann", 5}, {4, "Carol", 50}} {
+		orders.Insert(o)
+	}
+	return orders, customers
+}
+
+// The totals of each country. A customer who moves takes all orders along.
+func ExampleJoin() {
+	orders, customers := newOrders()
+	billed := changefeed.Join(orders, customers, "billed", func(o *Order) string { return o.Customer })
+	type row = changefeed.Joined[Order, Customer]
+	totals := changefeed.Group(billed, "totals", func(r *row) string { return r.Right.Country },
+		func(sum *int, r *row, sign int) { *sum += sign * r.Left.Amount })
+	for country, total := range totals.All() {
+		fmt.Println(country, total.Count, total.Value)
+	}
+	feed := totals.Changes(ctx, changefeed.Poll(nil))
+	customers.Replace(Customer{"Bob", "NL"})
+	for c := range feed {
+		fmt.Println(c)
+	}
+	// Output:
+	// FR 1 20
+	// NL 2 15
+	// 1 delete {FR 1 20}
+	// 2 update {NL 2 15} -> {NL 3 35}
+}
+
+// A row for each order, also if the customer is not known.
+func ExampleLeftJoin() {
+	orders, customers := newOrders()
+	for id, row := range changefeed.LeftJoin(orders, customers, "all", func(o *Order) string { return o.Customer }).All() {
+		if row.Right == nil {
+			fmt.Println(id, row.Left.Customer, "is not known")
+		}
+	}
+	// Output: 4 Carol is not known
+}
+
+// A view in a transaction shows what the transaction has written so far.
+func ExampleView_In() {
+	orders, _ := newOrders()
+	count := changefeed.Count(orders, "count", func(o *Order) string { return o.Customer })
+	err := changefeed.Transact(func(tx *changefeed.Tx) error {
+		orders.In(tx).Insert(Order{5, "Bob", 1})
+		bob, _ := count.In(tx).Get("Bob")
+		fmt.Println(bob.Count)
+		return errors.New("too many")
+	}, orders)
+	bob, _ := count.Get("Bob")
+	fmt.Println(bob.Count, err)
+	// Output:
+	// 2
+	// 1 too many
+}
+
+// A view with other rows than its source has.
+func ExampleSelect() {
+	type Line struct {
+		ID   int
+		Text string
+	}
+	orders, _ := newOrders()
+	big := changefeed.Select(orders, "big", func(l *Line) int { return l.ID }, func(o *Order) *Line {
+		if o.Amount < 20 {
+			return nil
+		}
+		return &Line{o.ID, fmt.Sprintf("%s pays %d", o.Customer, o.Amount)}
+	})
+	for _, line := range big.All() {
+		fmt.Println(line.Text)
+	}
+	// Output:
+	// Bob pays 20
+	// Carol pays 50
+}
+
+// The largest order of each customer.
+func ExampleTopEach() {
+	orders, _ := newOrders()
+	byAmount := changefeed.NewIndex(orders, "amount", func(o *Order) int { return o.Amount })
+	largest := changefeed.TopEach(byAmount, "largest", 1, func(o *Order) string { return o.Customer })
+	for id, o := range largest.All() {
+		fmt.Println(o.Customer, id, o.Amount)
+	}
+	// Output:
+	// Ann 1 10
+	// Bob 2 20
+	// Carol 4 50
+}
+
+// The latest order of each customer, by its number. BottomEach has the first.
+func ExampleBottomEach() {
+	orders, _ := newOrders()
+	byID := changefeed.NewIndex(orders, "id", func(o *Order) int { return o.ID })
+	for _, o := range changefeed.BottomEach(byID, "first", 1, func(o *Order) string { return o.Customer }).All() {
+		fmt.Println(o.Customer, o.ID)
+	}
+	// Output:
+	// Ann 1
+	// Bob 2
+	// Carol 4
+}
+
+// A list on a screen follows a view by the ranks of its rows.
+func ExampleRanked() {
+	players := newPlayers(Player{"Ann", "red", 5}, Player{"Bob", "red", 10}, Player{"Carol", "blue", 7})
+	best := changefeed.Top(changefeed.NewIndex(players, "score", func(p *Player) int { return p.Score }), "best", 3)
+	feed := changefeed.Ranked(ctx, best, changefeed.Poll(nil))
+	players.Update("Ann", func(p *Player) { p.Score = 20 })
+	var list []string
+	for c := range feed {
+		if c.OldRank > 0 {
+			list = slices.Delete(list, c.OldRank-1, c.OldRank)
+		}
+		if c.NewRank > 0 {
+			list = slices.Insert(list, c.NewRank-1, c.New.Name)
+		}
+		fmt.Println(c.OldRank, c.NewRank, list)
+	}
+	// Output:
+	// 0 1 [Bob]
+	// 0 2 [Bob Carol]
+	// 0 3 [Bob Carol Ann]
+	// 0 0 [Bob Carol Ann]
+	// 3 1 [Ann Bob Carol]
+}
+
+// What the views of a table cost each write to it.
+func ExampleTable_Views() {
+	orders, _ := newOrders()
+	byAmount := changefeed.NewIndex(orders, "amount", func(o *Order) int { return o.Amount })
+	changefeed.Bottom(byAmount, "smallest", 2)
+	changefeed.Count(orders, "count", func(o *Order) string { return o.Customer })
+	orders.Delete(1)
+	orders.Update(4, func(o *Order) { o.Amount = 60 })
+	for _, v := range orders.Views() {
+		fmt.Printf("%s: %s of %d writes made %d changes\n", v.Name, v.Kind, v.Writes, v.Changes)
+	}
+	// Output:
+	// smallest: Bottom of 2 writes made 2 changes
+	// count: Count of 2 writes made 1 changes
 }

@@ -27,7 +27,7 @@ type keyIndex[K, V any] interface {
 	// published use the cells of such an index from the moment at which a transaction commits.
 	// Then take takes them over.
 	another(rows *tree[entry[K, V]]) keyIndex[K, V]
-	stage(from keyIndex[K, V], tx *Tx)
+	stage(from keyIndex[K, V], tx *outcome)
 	take(from keyIndex[K, V])
 }
 
@@ -51,13 +51,23 @@ const (
 // changed any more. A reader that still has it finds what was there when the reader began.
 // So the index grows by one segment at a time. When the directory is full it is copied,
 // which takes less than a byte for each key.
-type hashIndex[K cmp.Ordered, V any] struct {
-	hash      func(key K) uint64
+type hashIndex[K, V any] struct {
+	*hashing[K]
 	dead      *cell[K, V]
 	directory atomicPointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
 
 	staged atomicPointer[hashIndex[K, V]] // takes the place of this one when its tx commits, or nil
-	tx     *Tx
+	tx     *outcome
+}
+
+// A hashing is what a hashIndex needs to know of the keys. Indexes of tables with the same keys may share it.
+type hashing[K any] struct {
+	hash func(key K) uint64
+	same func(a, b K) bool
+}
+
+func newHashing[K cmp.Ordered]() *hashing[K] {
+	return &hashing[K]{chooseHash[K](), func(a, b K) bool { return a == b || a != a && b != b }}
 }
 
 // A segment has the cells of the keys whose hashes have the same lowest depth bits in
@@ -69,8 +79,8 @@ type segment[K, V any] struct {
 	slots [segmentSize]atomicPointer[cell[K, V]]
 }
 
-func newHashIndex[K cmp.Ordered, V any]() *hashIndex[K, V] {
-	x := &hashIndex[K, V]{hash: chooseHash[K](), dead: new(cell[K, V])}
+func newHashIndex[K, V any](keys *hashing[K]) *hashIndex[K, V] {
+	x := &hashIndex[K, V]{hashing: keys, dead: new(cell[K, V])}
 	x.clear()
 	return x
 }
@@ -130,12 +140,12 @@ func (x *hashIndex[K, V]) published(key K) *V {
 }
 
 func (x *hashIndex[K, V]) another(*tree[entry[K, V]]) keyIndex[K, V] {
-	other := &hashIndex[K, V]{hash: x.hash, dead: x.dead}
+	other := &hashIndex[K, V]{hashing: x.hashing, dead: x.dead}
 	other.clear()
 	return other
 }
 
-func (x *hashIndex[K, V]) stage(from keyIndex[K, V], tx *Tx) {
+func (x *hashIndex[K, V]) stage(from keyIndex[K, V], tx *outcome) {
 	s := from.(*hashIndex[K, V])
 	s.tx = tx
 	x.staged.Store(s)
@@ -161,7 +171,7 @@ func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
 
 // has reports whether c is the cell of a key.
 func (x *hashIndex[K, V]) has(c *cell[K, V], key K) bool {
-	return (c.key == key || c.key != c.key && key != key) && c != x.dead
+	return x.same(c.key, key) && c != x.dead
 }
 
 func (x *hashIndex[K, V]) put(c *cell[K, V]) {
@@ -265,7 +275,7 @@ func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
 // A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
 // table's, which puts cells there and removes them.
 type treeIndex[K, V any] struct {
-	table *tableMutex // nil: nobody else has the tree
+	table *domainLock // nil: nobody else has the tree
 	rows  *tree[entry[K, V]]
 }
 
@@ -285,9 +295,9 @@ func (treeIndex[K, V]) another(rows *tree[entry[K, V]]) keyIndex[K, V] {
 	return treeIndex[K, V]{rows: rows}
 }
 
-func (treeIndex[K, V]) put(*cell[K, V])           {}
-func (treeIndex[K, V]) fill([]*cell[K, V])        {}
-func (treeIndex[K, V]) remove(K)                  {}
-func (treeIndex[K, V]) clear()                    {}
-func (treeIndex[K, V]) stage(keyIndex[K, V], *Tx) {}
-func (treeIndex[K, V]) take(keyIndex[K, V])       {}
+func (treeIndex[K, V]) put(*cell[K, V])                {}
+func (treeIndex[K, V]) fill([]*cell[K, V])             {}
+func (treeIndex[K, V]) remove(K)                       {}
+func (treeIndex[K, V]) clear()                         {}
+func (treeIndex[K, V]) stage(keyIndex[K, V], *outcome) {}
+func (treeIndex[K, V]) take(keyIndex[K, V])            {}

@@ -26,7 +26,7 @@ type hashModel struct {
 // newHashModel returns a model whose index has a good hash function or a bad one, of which
 // the slots are in long runs.
 func newHashModel(t *testing.T, roll func(n int) int, reached map[string]int) *hashModel {
-	m := &hashModel{T: t, hashIndex: newHashIndex[int, int](), roll: roll, cells: make(map[int]*cell[int, int]), reached: reached}
+	m := &hashModel{T: t, hashIndex: newHashIndex[int, int](newHashing[int]()), roll: roll, cells: make(map[int]*cell[int, int]), reached: reached}
 	m.keys, m.newest = []int{20, 100, 5000}[roll(3)], 10_000
 	if roll(2) == 0 {
 		m.hash = func(k int) uint64 { return uint64(k)<<32 | uint64(k*97%13*10) }
@@ -174,7 +174,7 @@ func TestHashIndexKeys(t *testing.T) {
 
 // requireHashKeys requires that keys are different keys, and that others are among them.
 func requireHashKeys[K cmp.Ordered](t *testing.T, keys []K, others ...K) {
-	x := newHashIndex[K, int]()
+	x := newHashIndex[K, int](newHashing[K]())
 	cells := make([]*cell[K, int], len(keys))
 	for i, k := range keys {
 		require.Nil(t, x.get(k))
@@ -200,7 +200,7 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 	const keys = 3000
 	for _, procs := range []int{1, 2, 8} {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-		x := newHashIndex[int, int]()
+		x := newHashIndex[int, int](newHashing[int]())
 		cells := make([]*cell[int, int], keys)
 		for k := range keys {
 			cells[k] = &cell[int, int]{key: 3 * k}
@@ -254,7 +254,7 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 // A write replaces one segment at most. The time of a put does not depend on the number of
 // keys, except that the directory is copied when its size doubles.
 func TestAHashIndexGrowsBySegments(t *testing.T) {
-	x := newHashIndex[int, int]()
+	x := newHashIndex[int, int](newHashing[int]())
 	segments := func() map[*segment[int, int]]bool {
 		set := make(map[*segment[int, int]]bool)
 		directory := *x.directory.Load()
@@ -282,7 +282,7 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 	t.Parallel()
 	const keys = 20_000
 	for shift := range 48 {
-		x := newHashIndex[int, int]()
+		x := newHashIndex[int, int](newHashing[int]())
 		for k := range keys {
 			x.put(&cell[int, int]{key: k << shift})
 		}
@@ -305,7 +305,7 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 func TestAHashIndexOfConsecutiveKeys(t *testing.T) {
 	t.Parallel()
 	const keys = 1_000_000
-	x := newHashIndex[int, int]()
+	x := newHashIndex[int, int](newHashing[int]())
 	cells := make([]cell[int, int], keys)
 	for k := range cells {
 		cells[k].key = k

@@ -32,21 +32,24 @@ import (
 // it does not always return the same value for a row, the index becomes inconsistent with its
 // table.
 type Index[S, K, V any] struct {
-	guard    indexGuard[S, K, V] // like Table.guard
-	table    *Table[K, V]
-	name     string
-	values   func(row *V, to []S) []S // appends the row's values
-	order    func(a, b S) int
-	multi    bool
-	unique   bool
-	position int // in Table.indexes
+	guard  indexGuard[S, K, V] // like Table.guard
+	table  *Table[K, V]
+	name   string
+	values func(row *V, to []S) []S // appends the row's values
+	value  func(row *V) S           // returns the only one; nil in an index of several
+	order  func(a, b S) int
+	multi  bool
+	unique bool
+	hidden bool       // only a view uses it
+	tap    *tap[K, V] // of a view that uses it, or nil: while the view is being made, both have the same rows
 
 	// Guarded by the table's lock.
 	rows     tree[indexEntry[S, K, V]]
 	scopes   intervals[S, K, V]
 	old, new []S // the row's values before and after the write under way, in order, each once
 
-	undo []indexWrite[S, K, V] // the writes of the running transaction
+	undo  []indexWrite[S, K, V] // the writes of the running transaction
+	saved int                   // the length of undo at the last save
 
 	// Entries with these cells are not rows. They come before and after all rows with
 	// their value.
@@ -74,6 +77,7 @@ type indexWrite[S, K, V any] struct {
 // methods are called with the table's lock held.
 type tableIndex[K, V any] interface {
 	indexName() string
+	isHidden() bool // only a view uses it
 
 	// plan prepares the write that replaces old by new, of which one may be nil. Only plan
 	// calls functions of the user, which may panic (T4). A forget must follow, also after
@@ -82,6 +86,10 @@ type tableIndex[K, V any] interface {
 
 	// check returns an error if the planned write would break a unique index.
 	check() error
+
+	// checkWritten returns an error if the writes since the last save have broken a unique index,
+	// and the key of a row with the value of another.
+	checkWritten() (key K, err error)
 
 	// apply makes the planned write, which was made to the cell of the key.
 	apply(key K, c *cell[K, V])
@@ -92,9 +100,10 @@ type tableIndex[K, V any] interface {
 	// forget releases the values of the planned write.
 	forget()
 
-	// rollback undoes the writes of the transaction. It calls no function of the user.
-	// endTx forgets them.
-	rollback()
+	// rollback undoes the writes of the transaction, or those since the last save. It calls no
+	// function of the user. endTx forgets them.
+	save()
+	rollback(toSaved bool)
 	endTx()
 
 	inspectionOrder() inspection.Order
@@ -117,8 +126,8 @@ type tableIndex[K, V any] interface {
 //
 // The name is for messages. NewIndex panics if the table or the function is nil, or if the
 // table has an index of that name.
-func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) *Index[S, K, V] {
-	return NewIndexFunc(t, name, value, cmp.Compare[S])
+func NewIndex[S cmp.Ordered, K, V any](rows Rows[K, V], name string, value func(row *V) S) *Index[S, K, V] {
+	return NewIndexFunc(rows, name, value, cmp.Compare[S])
 }
 
 // NewIndexFunc is like [NewIndex] but for values of any type, for example [time.Time] or a
@@ -128,24 +137,24 @@ func NewIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(r
 // compare is called with and without the table's lock held. It must be quick and must call
 // no table at all: see [Table]. It must not panic, because that would damage the index.
 // NewIndexFunc also panics if compare is nil.
-func NewIndexFunc[S, K, V any](t *Table[K, V], name string, value func(row *V) S, compare func(a, b S) int) *Index[S, K, V] {
-	return mustIndex(newIndex(t, name, oneValue(value), compare, &Index[S, K, V]{}))
+func NewIndexFunc[S, K, V any](rows Rows[K, V], name string, value func(row *V) S, compare func(a, b S) int) *Index[S, K, V] {
+	return mustIndex(newIndex(rows, name, oneValue(value), compare, &Index[S, K, V]{value: value}))
 }
 
 // NewMultiIndex is like [NewIndex] for rows with any number of values. A value that the
 // function returns twice counts once. A row without a value is not in the index. Reading a
 // Range or From takes linear time in the number of selected values of all rows together.
-func NewMultiIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
-	return NewMultiIndexFunc(t, name, values, cmp.Compare[S])
+func NewMultiIndex[S cmp.Ordered, K, V any](rows Rows[K, V], name string, values func(row *V) []S) *Index[S, K, V] {
+	return NewMultiIndexFunc(rows, name, values, cmp.Compare[S])
 }
 
 // NewMultiIndexFunc is like [NewMultiIndex] but for values of any type: see [NewIndexFunc].
-func NewMultiIndexFunc[S, K, V any](t *Table[K, V], name string, values func(row *V) []S, compare func(a, b S) int) *Index[S, K, V] {
+func NewMultiIndexFunc[S, K, V any](rows Rows[K, V], name string, values func(row *V) []S, compare func(a, b S) int) *Index[S, K, V] {
 	var all func(row *V, to []S) []S
 	if values != nil {
 		all = func(row *V, to []S) []S { return append(to, values(row)...) }
 	}
-	return mustIndex(newIndex(t, name, all, compare, &Index[S, K, V]{multi: true}))
+	return mustIndex(newIndex(rows, name, all, compare, &Index[S, K, V]{multi: true}))
 }
 
 // NewUniqueIndex is like [NewIndex] for values that no two rows may share. A write that
@@ -153,13 +162,13 @@ func NewMultiIndexFunc[S, K, V any](t *Table[K, V], name string, values func(row
 // nothing. The error names the index. Every row has a value, even if it is the zero value.
 // If two rows of the table share a value, NewUniqueIndex returns ErrDuplicateKey and makes
 // no index.
-func NewUniqueIndex[S cmp.Ordered, K, V any](t *Table[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
-	return NewUniqueIndexFunc(t, name, value, cmp.Compare[S])
+func NewUniqueIndex[S cmp.Ordered, K, V any](rows Rows[K, V], name string, value func(row *V) S) (*Index[S, K, V], error) {
+	return NewUniqueIndexFunc(rows, name, value, cmp.Compare[S])
 }
 
 // NewUniqueIndexFunc is like [NewUniqueIndex] but for values of any type: see [NewIndexFunc].
-func NewUniqueIndexFunc[S, K, V any](t *Table[K, V], name string, value func(row *V) S, compare func(a, b S) int) (*Index[S, K, V], error) {
-	return newIndex(t, name, oneValue(value), compare, &Index[S, K, V]{unique: true})
+func NewUniqueIndexFunc[S, K, V any](rows Rows[K, V], name string, value func(row *V) S, compare func(a, b S) int) (*Index[S, K, V], error) {
+	return newIndex(rows, name, oneValue(value), compare, &Index[S, K, V]{value: value, unique: true})
 }
 
 func oneValue[S, V any](value func(row *V) S) func(row *V, to []S) []S {
@@ -178,15 +187,25 @@ func mustIndex[S, K, V any](x *Index[S, K, V], err error) *Index[S, K, V] {
 }
 
 // newIndex completes x and adds it to the table.
-func newIndex[S, K, V any](t *Table[K, V], name string, values func(row *V, to []S) []S, compare func(a, b S) int, x *Index[S, K, V]) (*Index[S, K, V], error) {
-	switch {
-	case t == nil:
+func newIndex[S, K, V any](rows Rows[K, V], name string, values func(row *V, to []S) []S, compare func(a, b S) int, x *Index[S, K, V]) (*Index[S, K, V], error) {
+	if rows == nil || rows.tableOf() == nil {
 		panic("changefeed: NewIndex: nil table")
+	}
+	t := rows.tableOf()
+	switch {
 	case values == nil:
 		panic("changefeed: NewIndex: nil function; pass one that returns a row's value")
 	case compare == nil:
 		panic("changefeed: NewIndexFunc: nil compare function; pass one, or use NewIndex for ordered values")
 	}
+	x.init(t, name, values, compare)
+	if err := x.build(); err != nil {
+		return nil, fmt.Errorf("changefeed: new index of %q: %w", t.name, err)
+	}
+	return x, nil
+}
+
+func (x *Index[S, K, V]) init(t *Table[K, V], name string, values func(row *V, to []S) []S, compare func(a, b S) int) {
 	x.table, x.name, x.values, x.order = t, name, values, compare
 	x.scopes.order, x.scopes.seqOf = compare, t.seqOf
 	x.before, x.after = new(cell[K, V]), new(cell[K, V])
@@ -199,10 +218,6 @@ func newIndex[S, K, V any](t *Table[K, V], name string, values func(row *V, to [
 		}
 		return t.order(a.key, b.key) < 0
 	})
-	if err := x.build(); err != nil {
-		return nil, fmt.Errorf("changefeed: new index of %q: %w", t.name, err)
-	}
-	return x, nil
 }
 
 // build adds the table's rows to the index, and the index to the table.
@@ -210,15 +225,36 @@ func (x *Index[S, K, V]) build() error {
 	t := x.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if slices.ContainsFunc(t.indexes, func(other tableIndex[K, V]) bool { return other.indexName() == x.name }) {
+	if slices.ContainsFunc(t.shownIndexes(), func(other tableIndex[K, V]) bool { return other.indexName() == x.name }) {
 		panic(fmt.Sprintf("changefeed: NewIndex: the table %q has an index %q already; give each its own name", t.name, x.name))
 	}
+	return x.buildLocked()
+}
+
+func (x *Index[S, K, V]) buildLocked() error {
 	if err := x.addAll(); err != nil {
 		return err
 	}
-	x.position = len(t.indexes)
-	t.indexes = append(t.indexes, x)
+	x.table.indexes = append(x.table.indexes, x)
 	return nil
+}
+
+// newHiddenIndex returns an empty index that only a view uses, of what it takes from a source.
+func newHiddenIndex[S, K, V any](p *tap[K, V], value func(row *V) S, compare func(a, b S) int) *Index[S, K, V] {
+	x := &Index[S, K, V]{hidden: true, tap: p, value: value}
+	x.init(p.table, "", oneValue(value), compare)
+	p.hidden = x
+	return x
+}
+
+// shownIndexes returns the indexes that users have made.
+func (t *Table[K, V]) shownIndexes() (shown []tableIndex[K, V]) {
+	for _, x := range t.indexes {
+		if !x.isHidden() {
+			shown = append(shown, x)
+		}
+	}
+	return shown
 }
 
 func (x *Index[S, K, V]) addAll() (err error) {
@@ -254,8 +290,12 @@ func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
 }
 
 func (x *Index[S, K, V]) indexName() string { return x.name }
+func (x *Index[S, K, V]) isHidden() bool    { return x.hidden }
 
 func (x *Index[S, K, V]) plan(old, new *V) {
+	if x.tap != nil && x.tap.growing {
+		old, new = x.tap.reached(old), x.tap.reached(new)
+	}
 	x.old = x.valuesOf(old, x.old)
 	x.new = x.valuesOf(new, x.new)
 	x.guard.plan(x, old, new)
@@ -263,14 +303,22 @@ func (x *Index[S, K, V]) plan(old, new *V) {
 
 func (x *Index[S, K, V]) forget() { x.old, x.new = recycle(x.old), recycle(x.new) }
 
-func (x *Index[S, K, V]) rollback() {
-	for _, w := range slices.Backward(x.undo) {
+func (x *Index[S, K, V]) save() { x.saved = len(x.undo) }
+
+func (x *Index[S, K, V]) rollback(toSaved bool) {
+	to := 0
+	if toSaved {
+		to = x.saved
+	}
+	for _, w := range slices.Backward(x.undo[to:]) {
 		if w.remove {
 			x.rows.remove(w.entry)
 		} else {
 			x.rows.put(w.entry)
 		}
 	}
+	clear(x.undo[to:])
+	x.undo = x.undo[:to]
 }
 
 func (x *Index[S, K, V]) endTx() { x.undo = recycle(x.undo) }
@@ -298,14 +346,40 @@ func (x *Index[S, K, V]) check() (err error) {
 		if _, has := x.find(x.old, v); has {
 			continue // it is this row's own
 		}
-		x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: v, cell: x.before}, func(e indexEntry[S, K, V]) bool {
-			if x.order(e.value, v) == 0 {
-				err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.latest())}
-			}
+		x.each(v, func(e indexEntry[S, K, V]) (more bool) {
+			err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.latest())}
 			return false
 		})
 	}
 	return err
+}
+
+func (x *Index[S, K, V]) checkWritten() (key K, err error) {
+	if !x.unique {
+		return key, nil
+	}
+	for _, w := range x.undo[x.saved:] {
+		var owner *K
+		x.each(w.entry.value, func(e indexEntry[S, K, V]) (more bool) {
+			if owner == nil {
+				owner = &e.key
+				return true
+			}
+			key, err = e.key, &uniqueError{index: x.name, value: e.value, owner: *owner}
+			return false
+		})
+		if err != nil {
+			break
+		}
+	}
+	return key, err
+}
+
+// each calls visit with the entries of the rows with a value, in the order of their keys.
+func (x *Index[S, K, V]) each(value S, visit func(e indexEntry[S, K, V]) (more bool)) {
+	x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: value, cell: x.before}, func(e indexEntry[S, K, V]) bool {
+		return x.order(e.value, value) == 0 && visit(e)
+	})
 }
 
 func (x *Index[S, K, V]) apply(key K, c *cell[K, V]) {
@@ -467,10 +541,11 @@ func (x *Index[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K, V]
 	if v == nil {
 		return x.rows.freeze()
 	}
-	if x.position >= len(v.indexes) {
+	i := slices.IndexFunc(v.indexes, func(f frozenIndex[K, V]) bool { return f.index == tableIndex[K, V](x) })
+	if i < 0 {
 		panic(fmt.Sprintf("changefeed: the index %q of table %q was made after Read began; make it before", x.name, x.table.name))
 	}
-	return v.indexes[x.position].(*btree.BTreeG[indexEntry[S, K, V]])
+	return v.indexes[i].tree.(*btree.BTreeG[indexEntry[S, K, V]])
 }
 
 // cellOf returns the cell of an entry, unless the row comes at an earlier value, or came.

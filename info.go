@@ -52,7 +52,7 @@ func (t *Table[K, V]) Info() TableInfo {
 		Feeds:    t.feeds.len(),
 		Dropped:  t.dropped,
 	}
-	for _, x := range t.indexes {
+	for _, x := range t.shownIndexes() {
 		info.Indexes = append(info.Indexes, x.indexName())
 	}
 	for _, s := range t.commitSets() {
@@ -60,6 +60,30 @@ func (t *Table[K, V]) Info() TableInfo {
 	}
 	return info
 }
+
+// A ViewInfo describes a view of a table: see [Table.Views].
+type ViewInfo struct {
+	Name    string
+	Kind    string // the function that made the view, such as "Group"
+	Writes  uint64 // number of changes of this table in which the view had a part
+	Changes uint64 // number of changes that the view has made, also those for other sources
+}
+
+// Views returns the figures of the table's views, in the order in which they were made. It does not return views
+// of these views. A Join of the table with itself comes twice. Changes divided by Writes is what a write to the table costs for the view, in writes. It is above
+// 1 if a write changes several rows of the view. Writes that were rolled back count in Writes.
+func (t *Table[K, V]) Views() []ViewInfo {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var views []ViewInfo
+	for _, p := range t.dependents {
+		view := p.dependent.viewTable()
+		views = append(views, ViewInfo{Name: view.Name(), Kind: p.kind, Writes: p.followed, Changes: view.changesLocked()})
+	}
+	return views
+}
+
+func (t *Table[K, V]) changesLocked() uint64 { return t.made[Insert] + t.made[Update] + t.made[Delete] }
 
 // An about is the options of a feed that only its figures show.
 type about struct {

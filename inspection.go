@@ -17,7 +17,7 @@ func (t *Table[K, V]) inspectionOrders() []inspection.Order {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	orders := []inspection.Order{keyOrder[K, V]{t}}
-	for _, x := range t.indexes {
+	for _, x := range t.shownIndexes() {
 		orders = append(orders, x.inspectionOrder())
 	}
 	return orders

@@ -78,36 +78,46 @@ var mayUse = map[string]string{
 	"log.go":        "changefeed.go errors.go feed.go info.go position.go",
 
 	// Where rows and changes are kept. They know no table.
-	"cell.go":     "debug_off.go scope.go transaction.go",
-	"hash.go":     "cell.go debug_off.go transaction.go tree.go",
+	"cell.go":     "debug_off.go scope.go",
+	"hash.go":     "cell.go debug_off.go domain.go tree.go",
 	"tree.go":     "cell.go",
-	"snapshot.go": "cell.go debug_off.go",
+	"snapshot.go": "cell.go domain.go",
 	"scan.go":     "cell.go snapshot.go transaction.go",
 	"backlog.go":  "changefeed.go ringbuffer.go",
 	"squash.go":   "changefeed.go option.go ringbuffer.go tree.go",
-	"scope.go":    "changefeed.go commits.go ringbuffer.go squash.go",
+	"scope.go":    "cascade.go changefeed.go commits.go ringbuffer.go squash.go",
 	"interval.go": "changefeed.go scope.go",
 
 	// The table, its parts, and its writes.
-	"position.go":    "commits.go errors.go table.go",
-	"table.go":       "changefeed.go commits.go debug_off.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go write.go",
-	"write.go":       "cell.go changefeed.go commits.go debug_off.go errors.go hash.go index.go interval.go position.go scope.go snapshot.go table.go transaction.go tree.go",
-	"transaction.go": "cell.go changefeed.go commits.go debug_off.go errors.go feed.go hash.go index.go info.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
-	"read.go":        "cell.go index.go position.go snapshot.go table.go transaction.go tree.go",
-	"selection.go":   "batch.go cell.go changefeed.go debug_off.go feed.go interval.go option.go position.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
-	"index.go":       "cell.go debug_off.go errors.go interval.go read.go scan.go scope.go selection.go table.go transaction.go tree.go",
+	"position.go":    "commits.go domain.go errors.go table.go",
+	"table.go":       "cascade.go changefeed.go commits.go debug_off.go domain.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go view.go write.go",
+	"write.go":       "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go errors.go hash.go index.go interval.go position.go restore.go scope.go snapshot.go table.go transaction.go tree.go",
+	"transaction.go": "cascade.go cell.go changefeed.go commits.go domain.go errors.go feed.go hash.go index.go info.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
+	"read.go":        "cell.go domain.go index.go position.go snapshot.go table.go transaction.go tree.go",
+	"selection.go":   "batch.go cell.go changefeed.go debug_off.go domain.go feed.go interval.go option.go position.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
+	"index.go":       "cell.go debug_off.go domain.go errors.go interval.go read.go scan.go scope.go selection.go table.go transaction.go tree.go view.go",
 
-	"info.go":       "changefeed.go commits.go feed.go index.go interval.go option.go position.go ringbuffer.go scope.go selection.go table.go",
-	"inspection.go": "errors.go index.go interval.go scan.go selection.go table.go transaction.go",
+	"info.go":       "changefeed.go commits.go domain.go feed.go index.go interval.go option.go position.go ringbuffer.go scope.go selection.go table.go transaction.go view.go",
+	"inspection.go": "domain.go errors.go index.go interval.go scan.go selection.go table.go transaction.go",
 
 	"apply.go": "cell.go changefeed.go debug_off.go errors.go position.go table.go transaction.go write.go",
 
-	"restore.go": "cell.go changefeed.go commits.go debug_off.go errors.go feed.go hash.go index.go position.go ringbuffer.go scope.go selection.go squash.go table.go transaction.go tree.go",
+	"restore.go": "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go errors.go feed.go hash.go index.go position.go ringbuffer.go scope.go selection.go squash.go table.go transaction.go tree.go write.go",
+
+	// Views, and the writes that reach them.
+	"domain.go":  "debug_off.go transaction.go",
+	"cascade.go": "cell.go changefeed.go errors.go index.go ringbuffer.go scope.go table.go transaction.go view.go write.go",
+	"view.go":    "cell.go changefeed.go commits.go domain.go feed.go hash.go index.go info.go option.go position.go query.go selection.go table.go transaction.go tree.go",
+	"select.go":  "cascade.go errors.go selection.go table.go transaction.go view.go",
+	"group.go":   "cascade.go cell.go table.go transaction.go view.go write.go",
+	"join.go":    "cascade.go cell.go domain.go index.go selection.go table.go transaction.go view.go write.go",
+	"top.go":     "cascade.go cell.go debug_off.go domain.go index.go interval.go read.go scan.go scope.go table.go transaction.go tree.go view.go write.go",
+	"ranked.go":  "changefeed.go errors.go index.go option.go query.go table.go top.go view.go",
 
 	// The loop's side.
-	"commits.go": "changefeed.go debug_off.go errors.go feed.go info.go option.go position.go query.go ringbuffer.go scan.go scope.go selection.go snapshot.go table.go track.go transaction.go",
+	"commits.go": "changefeed.go debug_off.go domain.go errors.go feed.go info.go option.go position.go query.go ringbuffer.go scan.go scope.go selection.go snapshot.go table.go track.go transaction.go",
 	"track.go":   "backlog.go changefeed.go errors.go feed.go option.go position.go squash.go table.go",
-	"feed.go":    "backlog.go changefeed.go commits.go errors.go info.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go tree.go",
+	"feed.go":    "backlog.go changefeed.go commits.go domain.go errors.go info.go option.go position.go ringbuffer.go scan.go scope.go selection.go snapshot.go squash.go table.go track.go tree.go",
 	"batch.go":   "changefeed.go feed.go query.go scope.go track.go",
 }
 

@@ -26,7 +26,8 @@ import "sync/atomic"
 // function [Map]. They run in the loop's goroutine, for one element at a time. They pass
 // errors through untouched, and never pass an error to a user's function. A panic in
 // such a function reaches the loop's caller. There is no Count, Reduce, Sort or Group,
-// because a stream of changes does not end, so they would not return.
+// because a stream of changes does not end, so they would not return. [Group], [Count] and [Top] make
+// views, whose rows are the results at any time.
 //
 // To pull from a stream, use iter.Pull2(iter.Seq2[T, error](stream)). Call stop in the
 // end, because the range counts as running until then.

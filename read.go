@@ -33,10 +33,8 @@ func Read(fn func(tx *Tx) error, tables ...AnyTable) error {
 // openViews takes snapshots of all tables while it holds all of their locks. A transaction
 // holds its locks until all of its writes are published, so each snapshot has them or none.
 func (tx *Tx) openViews() {
-	for _, t := range tx.tables {
-		t.rlock()
-		defer t.runlock()
-	}
+	domains := lockDomains(tx.firstDomains[:0], tx.tables, (*domain).rlock, (*domain).RUnlock)
+	defer domains.release((*domain).RUnlock)
 	for _, t := range tx.tables {
 		tx.views = append(tx.views, t.viewLocked())
 	}
@@ -56,10 +54,16 @@ type anyView interface{ close() }
 type view[K, V any] struct {
 	snapshot *snapshot[K, V]
 	rows     *btree.BTreeG[entry[K, V]]
-	indexes  []any // for each index, its tree: a *btree.BTreeG[indexEntry[S, K, V]]
+	indexes  []frozenIndex[K, V]
 	len      int
 	names    lineage // not to be modified; its last Seq is out of date
 	seq      uint64
+}
+
+// A frozenIndex is an index as Read sees it.
+type frozenIndex[K, V any] struct {
+	index tableIndex[K, V]
+	tree  any // a *btree.BTreeG[indexEntry[S, K, V]]
 }
 
 func (t *Table[K, V]) viewLocked() anyView {
@@ -67,7 +71,7 @@ func (t *Table[K, V]) viewLocked() anyView {
 		snapshot: t.snapshots.take(t.momentLocked()), rows: t.rows.freeze(), len: t.len, names: t.lineageNow(), seq: t.seq,
 	}
 	for _, x := range t.indexes {
-		v.indexes = append(v.indexes, x.freeze())
+		v.indexes = append(v.indexes, frozenIndex[K, V]{x, x.freeze()})
 	}
 	return v
 }

@@ -1,6 +1,7 @@
 package changefeed
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -62,7 +63,8 @@ func (t *Table[K, V]) Restore(p Past[V]) error { return t.refill("restore", &p, 
 // ErrNotEmpty.
 //
 // The rows are built without a lock. Then readers and writers wait for a few steps for each
-// subscription to the table.
+// subscription to the table. If the table has views, they also wait for the comparison of all rows, and for
+// the writes to the views. Rows that are equal to the new ones then stay as they are.
 func (t *Table[K, V]) Reset(p Past[V]) error { return t.refill("reset", &p, false) }
 
 // Restore is like [Table.Restore]. Reset describes what differs.
@@ -102,6 +104,9 @@ func (t *Table[K, V]) refillError(op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if e, ok := err.(*keyError); ok {
+		err = pathError{e}
+	}
 	return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
 }
 
@@ -112,6 +117,7 @@ type refill[K, V any] struct {
 	onlyNew bool // the table that takes them over must be new
 	names   lineage
 	newest  [][]Change[V]
+	of      []tableIndex[K, V] // for each index, the table's that it will replace
 }
 
 func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error) {
@@ -140,7 +146,7 @@ func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], 
 	r.rows.init(t.rows.less)
 	r.keys = t.keys.another(&r.rows)
 	for _, x := range t.indexes {
-		r.indexes = append(r.indexes, x.another(r.Table))
+		r.addIndex(x)
 	}
 	return r, nil
 }
@@ -227,31 +233,107 @@ func (r *refill[K, V]) fillRows(rows iter.Seq[V]) error {
 // stage makes r the contents of the table when the transaction commits.
 func (x TxTable[K, V]) stage(op string, r *refill[K, V]) error {
 	t := x.table
-	if len(t.tx.cells) > 0 {
+	if t.seq != t.tx.seq {
 		panic(fmt.Sprintf("changefeed: %s of the table %q after a write to it in the same transaction", op, t.name))
 	}
 	if r.onlyNew && !t.isNewLocked() {
 		return ErrNotEmpty
 	}
-	for _, index := range t.indexes[len(r.indexes):] { // made since
-		other := index.another(r.Table)
-		if err := other.addAll(); err != nil {
+	for _, index := range t.indexes {
+		if !slices.Contains(r.of, index) { // made since
+			if err := r.addIndex(index).addAll(); err != nil {
+				return err
+			}
+		}
+	}
+	if t.dependents != nil {
+		if err := t.rewriteLocked(x.tx, r); err != nil {
 			return err
 		}
-		r.indexes = append(r.indexes, other)
 	}
-	t.tx.refill = r
+	t.tx.refill, x.tx.resets = r, true
 	return nil
+}
+
+// addIndex adds an empty index like one of the table.
+func (r *refill[K, V]) addIndex(x tableIndex[K, V]) tableIndex[K, V] {
+	other := x.another(r.Table)
+	r.indexes, r.of = append(r.indexes, other), append(r.of, x)
+	return other
+}
+
+// rewriteLocked makes the staged contents of a table with views by writes to the rows that differ, which the views
+// follow. If it fails, the table is as it was.
+func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
+	tx.beginCascade()
+	tx.cascade.resets = true
+	ok := false
+	defer func() { tx.endCascade(ok) }() // also if a function of the user panics
+	t.saveOnceLocked()
+	var gone []*cell[K, V]
+	t.rows.tree.Ascend(func(e entry[K, V]) bool {
+		if e.cell.row.Load() != nil && !r.rows.tree.Has(entry[K, V]{key: e.key}) {
+			gone = append(gone, e.cell)
+		}
+		return true
+	})
+	for _, c := range gone {
+		if err := t.rewriteRowLocked(c.key, c, nil); err != nil {
+			return err
+		}
+	}
+	var err error
+	r.rows.tree.Ascend(func(e entry[K, V]) bool {
+		err = t.rewriteRowLocked(e.key, t.cellLocked(e.key), e.cell.row.Load())
+		return err == nil
+	})
+	for _, t := range tx.cascade.tables {
+		err = cmp.Or(err, t.checkWrittenLocked())
+	}
+	ok = err == nil
+	return err
+}
+
+// checksLater reports whether the write is part of a Reset of a source. Two rows of a view may then have one value in a
+// unique index until the end of the Reset.
+func (t *Table[K, V]) checksLater() bool { return t.tx.running() && t.tx.tx.cascade.resets }
+
+// checkWrittenLocked returns an error if the cascade has broken a unique index.
+func (t *Table[K, V]) checkWrittenLocked() error {
+	for _, x := range t.indexes {
+		if key, err := x.checkWritten(); err != nil {
+			return &keyError{op: "follow in", table: t.name, key: key, err: err}
+		}
+	}
+	return nil
+}
+
+// rewriteRowLocked makes row the row of a cell. The table reports no change. Its unique indexes were checked when
+// the contents were staged.
+func (t *Table[K, V]) rewriteRowLocked(key K, at *cell[K, V], row *V) error {
+	defer t.forgetPlansLocked()
+	old := at.latest()
+	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
+	if c.Kind == Update && t.equal(old, row) {
+		return nil
+	}
+	for _, x := range t.indexes {
+		x.plan(old, row)
+	}
+	t.storeLocked(key, at, &c)
+	return t.followLocked(key, old, row)
 }
 
 // takeOverLocked makes the staged contents those of the table. Scans that are open keep the
 // cells that they have, to which nobody writes any more.
 func (t *Table[K, V]) takeOverLocked(r *refill[K, V]) {
 	now := t.momentLocked()
-	t.rows.take(&r.rows)
-	t.keys.take(r.keys)
-	for i, x := range t.indexes {
-		x.take(r.indexes[i])
+	if t.dependents == nil {
+		t.rows.take(&r.rows)
+		t.keys.take(r.keys)
+		for i, x := range r.of {
+			x.take(r.indexes[i])
+		}
 	}
 	t.len, t.seq = r.len, r.seq
 	t.ahead = now + 1 - t.seq

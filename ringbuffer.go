@@ -212,21 +212,24 @@ func (r *ring[T]) markTransactionLocked(first uint64) {
 func (r *ring[T]) unpublished() bool { return r.next != r.end.Load() }
 
 // discardTableLocked discards the elements that were put and not published.
-func (r *ring[T]) discardTableLocked() {
+func (r *ring[T]) discardTableLocked() { r.takeBackTableLocked(r.end.Load()) }
+
+// takeBackTableLocked discards the elements that were put from a position on, and not published.
+func (r *ring[T]) takeBackTableLocked(pos uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	end := r.end.Load()
 	for last := len(r.pages) - 1; last >= 0; last-- {
 		p := r.pages[last]
-		if p.first <= end {
-			clear(p.slots[end-p.first : min(r.next, p.end())-p.first])
+		if p.first < pos || p.first <= end {
+			clear(p.slots[pos-p.first : min(r.next, p.end())-p.first])
 			r.tail.Store(p)
 			break
 		}
 		r.pages[last] = nil // no window is on a page without published elements
 		r.pages = r.pages[:last]
 	}
-	r.next = end
+	r.next = pos
 }
 
 // grow adds a page for the next element, unless nothing is kept any more.

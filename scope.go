@@ -52,8 +52,9 @@ type event[K, V any] struct {
 type outbox[K, V any] struct {
 	rings   []*ring[Change[V]] // rings with unpublished changes
 	events  []event[K, V]
-	touched []*scope[K, V]  // scopes that the current write reaches through an index
-	started []*squash[K, V] // squashes that the current publication has locked
+	touched []*scope[K, V]   // scopes that the current write reaches through an index
+	saved   *savepoint[K, V] // of the cascade that is under way, or nil
+	started []*squash[K, V]  // squashes that the current publication has locked
 }
 
 // add adds a change for the feeds of s.
@@ -61,6 +62,9 @@ func (o *outbox[K, V]) add(s *scope[K, V], key K, c Change[V]) {
 	if r := &s.ring; r.keeps() {
 		if !r.unpublished() {
 			o.rings = append(o.rings, r)
+		}
+		if o.saved != nil {
+			o.saved.rings = append(o.saved.rings, savedRing[V]{r, r.next})
 		}
 		r.putTableLocked(c)
 	}
@@ -91,6 +95,9 @@ func (o *outbox[K, V]) addTouched(key K, c Change[V]) {
 // publish publishes all changes that were added. No feed sees one of them without the
 // others. The caller must call wake on the returned list when it holds no lock.
 func (o *outbox[K, V]) publish() (w wakeList[V]) {
+	if len(o.rings)+len(o.events) == 0 {
+		return w
+	}
 	for i := range o.events {
 		e := &o.events[i]
 		for _, s := range e.scope.squashes {
@@ -146,6 +153,7 @@ type wakeList[V any] struct {
 	first *ring[Change[V]] // usually the only one, or nil
 	more  []*ring[Change[V]]
 	sets  []*commitSet // that have the change
+	views []func()     // wake the loops of the table's views, and of the table
 }
 
 // add adds a ring if a loop waits in it. If none does now, no wake is necessary: a loop
@@ -160,10 +168,19 @@ func (w *wakeList[V]) add(r *ring[Change[V]]) {
 	}
 }
 
+// isEmpty reports whether no loop waits.
+func (w *wakeList[V]) isEmpty() bool { return w.first == nil && w.sets == nil && w.views == nil }
+
+// later returns wake. Only a list that is not empty then needs memory.
+func (w wakeList[V]) later() func() { return w.wake }
+
 // wake wakes one loop in each ring, however many wait (T6). The caller must not hold the
 // table's lock, because a loop that wakes may use the table.
 func (w *wakeList[V]) wake() {
 	wakeSets(w.sets)
+	for _, f := range w.views {
+		f()
+	}
 	if w.first == nil {
 		return
 	}

@@ -33,7 +33,8 @@ type Selection[K, V any] struct {
 	keep  func(row *V) bool // nil: all rows of part
 }
 
-// Table returns the table that s is a part of.
+// Table returns the table that s is a part of. For a selection of a [View], that is the table in which
+// the view has its rows. A program must not write to it.
 func (s Selection[K, V]) Table() *Table[K, V] { return s.table }
 
 // A part is a selection without a predicate, which a table and its indexes can look up.
@@ -87,7 +88,8 @@ func (t *Table[K, V]) From(from K) Selection[K, V] {
 // and must not modify it. Where panics if keep is nil.
 //
 // keep runs in the loop's goroutine, on rows of a snapshot or of a change, without a
-// lock, except in [Transact]. It may be slow. A panic in it reaches the loop's caller, and
+// lock, except in [Transact]. It may be slow. If the selection is the source of a [View], keep also
+// runs under the table's lock. It must then be quick, and must call no table. A panic in it reaches the loop's caller, and
 // the change that it was about counts as delivered, as with [Stream.Filter].
 //
 // A feed of the selection therefore reads the same changes as a feed without the

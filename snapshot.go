@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"unsafe"
 )
 
 // A snapshot is the table as of a moment, which is a number that grows with each change. While
@@ -28,7 +29,7 @@ const roundSize = 256
 // A snapshots is the set of a table's open snapshots. It is changed with mu held, and the
 // table's lock for reading. A writer, which holds the table's lock for writing, needs no mu.
 type snapshots[K, V any] struct {
-	table   *tableMutex
+	table   *domainLock
 	mu      sync.Mutex        // a leaf, held for a few steps, or for those of a round
 	open    []*snapshot[K, V] // oldest first
 	closing []*snapshot[K, V] // not open any more, with rows that are still kept
@@ -143,16 +144,16 @@ func (l *snapshots[K, V]) replace(c *cell[K, V], row *V) {
 
 // needRow reports whether the published row of a cell is in the newest snapshot, given the
 // cell's earlier rows.
-func (l *snapshots[K, V]) needRow(earlier *version[V]) bool {
+func (l *snapshots[K, V]) needRow(earlier *version) bool {
 	s := l.newest()
 	return s != nil && (earlier == nil || earlier.keptFor.Load() < s.moment)
 }
 
 // keep returns a version of the cell's published row for the newest snapshot, before the
 // earlier rows of the cell.
-func (l *snapshots[K, V]) keep(c *cell[K, V], earlier *version[V]) *version[V] {
+func (l *snapshots[K, V]) keep(c *cell[K, V], earlier *version) *version {
 	s := l.newest()
-	v := &version[V]{row: c.row.Load()}
+	v := &version{row: unsafe.Pointer(c.row.Load())}
 	v.keptFor.Store(s.moment)
 	v.next.Store(earlier)
 	s.addKept(c)

@@ -62,13 +62,13 @@ import (
 //
 // # Functions under a lock
 //
-// Key functions, compare functions, functions of indexes, Clone, Equal, predicates of
-// selections in a transaction, and the functions passed to Update, Compute and [Transact]
+// Key functions, compare functions, functions of indexes and of the definitions of views, Clone,
+// Equal, predicates of selections in a transaction and of those that are sources of views, and the functions passed to Update, Compute and [Transact]
 // can run under a table's lock. They must be quick, because readers and writers of the table
 // wait. They must call no table at all, except for [Table.Name] and [Table.String], and
 // [Table.Get] of a table that NewTable made. A call to their own table deadlocks. A call to
 // another table can deadlock, too: two transactions that only read each other's table wait
-// for each other forever. The function passed to Transact reaches its tables through
+// for each other forever. Tables that a [View] connects share a lock, so there it always does. The function passed to Transact reaches its tables through
 // [Table.In] and [Selection.In] only.
 type Table[K, V any] struct {
 	// These invariants hold at all times. Code that keeps one names it.
@@ -90,6 +90,7 @@ type Table[K, V any] struct {
 	//	    reader holds this table's lock to begin, and while it drops up to roundSize
 	//	    earlier rows.
 
+	self  AnyTable       // the table, or the view that it is of
 	guard rowGuard[K, V] // see debug.go; without its tag, only a first field costs no padding
 	name  string
 	key   func(row *V) K
@@ -98,14 +99,15 @@ type Table[K, V any] struct {
 	order func(a, b K) int
 	seqOf func(c Change[V]) uint64 // made once, for all scopes
 
-	keysDiffer bool // keys that order finds equal may be different values
+	keysDiffer bool        // keys that order finds equal may be different values
+	hashing    *hashing[K] // of the keys; nil in a table of NewTableFunc
 
 	history atomic.Pointer[history] // changes under the table's lock
 
-	lockID  uint64     // transactions lock tables in this order
+	lockID  uint64     // transactions have tables in this order
 	allPart part[K, V] // the part that is the whole table
 
-	mu      tableMutex // T1; guards the fields from here to tx
+	mu      domainLock // T1; guards the fields from here to tx
 	handle  *tableHandle
 	rows    tree[entry[K, V]]  // also has a cell for each missing row that is followed
 	keys    keyIndex[K, V]     // of the cells in rows
@@ -115,6 +117,10 @@ type Table[K, V any] struct {
 	made    [Delete + 1]uint64 // number of changes, by Kind
 	dropped bool
 	indexes []tableIndex[K, V]
+
+	dependents   []*tap[K, V] // the views of the table, in the order in which they were made
+	single       *Tx          // of single writes, which it is used for again; nil before the first
+	detachLocked func()       // if the table is that of a view: makes its sources forget it
 
 	snapshots snapshots[K, V] // that readers have
 
@@ -142,7 +148,8 @@ var tables atomic.Uint64
 // [Table].
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
 	t := newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
-	t.keys = newHashIndex[K, V]()
+	t.hashing = newHashing[K]()
+	t.keys = newHashIndex[K, V](t.hashing)
 	t.keysDiffer = isFloat[K]() // 0 and -0, and different NaN
 	return t
 }
@@ -181,6 +188,8 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 		order:  order,
 		lockID: tables.Add(1),
 	}
+	t.self = t
+	t.mu.init(t.lockID)
 	t.history.Store(newHistory(lineage{{History: newHistoryID()}}))
 	t.setHandleLocked()
 	t.allPart = &keyPart[K, V]{table: t}
@@ -260,9 +269,15 @@ func (t *Table[K, V]) Delete(key K) (Change[V], error) {
 // Drop ends the table. From now on it is empty, and every write fails with
 // [ErrTableDropped]. The streams of its changes deliver everything that they have
 // buffered, and then end with ErrTableDropped. There are no changes for the rows that
-// the table had. Dropping a table again does nothing.
+// the table had. Views of the table are dropped with it. Dropping a table again does nothing.
 func (t *Table[K, V]) Drop() {
-	t.drop()
+	for _, t := range t.drop() {
+		t.endFeeds()
+	}
+}
+
+// endFeeds ends the streams of a dropped table.
+func (t *Table[K, V]) endFeeds() {
 	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
 		if r := &s.scope.ring; r.close() {
 			r.wake(1)
@@ -276,11 +291,25 @@ func (t *Table[K, V]) Drop() {
 	}
 }
 
-// drop marks the table as dropped and removes its rows.
-func (t *Table[K, V]) drop() {
+func (t *Table[K, V]) drop() (dropped []txTable) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.dropLocked(nil)
+}
+
+// dropLocked marks the table and its views as dropped, and removes their rows. It appends the tables that it
+// has dropped. The caller must call endFeeds of each when it holds no lock.
+func (t *Table[K, V]) dropLocked(dropped []txTable) []txTable {
+	if t.dropped {
+		return dropped
+	}
 	t.dropped = true
+	if t.isView() {
+		t.detachLocked()
+	}
+	for _, p := range t.dependents {
+		dropped = p.dependent.viewTable().dropLocked(dropped)
+	}
 	t.len = 0
 	t.allScope.ring.retainTableLocked(0)
 	t.rows.clear()
@@ -288,6 +317,7 @@ func (t *Table[K, V]) drop() {
 	for _, x := range t.indexes {
 		x.clear()
 	}
+	return append(dropped, t)
 }
 
 // Changes subscribes to the table and returns the stream of all changes made from now on,

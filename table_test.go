@@ -178,7 +178,7 @@ func TestAnUpdateChangesOnlyTheCell(t *testing.T) {
 			write()
 			write()
 			require.Equal(t, trees, []any{games.rows.frozen, players.rows.frozen})
-			require.Same(t, was, c.versions.Load().row)
+			require.Same(t, was, (*game)(c.versions.Load().row))
 			require.Nil(t, c.versions.Load().next.Load(), "the snapshot needs one row")
 			require.Equal(t, score-2, g.Score)
 		}

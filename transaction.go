@@ -6,21 +6,31 @@ import (
 	"iter"
 	"slices"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/seed-637b77f9/changefeed/internal/inspection"
 )
 
 // A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
-	tables    []txTable  // in the order of their lockIDs
-	views     []anyView  // what [Read] sees of the tables, or nil for a transaction
-	committed atomicBool // publishes the rows of a transaction in all of its tables at once
-	log       []logEntry // the changes of tables that are followed by [Commits]
-	failed    error      // why the transaction cannot commit, or nil
-	ended     atomic.Bool
+	tables  []txTable  // in the order of their lockIDs
+	domains domainList // of the tables of a transaction, which are locked
+	views   []anyView  // what [Read] sees of the tables, or nil for a transaction
+	*outcome
+	memory  []txMemory // that is not used yet
+	spare   []version  // for rows that the transaction writes
+	written int        // number of versions used
+	resets  bool       // a table is restored or reset
+	log     []logEntry // the changes of tables that are followed by [Commits]
+	cascade cascade    // the write to a table with views that is under way
+	failed  error      // why the transaction cannot commit, or nil
+	ended   atomic.Bool
+
+	single       bool       // it is one write to a table with views
+	firstDomains [2]*domain // the memory for domains, if there are few
 }
 
-// AnyTable is a *[Table] with keys and rows of any type.
+// AnyTable is a *[Table] or a *[View] with keys and rows of any type.
 type AnyTable interface {
 	Name() string
 	Len() int
@@ -34,20 +44,21 @@ type AnyTable interface {
 // A txTable is a table as a transaction sees it.
 type txTable interface {
 	lockOrder() uint64
-	lock()
-	unlock()
-	rlock()
-	runlock()
-	tryLock() bool
+	domainLock() *domainLock
 	isDroppedLocked() bool
+	dropLocked(dropped []txTable) []txTable
+	endFeeds()
+	bornLocked()
+	changesLocked() uint64
 
-	// Each beginLocked is followed by endScansLocked, stageKeysLocked, storeVersionsLocked and
-	// publishTxLocked, or by rollbackLocked, and then by endTxLocked. The caller calls the
-	// function that publishTxLocked returns when it holds no lock.
+	// Each beginLocked is followed by prepareLocked and publishTxLocked, or by rollbackLocked, and
+	// then by endTxLocked. The caller calls the function that publishTxLocked returns when it
+	// holds no lock.
 	beginLocked(tx *Tx)
-	endScansLocked()
-	stageKeysLocked()
-	storeVersionsLocked()
+	goBackLocked()
+	checkWrittenLocked() error
+	forgetSavepointLocked()
+	prepareLocked()
 	publishTxLocked() (wake func())
 	rollbackLocked()
 	endTxLocked()
@@ -130,16 +141,21 @@ func newTx(function string, tables []AnyTable) *Tx {
 // functions that it returns wake loops, and are to be called without the locks. A
 // transaction costs about what its writes cost (BenchmarkTransact).
 func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
-	for _, t := range tx.tables {
-		t.lock()
-		defer t.unlock()
-	}
+	tx.domains = lockDomains(tx.firstDomains[:0], tx.tables, (*domain).lock, (*domain).Unlock)
+	defer tx.domains.release((*domain).Unlock)
 	for _, t := range tx.tables {
 		if t.isDroppedLocked() {
 			return nil, fmt.Errorf("changefeed: %s %q: %w", op, t.Name(), ErrTableDropped)
 		}
 	}
+	return tx.runLocked(fn)
+}
+
+// runLocked is run with the tables locked. They are not dropped.
+func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
+	tx.begin()
 	for _, t := range tx.tables {
+		t.domainLock().hold()
 		t.beginLocked(tx)
 	}
 	defer func() { // also if fn panics or ends its goroutine
@@ -158,22 +174,25 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	if tx.failed != nil {
 		return nil, tx.failed
 	}
-	for _, t := range tx.tables {
-		t.endScansLocked()
-		t.stageKeysLocked()
+	return tx.commitLocked(), nil
+}
+
+// commitLocked publishes the writes of the transaction, and ends it in its tables.
+func (tx *Tx) commitLocked() (wake []func()) {
+	defer tx.endTablesLocked()
+	if !tx.single { // which no scan has seen
+		for _, t := range tx.tables {
+			t.prepareLocked()
+		}
 	}
 	sets := tx.setsLocked()
 	lockSets(sets)
+	defer unlockSets(sets)
 	tx.committed.Store(true)
 	for _, t := range tx.tables {
-		defer t.endTxLocked()
-	}
-	defer unlockSets(sets)
-	for _, t := range tx.tables {
-		t.storeVersionsLocked()
-	}
-	for _, t := range tx.tables {
-		wake = append(wake, t.publishTxLocked())
+		if f := t.publishTxLocked(); f != nil {
+			wake = append(wake, f)
+		}
 	}
 	for _, s := range sets {
 		s.publishLocked(tx)
@@ -181,7 +200,58 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	if sets != nil {
 		wake = append(wake, func() { wakeSets(sets) })
 	}
-	return wake, nil
+	return wake
+}
+
+func (tx *Tx) endTablesLocked() { endLocked(tx.tables) }
+
+// endLocked ends the transaction in its tables, also if a compare function panics in one of them.
+func endLocked(tables []txTable) {
+	i := 0
+	defer func() {
+		if i < len(tables) {
+			endLocked(tables[i+1:])
+		}
+	}()
+	for ; i < len(tables); i++ {
+		tables[i].endTxLocked()
+	}
+}
+
+// maxSpare is the largest number of versions that are allocated at a time.
+const maxSpare = 64
+
+// begin makes the transaction one that has not committed.
+func (tx *Tx) begin() {
+	if len(tx.memory) == 0 {
+		n := 1
+		if tx.single {
+			n = 8 // for the next writes, too
+		}
+		tx.memory = make([]txMemory, n)
+	}
+	m := &tx.memory[0]
+	tx.memory = tx.memory[1:]
+	tx.outcome, tx.spare, tx.written = &m.outcome, m.versions[:], 0
+}
+
+// A txMemory is what a transaction of few writes needs. Readers without the lock may still have it when the
+// transaction has ended, so it is used once.
+type txMemory struct {
+	outcome
+	versions [2]version
+}
+
+// newVersion returns a version for a row of the transaction.
+func (tx *Tx) newVersion() *version {
+	if len(tx.spare) == 0 {
+		tx.spare = make([]version, min(tx.written, maxSpare))
+	}
+	tx.written++
+	v := &tx.spare[0]
+	tx.spare = tx.spare[1:]
+	v.tx = tx.outcome
+	return v
 }
 
 func (t *Table[K, V]) anyTable() txTable {
@@ -191,12 +261,8 @@ func (t *Table[K, V]) anyTable() txTable {
 	return t
 }
 
-func (t *Table[K, V]) lockOrder() uint64 { return t.lockID }
-func (t *Table[K, V]) lock()             { t.mu.Lock() }
-func (t *Table[K, V]) unlock()           { t.mu.Unlock() }
-func (t *Table[K, V]) rlock()            { t.mu.RLock() }
-func (t *Table[K, V]) runlock()          { t.mu.RUnlock() }
-func (t *Table[K, V]) tryLock() bool     { return t.mu.TryLock() }
+func (t *Table[K, V]) lockOrder() uint64       { return t.lockID }
+func (t *Table[K, V]) domainLock() *domainLock { return &t.mu }
 
 func (t *Table[K, V]) isDroppedLocked() bool { return t.dropped }
 
@@ -207,14 +273,11 @@ type txState[K, V any] struct {
 	seq     uint64             // Table.seq before it
 	made    [Delete + 1]uint64 // Table.made before it
 	cells   []*cell[K, V]      // the cells that it has written to, each once
-	spare   []version[V]       // for more cells
+	saved   savepoint[K, V]    // before the cascade that is under way
 	scans   []*scan[K, V]      // that are not closed
 	writing bool               // one of its writes is running
 	refill  *refill[K, V]      // of a Restore or Reset, or nil
 }
-
-// maxSpare is the largest number of versions that are allocated at a time.
-const maxSpare = 64
 
 func (s *txState[K, V]) running() bool { return s.tx != nil }
 
@@ -225,15 +288,11 @@ func (s *txState[K, V]) write(c *cell[K, V], row *V) {
 	}
 	first := c.versions.Load()
 	if first != nil && first.tx != nil {
-		first.row = row // nobody else reads it before the commit
+		first.row = unsafe.Pointer(row) // nobody else reads it before the commit
 		return
 	}
-	if len(s.spare) == 0 {
-		s.spare = make([]version[V], min(len(s.cells)+1, maxSpare))
-	}
-	v := &s.spare[0]
-	s.spare = s.spare[1:]
-	v.row, v.tx = row, s.tx
+	v := s.tx.newVersion()
+	v.row = unsafe.Pointer(row)
 	if first != nil {
 		v.next.Store(first)
 	}
@@ -255,11 +314,12 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 	t.tx.tx, t.tx.len, t.tx.seq, t.tx.made = tx, t.len, t.seq, t.made
 }
 
-// stageKeysLocked makes readers without the lock use the contents that a Restore or Reset has
-// staged, from the moment at which the transaction commits.
-func (t *Table[K, V]) stageKeysLocked() {
-	if r := t.tx.refill; r != nil {
-		t.keys.stage(r.keys, t.tx.tx)
+// prepareLocked is called before the transaction commits. If a Restore or Reset has staged other
+// contents, it makes readers without the lock use them from that moment.
+func (t *Table[K, V]) prepareLocked() {
+	t.endScansLocked()
+	if r := t.tx.refill; r != nil && t.dependents == nil {
+		t.keys.stage(r.keys, t.tx.tx.outcome)
 	}
 }
 
@@ -267,10 +327,6 @@ func (t *Table[K, V]) stageKeysLocked() {
 // has committed, this makes no difference to a reader of a cell, at any step. If the
 // transaction has reset the table, the table takes over the new contents.
 func (t *Table[K, V]) storeVersionsLocked() {
-	if t.tx.refill != nil {
-		t.takeOverLocked(t.tx.refill)
-		return // there are no other writes
-	}
 	for _, c := range t.tx.cells {
 		v := c.versions.Load()
 		earlier := v.next.Load()
@@ -279,18 +335,26 @@ func (t *Table[K, V]) storeVersionsLocked() {
 			earlier = t.snapshots.keep(c, earlier)
 			v.next.Store(earlier) // before row, as in snapshots.replace
 		}
-		c.row.Store(v.row)
+		c.row.Store((*V)(v.row))
 		c.versions.Store(earlier)
+	}
+	if t.tx.refill != nil {
+		t.takeOverLocked(t.tx.refill)
 	}
 }
 
+// publishTxLocked publishes the transaction's rows and changes.
 func (t *Table[K, V]) publishTxLocked() (wake func()) {
+	t.storeVersionsLocked()
 	if t.tx.refill != nil {
 		w := t.publishRefillLocked(t.tx.refill)
 		return w.wake
 	}
 	w := t.publishLocked()
-	return w.wake
+	if w.isEmpty() {
+		return nil
+	}
+	return w.later()
 }
 
 // rollbackLocked undoes the transaction's writes. Nobody has seen them. It calls no function
@@ -305,7 +369,7 @@ func (t *Table[K, V]) rollbackLocked() {
 	}()
 	t.endScansLocked()
 	for _, x := range t.indexes {
-		x.rollback()
+		x.rollback(false)
 	}
 }
 
@@ -319,7 +383,7 @@ func (t *Table[K, V]) endScansLocked() {
 // endTxLocked removes the cells that have no row any more, or have got none.
 func (t *Table[K, V]) endTxLocked() {
 	cells := t.tx.cells
-	t.tx = txState[K, V]{}
+	t.tx.tx, t.tx.cells, t.tx.scans, t.tx.refill, t.tx.writing = nil, nil, nil, nil, false
 	for _, x := range t.indexes {
 		x.endTx()
 	}
@@ -353,6 +417,9 @@ type TxTable[K, V any] struct {
 func (t *Table[K, V]) In(tx *Tx) TxTable[K, V] {
 	if tx == nil {
 		panic("changefeed: Table.In: nil transaction; pass the one that Transact or Read passes to its function")
+	}
+	if t.isView() && tx.views == nil && !tx.ended.Load() && tx.holds(&t.mu) {
+		t.joinLocked(tx)
 	}
 	i := slices.Index(tx.tables, txTable(t))
 	if i < 0 {

@@ -255,7 +255,7 @@ func TestATransactionHoldsNoTableWhileItWaitsForAnEarlierOne(t *testing.T) {
 	})
 	<-began
 	for range 100 {
-		for _, mu := range []*tableMutex{&second.mu, &third.mu} {
+		for _, mu := range []*domainLock{&second.mu, &third.mu} {
 			if !mu.TryLock() {
 				first.mu.Unlock()
 				t.Fatal("a later table is locked")

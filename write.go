@@ -92,6 +92,10 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	if t.dropped {
 		return c, w, ErrTableDropped
 	}
+	if t.dependents != nil {
+		c, w.views, err = t.writeWithViewsLocked(key, next)
+		return c, w, err
+	}
 	if c, err = t.writeLocked(key, next); c.Kind != None {
 		w = t.publishLocked()
 		if t.locked != nil {
@@ -137,12 +141,17 @@ func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	for _, x := range t.indexes {
 		x.plan(c.Old, c.New)
 	}
-	for _, x := range t.indexes {
-		if err := x.check(); err != nil {
-			return err
+	if !t.checksLater() {
+		for _, x := range t.indexes {
+			if err := x.check(); err != nil {
+				return err
+			}
 		}
 	}
 	t.guard.keep(c.New)
+	if t.connected() {
+		return t.cascadeLocked(c, key, at)
+	}
 	t.commitLocked(c, key, at)
 	return nil
 }
@@ -210,6 +219,9 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], change *Change[V]) {
 	}
 	switch {
 	case t.tx.running():
+		if t.tx.saved.set {
+			t.tx.saved.rows = append(t.tx.saved.rows, savedRow[K, V]{c, c.latest()})
+		}
 		t.tx.write(c, change.New)
 	case isNew:
 		c.row.Store(change.New)

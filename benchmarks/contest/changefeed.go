@@ -24,6 +24,7 @@ var Changefeed = Contestant{
 	Open: func() Store {
 		return &changefeedTable{changefeed.NewTable("rows", func(r *Row) int { return r.Key })}
 	},
+	OpenView: openChangefeedOrders,
 }
 
 type changefeedTable struct{ table *changefeed.Table[int, Row] }

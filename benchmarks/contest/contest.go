@@ -10,7 +10,11 @@ type Contestant struct {
 	Name   string
 	Module string // the module whose version is reported, or empty for code written by hand
 	Traits Traits
-	Open   func() Store // returns an empty store
+	Open   func() Store // returns an empty store; nil: it is only here for its views
+
+	// OpenView returns the orders with a view of them. It returns nil if the contestant has no
+	// such view. OpenView is nil if it has none at all.
+	OpenView func(view View, orders []Order, customers []Customer) Orders
 }
 
 // Traits describe how a contestant is used and what it cannot do. The report shows them
@@ -29,7 +33,7 @@ type Traits struct {
 
 // All are the contestants, in the order in which they are printed.
 func All() []Contestant {
-	return []Contestant{Changefeed, StateDB, MemDB, Badger, Channels, Queues, HandOff}
+	return []Contestant{Changefeed, StateDB, MemDB, Badger, Channels, Queues, HandOff, Transact, Follower, Map}
 }
 
 // A Store holds rows and can be followed. One goroutine writes at a time. A failure is a

@@ -46,6 +46,9 @@ var Latency = Workload{
 }
 
 func latency(c contest.Contestant, s Scale, subscribers int) ([]Figure, error) {
+	if c.Open == nil {
+		return nil, nil
+	}
 	writes := s.Writes / 10
 	if subscribers > 1 {
 		writes = s.Writes / 20

@@ -55,7 +55,7 @@ type Table struct {
 
 // All returns the workloads, in order.
 func All() []Workload {
-	return []Workload{Writes, FanOut, OneStalled, Stalled, Latency, Newcomer, KeyFeeds, Reads}
+	return []Workload{Writes, FanOut, OneStalled, Stalled, Latency, Newcomer, KeyFeeds, Reads, Views, ViewFollowers}
 }
 
 // A Scale sets the amount of work.
@@ -68,6 +68,8 @@ type Scale struct {
 	Stalled  int // number of subscribers that stall
 	Backlog  int // number of writes that a stalled subscriber does not read
 	KeyFeeds int
+
+	Followers int // number of followers of a view
 }
 
 // An Audience is a number of subscribers, and the number of writes that they receive.
@@ -84,6 +86,8 @@ func Full() Scale {
 		Stalled:  1000,
 		Backlog:  1_000_000,
 		KeyFeeds: 10_000,
+
+		Followers: 1000,
 	}
 }
 
@@ -98,6 +102,8 @@ func Quick() Scale {
 		Stalled:  100,
 		Backlog:  20_000,
 		KeyFeeds: 1000,
+
+		Followers: 100,
 	}
 }
 
@@ -106,6 +112,9 @@ func Quick() Scale {
 func openTable(c contest.Contestant, n int) contest.Table { return openTableOf(c, contest.Rows(n)) }
 
 func openTableOf(c contest.Contestant, rows []contest.Row) contest.Table {
+	if c.Open == nil {
+		return nil
+	}
 	store := c.Open()
 	table, ok := store.(contest.Table)
 	if !ok {

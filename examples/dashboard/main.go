@@ -3,9 +3,10 @@
 //
 //	go run ./examples/dashboard
 //
-// The page follows the devices of one region and the ten hottest of all, with the package web. Its
-// button cuts the connection, and the page resumes with the changes that it has missed. Its tables
-// are shown at /debug/changefeed/, by the package web/inspect.
+// The page follows the devices of one region with the package web. It also follows two views: the
+// totals of each region, and the ten hottest devices of all. Its button cuts the connection, and the
+// page resumes with the changes that it has missed. The table and its views are shown at
+// /debug/changefeed/, by the package web/inspect.
 package main
 
 import (

@@ -27,7 +27,7 @@ func TestRun(t *testing.T) {
 	require.Regexp(t, `^http://127\.0\.0\.1:[1-9]\d*$`, url)
 
 	var feeds []io.Reader
-	for _, path := range []string{"/regions/london/changes", "/hottest/changes"} {
+	for _, path := range []string{"/regions/london/changes", "/regions/changes", "/hottest/changes"} {
 		res, err := http.Get(url + path)
 		require.NoError(t, err)
 		defer res.Body.Close()

@@ -1,18 +1,18 @@
-// Leaderboard shows the scores of six players, which change at random. It redraws a table
-// in place until the game is over, or until q or ^C is pressed. Without a terminal, or
+// Leaderboard shows the best three of six players, whose scores change at random. It redraws
+// them in place until the game is over, or until q or ^C is pressed. Without a terminal, or
 // without stty, it prints a line for each event instead.
 //
-// Three goroutines follow one table, each in its own way. One follows an index value (a
-// team), beginning with the present rows. One follows a predicate (enough points for the
-// hall of fame). One follows all changes. It ends its subscription after every tenth
-// change, and resumes with a new one after the last change that it read.
+// The best three are a view of the table of players. Three goroutines follow the game, each
+// in its own way. One follows an index value (a team), beginning with the present rows. One
+// follows the ranks of the view. One follows all changes of the table. It ends its
+// subscription after every tenth change, and resumes with a new one after the last change
+// that it read.
 //
 //	go run ./examples/leaderboard
 //	go run ./examples/leaderboard -writes 20 -every 0 | cat
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,7 +21,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,17 +37,14 @@ type Player struct {
 	Score int
 }
 
-// fame is the lowest score in the hall of fame.
-const fame = 100
-
-const about = `Leaderboard shows the scores of six players, which change at random, and the
-output of three goroutines that follow them: the points of a team, the players
-with %d points or more, and every change.
+const about = `Leaderboard shows the best three of six players, whose scores change at random,
+and the output of three goroutines that follow the game: the points of a team,
+who moves from which rank to which, and every change.
 `
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintf(os.Stderr, about, fame)
+		fmt.Fprint(os.Stderr, about)
 		flag.PrintDefaults()
 	}
 	writes := flag.Int("writes", 200, "number of score changes")
@@ -68,7 +64,7 @@ func onStdio(writes int, every time.Duration, random *rand.Rand) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	fmt.Printf(about, fame)
+	fmt.Print(about)
 	restore, ok := quietKeys(os.Stdin, os.Stdout)
 	if !ok {
 		fmt.Print("^C stops it.\n\n")
@@ -86,8 +82,10 @@ func onStdio(writes int, every time.Duration, random *rand.Rand) error {
 func run(ctx context.Context, show *screen, writes int, every time.Duration, random *rand.Rand) error {
 	players := changefeed.NewTable("players", func(p *Player) string { return p.Name })
 	teams := changefeed.NewIndex(players, "team", func(p *Player) string { return p.Team })
+	byScore := changefeed.NewIndex(players, "score", func(p *Player) int { return p.Score })
+	best := changefeed.Top(byScore, "best", 3)
 	players.Retain(1000) // for the follower that resumes after a break
-	show.players = players
+	show.best = best
 	for i, name := range []string{"Alice", "Bob", "Carol", "Dave", "Eve", "Frank"} {
 		p := Player{Name: name, Team: []string{"red", "blue"}[i%2], Score: 50}
 		if _, err := players.Insert(p); err != nil {
@@ -99,13 +97,12 @@ func run(ctx context.Context, show *screen, writes int, every time.Duration, ran
 	// with the table and not with ctx. Otherwise unread changes would be lost.
 	forever := context.Background()
 	red := teams.Equal("red").Changes(forever, changefeed.IncludeInitial(), changefeed.Named("red team"))
-	famous := players.Where(func(p *Player) bool { return p.Score >= fame }).
-		Changes(forever, changefeed.IncludeInitial(), changefeed.Named("hall of fame"))
+	ranks := changefeed.Ranked(forever, best, changefeed.Named("ranks"))
 	start := players.Position()
 
 	var followers sync.WaitGroup
 	followers.Go(func() { followTeam(show, red) })
-	followers.Go(func() { followFame(show, famous) })
+	followers.Go(func() { followRanks(show, ranks) })
 	var logged atomic.Uint64
 	followers.Go(func() { followWithBreaks(show, players, start, &logged) })
 	if err := play(ctx, players, writes, every, random); err != nil {
@@ -168,23 +165,21 @@ func followTeam(show *screen, changes changefeed.Stream[changefeed.Change[Player
 	}
 }
 
-// followFame shows the players in the hall of fame whenever one enters or leaves it.
-func followFame(show *screen, changes changefeed.Stream[changefeed.Change[Player]]) {
-	var famous []string
+// followRanks shows the players who enter or leave the best three, and those who move to
+// another rank. If one player enters and another leaves, the one who leaves is reported first.
+func followRanks(show *screen, changes changefeed.Stream[changefeed.RankedChange[Player]]) {
 	for c, err := range changes {
-		if err != nil {
-			show.ended("hall of fame", err)
-			continue
+		switch {
+		case err != nil:
+			show.ended("ranks", err)
+		case c.OldRank == c.NewRank: // Ready, or a score that changes no rank
+		case c.OldRank == 0:
+			show.say("ranks", fmt.Sprintf("%s enters at rank %d", c.New.Name, c.NewRank))
+		case c.NewRank == 0:
+			show.say("ranks", fmt.Sprintf("%s leaves rank %d", c.Old.Name, c.OldRank))
+		default:
+			show.say("ranks", fmt.Sprintf("%s moves from rank %d to %d", c.New.Name, c.OldRank, c.NewRank))
 		}
-		switch c.Kind {
-		case changefeed.Initial, changefeed.Insert:
-			famous = append(famous, c.New.Name)
-		case changefeed.Delete:
-			famous = slices.DeleteFunc(famous, func(name string) bool { return name == c.Old.Name })
-		default: // Ready, or an update of a player who stays famous
-			continue
-		}
-		show.say("hall of fame", cmp.Or(strings.Join(famous, ", "), "nobody"))
 	}
 }
 
@@ -218,9 +213,9 @@ func followWithBreaks(show *screen, players *changefeed.Table[string, Player], s
 }
 
 // A screen shows the followers' messages. In place, it shows the newest message of each
-// follower below the table of players. Otherwise it prints the messages line by line.
+// follower below the best players. Otherwise it prints the messages line by line.
 type screen struct {
-	players *changefeed.Table[string, Player]
+	best    *changefeed.View[string, Player]
 	inPlace bool
 
 	mu    sync.Mutex // guards what follows
@@ -255,22 +250,15 @@ func (s *screen) ended(who string, err error) {
 
 func (s *screen) drawLocked() {
 	var lines []string
-	players := slices.SortedFunc(func(yield func(Player) bool) {
-		for _, p := range s.players.All() {
-			if !yield(p) {
-				return
-			}
-		}
-	}, func(a, b Player) int { return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Name, b.Name)) })
-	if len(players) == 0 {
+	for _, p := range s.best.All() { // in the order of their ranks
+		lines = append(lines, fmt.Sprintf("%d  %-6s %-4s %4d %s", len(lines)+1, p.Name, p.Team, p.Score, strings.Repeat("#", min(p.Score/5, 40))))
+	}
+	if len(lines) == 0 {
 		return // the table is dropped, and the last picture stays
 	}
-	for i, p := range players {
-		lines = append(lines, fmt.Sprintf("%d  %-6s %-4s %4d %s", i+1, p.Name, p.Team, p.Score, strings.Repeat("#", min(p.Score/5, 40))))
-	}
 	lines = append(lines, "")
-	for _, who := range []string{"red team", "hall of fame", "log"} {
-		lines = append(lines, fmt.Sprintf("%-12s %s", who, s.said[who]))
+	for _, who := range []string{"red team", "ranks", "log"} {
+		lines = append(lines, fmt.Sprintf("%-8s %s", who, s.said[who]))
 	}
 	if s.lines > 0 {
 		fmt.Fprintf(s.out, "\x1b[%dA", s.lines) // cursor up

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,7 +50,7 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 func TestHelp(t *testing.T) {
 	out, err := program(t, "-h").CombinedOutput()
 	require.NoError(t, err)
-	require.Regexp(t, `^Leaderboard shows the scores of six players, [^.]*\.\n`, string(out))
+	require.Regexp(t, `^Leaderboard shows the best three of six players, [^.]*\.\n`, string(out))
 	require.Contains(t, string(out), "-writes int")
 	for line := range strings.Lines(about) {
 		require.LessOrEqual(t, len(line), 80, line)
@@ -113,7 +116,7 @@ func TestTheLogGoesOnWhereItBrokeOff(t *testing.T) {
 		want = append(want, fmt.Sprintf("log: change %d after %d breaks", players+1+i, i/10))
 	}
 	require.Equal(t, want, regexp.MustCompile(`log: change \d+ after \d+ breaks`).FindAllString(out, -1))
-	for _, who := range []string{"red team", "hall of fame", "log"} {
+	for _, who := range []string{"red team", "ranks", "log"} {
 		require.Contains(t, out, who+": the game is over\n")
 	}
 }
@@ -129,44 +132,64 @@ func unchanged(out string, last int) (numbers []int) {
 	return numbers
 }
 
-// The hall of fame, which is computed from inserts and deletes of the selection, agrees
-// with the scores in the log of all changes.
-func TestTheHallOfFameIsWhoHasThePoints(t *testing.T) {
+// The ranks start with those of equal scores. They then agree with the scores in the log of
+// all changes: a list to which the messages are applied has the best players.
+func TestTheRanksAreThoseOfTheScores(t *testing.T) {
 	out := played(t, false, 200)
-	scores := map[string]int{}
-	var shown []string
-	for _, line := range regexp.MustCompile(`(\w+) \d+ -> (\d+)|hall of fame: (.*)`).FindAllStringSubmatch(out, -1) {
-		if line[1] != "" {
-			scores[line[1]], _ = strconv.Atoi(line[2])
-		} else if line[3] != "the game is over" && line[3] != "nobody" {
-			shown = strings.Split(line[3], ", ")
-		} else if line[3] == "nobody" {
-			shown = nil
-		}
+	require.Regexp(t, `ranks: Frank enters at rank 1\n(.*\n)*ranks: Eve enters at rank 2\n(.*\n)*ranks: Dave enters at rank 3\n`, out)
+	scores := map[string]int{"Alice": 50, "Bob": 50, "Carol": 50, "Dave": 50, "Eve": 50, "Frank": 50}
+	for _, line := range regexp.MustCompile(`log: .*: (\w+) \d+ -> (\d+)`).FindAllStringSubmatch(out, -1) {
+		scores[line[1]], _ = strconv.Atoi(line[2])
 	}
-	var want []string
-	for name, score := range scores {
-		if score >= fame {
-			want = append(want, name)
+	names := slices.SortedFunc(maps.Keys(scores), func(a, b string) int {
+		return cmp.Or(cmp.Compare(scores[b], scores[a]), cmp.Compare(b, a))
+	})
+
+	var list []string
+	happened := map[string]int{}
+	for _, line := range regexp.MustCompile(`ranks: (\w+) (enters at|leaves|moves from) rank (?:(\d) to )?(\d)`).FindAllStringSubmatch(out, -1) {
+		who, what := line[1], strings.Fields(line[2])[0]
+		happened[what]++
+		to, from := rank(line[4]), rank(line[3])
+		if what == "leaves" {
+			from = to
 		}
+		if what != "enters" {
+			require.Equal(t, who, list[from-1], line[0])
+			list = slices.Delete(list, from-1, from)
+		}
+		if what != "leaves" {
+			list = slices.Insert(list, to-1, who)
+		}
+		require.LessOrEqual(t, len(list), 3)
 	}
-	require.NotEmpty(t, want)
-	require.ElementsMatch(t, want, shown)
+	require.Equal(t, names[:3], list)
+	for _, what := range []string{"enters", "leaves", "moves"} {
+		require.Greater(t, happened[what], 3, what)
+	}
+}
+
+func rank(text string) int {
+	n, _ := strconv.Atoi(text)
+	return n
 }
 
 // On a terminal, each picture is drawn over the previous one.
 func TestATerminalIsDrawnInPlace(t *testing.T) {
 	out := played(t, true, 30)
-	pictures := strings.Split(out, "\x1b[10A")
+	pictures := strings.Split(out, "\x1b[7A")
 	require.Greater(t, len(pictures), 30)
 	for _, picture := range pictures {
-		require.Equal(t, 10, strings.Count(picture, "\n"))
-		require.Equal(t, 10, strings.Count(picture, "\x1b[2K"))
+		require.Equal(t, 7, strings.Count(picture, "\n"))
+		require.Equal(t, 7, strings.Count(picture, "\x1b[2K"))
 	}
 	last := pictures[len(pictures)-1]
 	before := 1 << 30
-	for _, row := range regexp.MustCompile(`\d  \w+ +(red|blue) +(\d+) #*\n`).FindAllStringSubmatch(last, -1) {
-		score, err := strconv.Atoi(row[2])
+	rows := regexp.MustCompile(`(\d)  \w+ +(red|blue) +(\d+) #*\n`).FindAllStringSubmatch(last, -1)
+	require.Len(t, rows, 3)
+	for i, row := range rows {
+		require.Equal(t, strconv.Itoa(i+1), row[1])
+		score, err := strconv.Atoi(row[3])
 		require.NoError(t, err)
 		require.LessOrEqual(t, score, before)
 		before = score

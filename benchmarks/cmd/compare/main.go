@@ -2,7 +2,7 @@
 // all of them the same work in one run. It prints tables to standard output, and writes
 // all figures to a JSON file and pictures beside it.
 //
-//	go run ./cmd/compare           # under 15 minutes on two cores
+//	go run ./cmd/compare           # under 20 minutes on two cores
 //	go run ./cmd/compare -quick    # under one minute: shows that everything works
 //	go run ./cmd/compare -contestants changefeed,channels -workloads fanout,latency
 //	go run ./cmd/compare -from results/DATE.json    # shows the figures of an earlier run

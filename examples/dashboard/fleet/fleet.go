@@ -1,7 +1,7 @@
-// Package fleet is the dashboard of a simulated fleet of devices: the tables, the simulation, and a
-// page that shows them live in a browser.
+// Package fleet is the dashboard of a simulated fleet of devices: a table and its views, the
+// simulation, and a page that shows them live in a browser.
 //
-// A caller can save the table of devices, or restore it before [Fleet.Populate]:
+// A caller can save the table of devices, or restore it before [Fleet.Populate]. The views follow it:
 //
 //	f := fleet.New()
 //	if err := f.Populate(50_000); err != nil {
@@ -13,6 +13,7 @@ package fleet
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/seed-637b77f9/changefeed"
@@ -43,14 +44,29 @@ type Device struct {
 	Updated     int64       `json:"updated"`     // when it was polled last, in milliseconds since 1970
 }
 
-// A HotDevice is one of the ten hottest devices of the fleet.
-type HotDevice struct {
-	Rank        int     `json:"rank"` // 1 is the hottest
-	ID          int     `json:"id"`
-	Name        string  `json:"name"`
-	Region      string  `json:"region"`
-	Status      Status  `json:"status"`
-	Temperature float64 `json:"temperature"`
+// A Total is how many devices of a region have each status, and the sum of their temperatures. The sum
+// is in tenths of °C, because a sum of integers is exact when devices are added and removed.
+type Total struct {
+	OK      int `json:"ok"`
+	Warm    int `json:"warm"`
+	Hot     int `json:"hot"`
+	Offline int `json:"offline"`
+	Tenths  int `json:"tenths"`
+}
+
+// add adds a device if sign is 1, and removes one if sign is -1.
+func (t *Total) add(d *Device, sign int) {
+	switch d.Status {
+	case OK:
+		t.OK += sign
+	case Warm:
+		t.Warm += sign
+	case Hot:
+		t.Hot += sign
+	case Offline:
+		t.Offline += sign
+	}
+	t.Tenths += sign * int(math.Round(10*d.Temperature))
 }
 
 // A Region is a place where devices stand.
@@ -75,10 +91,11 @@ var Regions = []Region{
 	{"virginia", "Virginia", 24},
 }
 
-// A Fleet has the tables of the dashboard.
+// A Fleet has the table of the dashboard, and its views.
 type Fleet struct {
 	Devices *changefeed.Table[int, Device]
-	Hottest *changefeed.Table[int, HotDevice] // by rank
+	Totals  *changefeed.View[string, changefeed.Grouped[string, Total]] // by region
+	Hottest *changefeed.View[int, Device]                               // ten of them, the hottest first
 
 	byRegion      *changefeed.Index[string, int, Device]
 	byTemperature *changefeed.Index[float64, int, Device]
@@ -90,12 +107,11 @@ const retained = 60_000
 
 // New returns a fleet without devices.
 func New() *Fleet {
-	f := &Fleet{
-		Devices: changefeed.NewTable("devices", func(d *Device) int { return d.ID }),
-		Hottest: changefeed.NewTable("hottest", func(d *HotDevice) int { return d.Rank }),
-	}
+	f := &Fleet{Devices: changefeed.NewTable("devices", func(d *Device) int { return d.ID })}
 	f.byRegion = changefeed.NewIndex(f.Devices, "region", func(d *Device) string { return d.Region })
 	f.byTemperature = changefeed.NewIndex(f.Devices, "temperature", func(d *Device) float64 { return d.Temperature })
+	f.Totals = changefeed.Group(f.Devices, "totals", func(d *Device) string { return d.Region }, (*Total).add)
+	f.Hottest = changefeed.Top(f.byTemperature, "hottest", 10)
 	f.Devices.Retain(retained)
 	f.Hottest.Retain(1000)
 	return f

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -42,45 +44,66 @@ func run(t *testing.T, f *fleet.Fleet, updatesPerSecond int, d time.Duration) {
 	require.NoError(t, f.Run(ctx, updatesPerSecond))
 }
 
-// The simulation makes as many updates as it is told to, and knows the ten hottest devices.
+// The simulation makes as many updates as it is told to.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := populated(t, 2000)
 		before := f.Devices.Seq()
 		run(t, f, 2000, 20*time.Second)
 		require.InDelta(t, 40_000, f.Devices.Seq()-before, 40)
-		require.Greater(t, f.Hottest.Seq(), uint64(20))
-
-		run(t, f, 0, time.Millisecond)
-		devices := rows(f.Devices.Selection())
-		slices.SortFunc(devices, func(a, b fleet.Device) int {
-			return cmp.Or(cmp.Compare(b.Temperature, a.Temperature), cmp.Compare(b.ID, a.ID))
-		})
-		var want []fleet.HotDevice
-		for i, d := range devices[:10] {
-			want = append(want, fleet.HotDevice{Rank: i + 1, ID: d.ID, Name: d.Name, Region: d.Region, Status: d.Status, Temperature: d.Temperature})
-		}
-		require.Equal(t, want, rows(f.Hottest.Selection()))
 	})
 }
 
-// While no device changes, the table of the hottest does not change either.
-func TestEqualRanksAreNoChange(t *testing.T) {
+// requireViews requires the views to have what the devices have.
+func requireViews(t *testing.T, f *fleet.Fleet) {
+	t.Helper()
+	devices := rows(f.Devices.Selection())
+	totals := map[string]changefeed.Grouped[string, fleet.Total]{}
+	for _, d := range devices {
+		total := totals[d.Region]
+		total.Group = d.Region
+		total.Count++
+		*map[fleet.Status]*int{
+			fleet.OK: &total.Value.OK, fleet.Warm: &total.Value.Warm, fleet.Hot: &total.Value.Hot, fleet.Offline: &total.Value.Offline,
+		}[d.Status]++
+		total.Value.Tenths += int(math.Round(10 * d.Temperature))
+		totals[d.Region] = total
+	}
+	require.Equal(t, totals, maps.Collect(f.Totals.All()))
+
+	slices.SortFunc(devices, func(a, b fleet.Device) int {
+		return cmp.Or(cmp.Compare(b.Temperature, a.Temperature), cmp.Compare(b.ID, a.ID))
+	})
+	require.Equal(t, devices[:min(10, len(devices))], rows(f.Hottest.Selection()))
+}
+
+// The totals and the hottest devices follow every update.
+func TestViews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := populated(t, 20)
-		run(t, f, 0, time.Second)
-		require.Equal(t, uint64(10), f.Hottest.Seq())
-		run(t, f, 0, time.Minute)
-		require.Equal(t, uint64(10), f.Hottest.Seq())
+		for _, n := range []int{1, 5, 2000} { // also without devices in some regions
+			f := populated(t, n)
+			requireViews(t, f)
+			for range 5 {
+				run(t, f, 2000, time.Second)
+				requireViews(t, f)
+			}
+			require.NotZero(t, f.Totals.Seq())
+		}
 	})
 }
 
-// A table that has rows, because it was restored, is not populated.
+// A table that has rows, because it was restored, is not populated. The views have its rows.
 func TestPopulateARestoredTable(t *testing.T) {
-	f := populated(t, 20)
+	old, f := populated(t, 20), fleet.New()
+	require.NoError(t, f.Devices.Restore(changefeed.Past[fleet.Device]{
+		Lineage: []changefeed.Position{old.Devices.Position()},
+		Rows:    slices.Values(rows(old.Devices.Selection())),
+	}))
 	before := f.Devices.Seq()
 	require.NoError(t, f.Populate(100))
 	require.Equal(t, before, f.Devices.Seq())
+	require.Equal(t, 20, f.Devices.Len())
+	requireViews(t, f)
 
 	require.ErrorContains(t, fleet.New().Run(t.Context(), 1), "no devices")
 	f.Devices.Drop()
@@ -200,6 +223,41 @@ func TestRegionFeed(t *testing.T) {
 	}
 }
 
+// The feed of the totals begins with one row for each region, and then has the sums of an update.
+func TestTotalsFeed(t *testing.T) {
+	f := populated(t, 100)
+	server := serve(t, f)
+	feed := open[changefeed.Grouped[string, fleet.Total]](t, server.URL+"/regions/changes", "")
+	require.Equal(t, rows(f.Totals.Selection()), feed.load())
+
+	c, err := f.Devices.Update(1, func(d *fleet.Device) { d.Status, d.Temperature = fleet.Hot, 70 })
+	require.NoError(t, err)
+	want, ok := f.Totals.Get(c.New.Region)
+	require.True(t, ok)
+	feed.requireNext(want)
+}
+
+// The feed of the hottest devices begins with the hottest, and reports a device that becomes the
+// hottest of all after the one that it pushes out.
+func TestHottestFeed(t *testing.T) {
+	f := populated(t, 100)
+	server := serve(t, f)
+	feed := open[fleet.Device](t, server.URL+"/hottest/changes", "")
+	hottest := feed.load()
+	require.Equal(t, rows(f.Hottest.Selection()), hottest)
+	require.Len(t, hottest, 10)
+
+	id := 1
+	for slices.ContainsFunc(hottest, func(d fleet.Device) bool { return d.ID == id }) {
+		id++
+	}
+	c, err := f.Devices.Update(id, func(d *fleet.Device) { d.Status, d.Temperature = fleet.Hot, 1000 })
+	require.NoError(t, err)
+	feed.requireNext(fleet.Device{}) // a delete has no new row
+	feed.requireNext(*c.New)
+	require.Equal(t, append([]fleet.Device{*c.New}, hottest[:9]...), rows(f.Hottest.Selection()))
+}
+
 // A cut ends the feeds of a page, and of no other. They resume with the changes since.
 func TestCut(t *testing.T) {
 	f := populated(t, 100)
@@ -212,11 +270,13 @@ func TestCut(t *testing.T) {
 	}
 	region, hottest := server.URL+"/regions/frankfurt/changes", server.URL+"/hottest/changes"
 	a := open[fleet.Device](t, region+"?page=a", "")
-	aHottest := open[fleet.HotDevice](t, hottest+"?page=a", "")
+	aHottest := open[fleet.Device](t, hottest+"?page=a", "")
+	aTotals := open[changefeed.Grouped[string, fleet.Total]](t, server.URL+"/regions/changes?page=a", "")
 	b := open[fleet.Device](t, region+"?page=b", "")
 	nobody := open[fleet.Device](t, region, "")
 	id := a.load()[0].ID
 	aHottest.load()
+	aTotals.load()
 	b.load()
 	nobody.load()
 
@@ -226,6 +286,8 @@ func TestCut(t *testing.T) {
 	_, _, err := a.next()
 	require.Equal(t, io.EOF, err)
 	_, _, err = aHottest.next()
+	require.Equal(t, io.EOF, err)
+	_, _, err = aTotals.next()
 	require.Equal(t, io.EOF, err)
 	row := cool(t, f, id)
 	b.requireNext(row)
@@ -270,16 +332,21 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// The inspector shows the tables of the fleet.
+// The inspector shows the table of the fleet and its views.
 func TestInspector(t *testing.T) {
 	t.Parallel()
 	server := serve(t, fleet.New())
-	for path, want := range map[string]string{"": "<!doctype html>", "?format=json": `"name":"devices"`} {
+	for path, want := range map[string][]string{
+		"":             {"<!doctype html>"},
+		"?format=json": {`"name":"devices"`, `"name":"totals"`, `"name":"hottest"`},
+	} {
 		res, err := http.Get(server.URL + "/debug/changefeed/" + path)
 		require.NoError(t, err)
 		body, err := io.ReadAll(res.Body)
 		require.NoError(t, err)
 		require.NoError(t, res.Body.Close())
-		require.Contains(t, string(body), want)
+		for _, text := range want {
+			require.Contains(t, string(body), text)
+		}
 	}
 }

@@ -22,10 +22,11 @@ var files embed.FS
 //
 //	GET /                           the page
 //	GET /fleet                      the regions, and the number of devices, as JSON
+//	GET /regions/changes            the feed of the totals of each region
 //	GET /regions/{region}/changes   the feed of the devices of a region
 //	GET /hottest/changes            the feed of the ten hottest devices
 //	POST /cut?page=ID               ends the feeds whose address has the same parameter "page"
-//	GET /debug/changefeed/          the inspector of the tables, for operators only
+//	GET /debug/changefeed/          the inspector of the table and its views, for operators only
 //
 // A feed that was cut is resumed by the browser after two seconds.
 func (f *Fleet) Handler() http.Handler {
@@ -35,16 +36,18 @@ func (f *Fleet) Handler() http.Handler {
 	}
 	var feeds cutter
 	region := web.ChangesFunc(f.inRegion, web.Squash(200*time.Millisecond), web.Retry(2*time.Second), web.Named("region"))
+	totals := web.Changes(f.Totals.Selection(), web.Squash(200*time.Millisecond), web.Retry(2*time.Second), web.Named("totals"))
 	hottest := web.Changes(f.Hottest.Selection(), web.Retry(2*time.Second), web.Named("hottest"))
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(page))
 	mux.Handle("GET /changefeed.js", web.Script())
 	mux.HandleFunc("GET /fleet", f.sendFleet)
+	mux.Handle("GET /regions/changes", feeds.add(totals))
 	mux.Handle("GET /regions/{region}/changes", feeds.add(region))
 	mux.Handle("GET /hottest/changes", feeds.add(hottest))
 	mux.HandleFunc("POST /cut", feeds.cut)
-	mux.Handle("GET /debug/changefeed/", inspect.Handler(f.Devices, f.Hottest))
+	mux.Handle("GET /debug/changefeed/", inspect.Handler(f.Devices, f.Totals, f.Hottest))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'")
 		w.Header().Set("X-Content-Type-Options", "nosniff")

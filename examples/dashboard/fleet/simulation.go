@@ -7,24 +7,21 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
-
-	"github.com/seed-637b77f9/changefeed"
 )
 
 const (
-	tick      = 10 * time.Millisecond
-	rankEvery = 500 * time.Millisecond
-	ranks     = 10  // the rows of the table of the hottest
-	watched   = 500 // the hottest devices, which are polled more often
-	day       = 10 * time.Minute
+	tick       = 10 * time.Millisecond
+	watchEvery = 500 * time.Millisecond
+	maxWatched = 500 // of the hottest devices, which are polled more often
+	day        = 10 * time.Minute
 
 	warmFrom = 58 // °C
 	hotFrom  = 66
 )
 
 // Run polls the devices until ctx ends, and then returns nil. A poll updates the row of one device.
-// One poll of ten is of the hottest devices, and the others are of all devices. Twice a second Run
-// writes the table of the hottest. It returns an error if there are no devices when it begins.
+// One poll of ten is of the hottest devices, and the others are of all devices. Run returns an error
+// if there are no devices when it begins.
 func (f *Fleet) Run(ctx context.Context, updatesPerSecond int) error {
 	var all []int
 	for id := range f.Devices.All() {
@@ -35,16 +32,12 @@ func (f *Fleet) Run(ctx context.Context, updatesPerSecond int) error {
 	}
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	var hottest []int
-	var ranked time.Time
+	var watched []int
+	var watchedAt time.Time
 	last, due := time.Now(), 0.0
 	for {
-		if time.Since(ranked) >= rankEvery {
-			var err error
-			if hottest, err = f.rank(); err != nil {
-				return err
-			}
-			ranked = time.Now()
+		if time.Since(watchedAt) >= watchEvery {
+			watched, watchedAt = f.watched(), time.Now()
 		}
 		select {
 		case <-ctx.Done():
@@ -57,7 +50,7 @@ func (f *Fleet) Run(ctx context.Context, updatesPerSecond int) error {
 		for ; due >= 1 && ctx.Err() == nil; due-- {
 			from := all
 			if rand.IntN(10) == 0 {
-				from = hottest
+				from = watched
 			}
 			_, err := f.Devices.Update(from[rand.IntN(len(from))], func(d *Device) { d.poll(time.Now()) })
 			if err != nil {
@@ -67,28 +60,15 @@ func (f *Fleet) Run(ctx context.Context, updatesPerSecond int) error {
 	}
 }
 
-// rank writes the ten hottest devices to their table. A row that is equal to the old one is no
-// change. It returns the keys of the devices that are to be polled more often.
-func (f *Fleet) rank() (hottest []int, err error) {
-	var rows []HotDevice
-	for id, d := range f.byTemperature.Backward() {
-		if len(hottest) == watched {
+// watched returns the IDs of the devices that are polled more often.
+func (f *Fleet) watched() (ids []int) {
+	for id := range f.byTemperature.Backward() {
+		if len(ids) == maxWatched {
 			break
 		}
-		hottest = append(hottest, id)
-		if len(rows) < ranks {
-			rows = append(rows, HotDevice{len(rows) + 1, id, d.Name, d.Region, d.Status, d.Temperature})
-		}
+		ids = append(ids, id)
 	}
-	// A page never sees a device at two ranks.
-	return hottest, changefeed.Transact(func(tx *changefeed.Tx) error {
-		for _, row := range rows {
-			if _, err := f.Hottest.In(tx).Upsert(row); err != nil {
-				return err
-			}
-		}
-		return nil
-	}, f.Hottest)
+	return ids
 }
 
 // start sets the values of a device that was switched on.

@@ -1,5 +1,5 @@
-// The dashboard. A Region follows the devices of one region and keeps sums of them. The page draws
-// what has changed, at most four times a second.
+// The dashboard. A Region follows the devices of one region. Two other feeds have the totals of each
+// region, and the ten hottest devices. The page draws what has changed, at most four times a second.
 
 import { follow } from "./changefeed.js";
 
@@ -18,12 +18,11 @@ const whole = new Intl.NumberFormat("en-US");
 const statuses = ["ok", "warm", "hot", "offline"];
 let regions = [];
 let region; // the Region that is shown
+let totals; // the feed of the totals of each region: the number of devices, and their sums
 let hottest; // the feed of the ten hottest devices
 let onlyStatus = ""; // of the devices in the table
 
 class Region {
-  counts = Object.fromEntries(statuses.map((status) => [status, 0]));
-  temperatures = 0; // the sum of those of the devices that are not offline
   updates = 0; // while live
   connects = 0;
   resets = 0;
@@ -44,23 +43,12 @@ class Region {
     });
   }
 
-  get mean() {
-    return this.temperatures / (this.feed.rows.size - this.counts.offline);
-  }
-
   #change(before, now, feed) {
-    if (before) this.#add(before, -1);
-    if (now) this.#add(now, 1);
     if (feed.state === "live" && now) {
       if (now.updated < this.#resumedAt) this.resumed++;
       else this.updates += now.polls - (before?.polls ?? 0);
     }
     drawSoon();
-  }
-
-  #add(device, sign) {
-    this.counts[device.status] += sign;
-    if (device.status !== "offline") this.temperatures += sign * device.temperature;
   }
 
   #become(state, feed) {
@@ -99,8 +87,15 @@ function show(id) {
   drawSoon();
 }
 
-function followHottest() {
-  hottest = follow(`./hottest/changes?page=${page}`, { key: (device) => device.rank, change: drawSoon });
+function followFleet() {
+  totals = follow(`./regions/changes?page=${page}`, { key: (total) => total.group, change: drawSoon });
+  hottest = follow(`./hottest/changes?page=${page}`, { key: (device) => device.id, change: drawSoon });
+}
+
+// totalOf returns the sums of a region. A region without devices has no row.
+function totalOf(id) {
+  const { count, reduction } = totals.rows.get(id) ?? { count: 0, reduction: { ok: 0, warm: 0, hot: 0, offline: 0, tenths: 0 } };
+  return { ...reduction, mean: reduction.tenths / 10 / (count - reduction.offline) };
 }
 
 function log(text) {
@@ -126,21 +121,40 @@ function draw() {
   drawing = false;
   drawnAt = performance.now();
   if (!region) return;
-  const { feed, counts } = region;
+  const { feed } = region;
   setText(element("state"), feed.state);
   element("state").dataset.state = feed.state;
   for (const name of ["connects", "resets", "resumed"]) setText(element(name), whole.format(region[name]));
+  drawRegions();
   drawHottest();
   if (feed.state !== "live" && feed.rows.size === 0) return; // the last region stays until the rows have come
   setText(element("devices"), whole.format(feed.rows.size));
-  setText(element("mean"), degrees(region.mean));
-  for (const status of statuses) {
-    setText(document.querySelector(`#statuses [data-status=${status}] b`), whole.format(counts[status]));
-    const part = document.querySelector(`#bar [data-status=${status}]`);
-    part.style.flexGrow = counts[status];
-    part.hidden = counts[status] === 0;
-  }
   drawRows();
+}
+
+function drawRegions() {
+  if (totals.rows.size === 0) return;
+  for (const { id } of regions) {
+    const link = document.querySelector(`#regions [href="#${id}"]`);
+    const { mean, hot } = totalOf(id);
+    setText(link.querySelector("b"), degrees(mean) + "°");
+    setText(link.querySelector("i"), whole.format(hot) + " hot");
+    link.ariaCurrent = id === region.id;
+  }
+  const total = totalOf(region.id);
+  setText(element("mean"), degrees(total.mean));
+  for (const status of statuses) {
+    setText(document.querySelector(`#statuses [data-status=${status}] b`), whole.format(total[status]));
+    const part = document.querySelector(`#bar [data-status=${status}]`);
+    part.style.flexGrow = total[status];
+    part.hidden = total[status] === 0;
+  }
+}
+
+function newLink({ id, name }) {
+  const link = Object.assign(document.createElement("a"), { href: "#" + id, className: "card" });
+  link.append(Object.assign(document.createElement("span"), { textContent: name }), document.createElement("b"), document.createElement("i"));
+  return link;
 }
 
 function drawRows() {
@@ -175,9 +189,9 @@ function newRow() {
 function drawHottest() {
   if (hottest.state !== "live" && hottest.rows.size === 0) return;
   const names = new Map(regions.map(({ id, name }) => [id, name]));
-  const devices = [...hottest.rows.values()].sort((a, b) => a.rank - b.rank);
+  const devices = [...hottest.rows.values()].sort((a, b) => b.temperature - a.temperature || b.id - a.id); // as the view has them
   arrange(element("hottest"), devices, () => newCells("rank", "device", "place", "temperature"), (cells, device, set) => {
-    setText(cells[0], device.rank);
+    setText(cells[0], devices.indexOf(device) + 1);
     set(cells[1], device.name);
     set(cells[2], names.get(device.region));
     set(cells[3], degrees(device.temperature) + "°");
@@ -236,9 +250,9 @@ function points(values, width, height, least, last = values.length - 1) {
 
 // sample adds the present mean to the line of means, and shows how many updates came.
 function sample() {
-  if (region?.feed.state !== "live") return;
+  if (region?.feed.state !== "live" || totals.rows.size === 0) return;
   const { means } = region;
-  means.push(region.mean);
+  means.push(totalOf(region.id).mean);
   if (means.length > samples) means.shift();
   const line = points(means, 120, 40, 1, samples - 1);
   const [area, polyline] = element("means").children;
@@ -281,12 +295,10 @@ document.addEventListener("visibilitychange", () => {
   clearTimeout(leaving);
   if (document.hidden) {
     leaving = setTimeout(() => {
-      region?.feed.pause();
-      hottest?.pause();
+      for (const feed of [region?.feed, totals, hottest]) feed?.pause();
     }, leaveAfter);
   } else {
-    region?.feed.resume();
-    hottest?.resume();
+    for (const feed of [region?.feed, totals, hottest]) feed?.resume();
   }
 });
 
@@ -294,7 +306,8 @@ const fleet = await (await fetch("./fleet")).json();
 regions = fleet.regions;
 element("fleet").textContent = `${whole.format(fleet.devices)} devices in ${regions.length} regions`;
 element("region").append(...regions.map(({ id, name }) => new Option(name, id)));
-followHottest();
+element("regions").append(...regions.map(newLink));
+followFleet();
 show(location.hash.slice(1));
 setInterval(sample, sampleEvery);
 setInterval(countUpdates, 1000);

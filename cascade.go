@@ -1,0 +1,190 @@
+package changefeed
+
+import (
+	"slices"
+	"unsafe"
+)
+
+// A write to a table with views is a cascade: it goes on to the views, and from them to the views of
+// these. It is made in a transaction, of its own if none is running. If it fails on its way, all tables
+// that it has reached go back to where they were before it, and a transaction that was running goes on.
+
+// A cascade is the write to a table with views that is under way in a transaction.
+type cascade struct {
+	running bool
+	resets  bool      // it makes a Reset: unique indexes of views are checked at its end
+	tables  []txTable // that it has reached
+	logged  int       // the length of Tx.log before it
+}
+
+// A savepoint is what a table was before a cascade.
+type savepoint[K, V any] struct {
+	set    bool
+	len    int
+	seq    uint64
+	made   [Delete + 1]uint64
+	rows   []savedRow[K, V] // of the cells that were written to, in the order of the writes
+	rings  []savedRing[V]   // in which changes were put, in the order of the puts
+	events int              // the length of outbox.events
+}
+
+type savedRow[K, V any] struct {
+	cell *cell[K, V]
+	row  *V
+}
+
+type savedRing[V any] struct {
+	ring *ring[Change[V]]
+	next uint64 // ring.next before the put
+}
+
+// connected reports whether the writes of the table are parts of cascades.
+func (t *Table[K, V]) connected() bool { return t.dependents != nil || t.isView() }
+
+// isView reports whether the table has the rows of a view.
+func (t *Table[K, V]) isView() bool { return t.detachLocked != nil }
+
+// cascadeLocked makes a planned change to a table that has views or is one, and lets the views follow.
+func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
+	tx := t.tx.tx
+	if tx.single || tx.cascade.running {
+		return t.spreadLocked(c, key, at)
+	}
+	tx.beginCascade()
+	ok := false
+	defer func() { tx.endCascade(ok) }() // also if a function of the user panics
+	err := t.spreadLocked(c, key, at)
+	ok = err == nil
+	return err
+}
+
+func (t *Table[K, V]) spreadLocked(c *Change[V], key K, at *cell[K, V]) error {
+	t.saveOnceLocked()
+	t.commitLocked(c, key, at)
+	return t.followLocked(key, c.Old, c.New)
+}
+
+// followLocked lets the views of the table follow a change.
+func (t *Table[K, V]) followLocked(key K, old, new *V) error {
+	for _, p := range t.dependents {
+		if err := p.follow(t.tx.tx, key, old, new); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (tx *Tx) beginCascade() { tx.cascade.running, tx.cascade.logged = true, len(tx.log) }
+
+// endCascade ends the cascade. If it has failed, the tables are then as they were before it.
+func (tx *Tx) endCascade(ok bool) {
+	c := &tx.cascade
+	for _, t := range c.tables {
+		if !ok {
+			t.goBackLocked()
+		}
+		t.forgetSavepointLocked()
+	}
+	if !ok {
+		clear(tx.log[c.logged:])
+		tx.log = tx.log[:c.logged]
+	}
+	c.tables, c.running, c.resets = recycle(c.tables), false, false
+}
+
+// saveOnceLocked remembers what the table is, when the cascade comes to it first. A single write needs no savepoint,
+// because all of its transaction is rolled back.
+func (t *Table[K, V]) saveOnceLocked() {
+	tx, s := t.tx.tx, &t.tx.saved
+	if tx.single || s.set {
+		return
+	}
+	tx.cascade.tables = append(tx.cascade.tables, t)
+	s.set, s.len, s.seq, s.made, s.events = true, t.len, t.seq, t.made, len(t.outbox.events)
+	t.outbox.saved = s
+	for _, x := range t.indexes {
+		x.save()
+	}
+}
+
+// goBackLocked makes the table what it was before the cascade. It calls no function of the user, except
+// the compare function of NewTableFunc, so nothing can fail. T4
+func (t *Table[K, V]) goBackLocked() {
+	s := &t.tx.saved
+	for _, r := range slices.Backward(s.rows) {
+		r.cell.versions.Load().row = unsafe.Pointer(r.row) // the transaction's
+	}
+	t.len, t.seq, t.made = s.len, s.seq, s.made
+	for _, x := range t.indexes {
+		x.rollback(true)
+	}
+	for _, r := range slices.Backward(s.rings) {
+		r.ring.takeBackTableLocked(r.next)
+	}
+	o := &t.outbox
+	clear(o.events[s.events:])
+	o.events = o.events[:s.events]
+}
+
+func (t *Table[K, V]) forgetSavepointLocked() {
+	s := &t.tx.saved
+	*s = savepoint[K, V]{rows: recycle(s.rows), rings: recycle(s.rings)}
+	t.outbox.saved = nil
+}
+
+// joinLocked makes the table, whose lock the transaction holds, one of its tables.
+func (t *Table[K, V]) joinLocked(tx *Tx) {
+	if !t.tx.running() {
+		tx.tables = append(tx.tables, t)
+		t.beginLocked(tx)
+	}
+}
+
+// setLocked makes row the row of a key of a view, or removes it if row is nil.
+func (t *Table[K, V]) setLocked(tx *Tx, key K, row *V) error {
+	return t.setCellLocked(tx, key, t.cellLocked(key), row)
+}
+
+// setCellLocked is setLocked for a key whose cell is known. It is nil if there is none.
+func (t *Table[K, V]) setCellLocked(tx *Tx, key K, at *cell[K, V], row *V) error {
+	t.joinLocked(tx)
+	old := at.latest()
+	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
+	if c.Kind == None || c.Kind == Update && t.equal(old, row) {
+		return nil // V6
+	}
+	if t.indexes != nil {
+		defer t.forgetPlansLocked()
+	}
+	if err := t.makeLocked(&c, key, at); err != nil {
+		return &keyError{op: "follow in", table: t.name, key: key, err: err}
+	}
+	return nil
+}
+
+// writeWithViewsLocked makes a single write to a table with views, in a transaction of its own.
+func (t *Table[K, V]) writeWithViewsLocked(key K, next rule[V]) (c Change[V], wake []func(), err error) {
+	if t.single == nil {
+		t.single = &Tx{single: true}
+	}
+	tx := t.single
+	tx.begin()
+	tx.tables = tx.tables[:0]
+	t.joinLocked(tx)
+	defer tx.endSingle() // also if a function of the user panics
+	if c, err = t.writeLocked(key, next); err == nil {
+		wake = tx.commitLocked()
+	}
+	return c, wake, err
+}
+
+// endSingle undoes the write if it has not committed.
+func (tx *Tx) endSingle() {
+	if !tx.committed.Load() {
+		for _, t := range tx.tables {
+			t.rollbackLocked()
+			t.endTxLocked()
+		}
+	}
+	tx.log = recycle(tx.log)
+}

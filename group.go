@@ -1,0 +1,121 @@
+package changefeed
+
+import "cmp"
+
+// Grouped is a row of [Group]: a group, the number of its rows, and what was folded of them. In JSON, these are group,
+// count and reduction.
+type Grouped[G, A any] struct {
+	Group G   `json:"group"`
+	Count int `json:"count"`
+	Value A   `json:"reduction"`
+}
+
+// Counted is a row of [Count]: a group and the number of its rows.
+type Counted[G any] struct {
+	Group G   `json:"group"`
+	Count int `json:"count"`
+}
+
+// A groupView is the definition of [Group] and [Count]. R is the type of its rows.
+type groupView[G, K, V, R any] struct {
+	from  tap[K, V]
+	to    *Table[G, R]
+	by    func(row *V) G
+	first func(group G) R                           // the row of an empty group
+	fold  func(to *R, row *V, sign int) (count int) // takes a row in or out, and returns the number of those that remain
+}
+
+// Group makes a view with a row for each value of by, which has what fold makes of the rows with that
+// value. fold takes a row in if sign is 1. If sign is -1, it takes out a row that it has taken in
+// before. For a sum, it is
+//
+//	func(sum *int, row *Order, sign int) { *sum += sign * row.Amount }
+//
+// A method of the value fits, too, as (*Total).Add. The order in which rows come and go must make no difference. So
+// fold must be exact: a sum of floats is not, because x+y-x may differ from y in the last bits. Sum integers, such as
+// cents. A group without rows has no row in the view.
+//
+// A write to the source costs about one more write, or two if it moves a row to another group. It copies
+// the Value of the group, as [Table.Update] copies a row.
+func Group[G cmp.Ordered, A, K, V any](s Source[K, V], name string, by func(row *V) G, fold func(value *A, row *V, sign int)) *View[G, Grouped[G, A]] {
+	if by == nil || fold == nil {
+		panic("changefeed: Group: nil function")
+	}
+	d := &groupView[G, K, V, Grouped[G, A]]{
+		from:  newTap(s, "Group"),
+		to:    NewTable(name, func(row *Grouped[G, A]) G { return row.Group }),
+		by:    by,
+		first: func(group G) Grouped[G, A] { return Grouped[G, A]{Group: group} },
+		fold: func(to *Grouped[G, A], row *V, sign int) int {
+			to.Count += sign
+			fold(&to.Value, row, sign)
+			return to.Count
+		},
+	}
+	return growView(d.to, &d.from, d)
+}
+
+// Count makes a view with a row for each value of by, which has the number of rows with that value. It
+// costs what [Group] does.
+func Count[G cmp.Ordered, K, V any](s Source[K, V], name string, by func(row *V) G) *View[G, Counted[G]] {
+	if by == nil {
+		panic("changefeed: Count: nil function")
+	}
+	d := &groupView[G, K, V, Counted[G]]{
+		from:  newTap(s, "Count"),
+		to:    NewTable(name, func(row *Counted[G]) G { return row.Group }),
+		by:    by,
+		first: func(group G) Counted[G] { return Counted[G]{Group: group} },
+		fold: func(to *Counted[G], _ *V, sign int) int {
+			to.Count += sign
+			return to.Count
+		},
+	}
+	return growView(d.to, &d.from, d)
+}
+
+func (d *groupView[G, K, V, R]) viewTable() txTable { return d.to }
+
+func (d *groupView[G, K, V, R]) follow(tx *Tx, _ K, old, new *V) error {
+	var was, is G
+	if old != nil {
+		was = d.by(old)
+	}
+	if new != nil {
+		is = d.by(new)
+	}
+	if old != nil && new != nil && d.to.order(was, is) == 0 {
+		return d.change(tx, is, old, new)
+	}
+	if old != nil {
+		if err := d.change(tx, was, old, nil); err != nil {
+			return err
+		}
+	}
+	if new != nil {
+		return d.change(tx, is, nil, new)
+	}
+	return nil
+}
+
+// change takes a row out of a group, or in, or both.
+func (d *groupView[G, K, V, R]) change(tx *Tx, group G, out, in *V) error {
+	var made *R
+	at := d.to.cellLocked(group)
+	if stored := at.latest(); stored != nil {
+		made = d.to.copy(stored)
+	} else {
+		made = new(d.first(group))
+	}
+	count := 0
+	if out != nil {
+		count = d.fold(made, out, -1)
+	}
+	if in != nil {
+		count = d.fold(made, in, 1)
+	}
+	if count == 0 {
+		made = nil
+	}
+	return d.to.setCellLocked(tx, group, at, made)
+}

@@ -1,0 +1,93 @@
+package changefeed
+
+import "cmp"
+
+// Joined is a row of [Join] and [LeftJoin]: a row of the left source, and the row of the right one to
+// which it refers. Both are the stored rows, and must not be modified.
+type Joined[L, R any] struct {
+	Left  *L `json:"left"`
+	Right *R `json:"right"` // nil: there is none, which only LeftJoin has
+}
+
+// Equal reports whether both have the same stored rows.
+func (j Joined[L, R]) Equal(other Joined[L, R]) bool { return j == other }
+
+// Clone returns j, because stored rows never change.
+func (j Joined[L, R]) Clone() Joined[L, R] { return j }
+
+// A joinView is the definition of [Join] and [LeftJoin].
+type joinView[F cmp.Ordered, K, L, R any] struct {
+	left  tap[K, L]
+	right tap[F, R]
+	byRef *Index[F, K, L] // the rows of left's table, by ref
+	to    *Table[K, Joined[L, R]]
+	ref   func(row *L) F
+	outer bool
+}
+
+// Join makes a view with a row for each row of left that refers to one of right: ref returns the key of
+// the right row for a left one. The keys are those of left. Several left rows can refer to one right row.
+//
+// A write to left costs about one more write. A write to right costs one for each left row that refers to
+// it, all under the lock. The view keeps an index of left. The tables of both sources share a lock from
+// then on, also after Drop.
+func Join[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Joined[L, R]] {
+	return newJoin(left, right, "Join", name, ref, false)
+}
+
+// LeftJoin is like [Join] but has a row for each row of left. Its Right is nil if there is no such row.
+func LeftJoin[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Joined[L, R]] {
+	return newJoin(left, right, "LeftJoin", name, ref, true)
+}
+
+func newJoin[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], function, name string, ref func(row *L) F, outer bool) *View[K, Joined[L, R]] {
+	if ref == nil {
+		panic("changefeed: " + function + ": nil function; pass one that returns the key of the right row")
+	}
+	d := &joinView[F, K, L, R]{left: newTap(left, function), right: newTap(right, function), ref: ref, outer: outer}
+	l, r := d.left.table, d.right.table
+	d.to = newViewTable(l, name, func(row *Joined[L, R]) K { return l.key(row.Left) })
+	d.left.dependent, d.left.growing = (*joinLeft[F, K, L, R])(d), true
+	d.right.dependent = (*joinRight[F, K, L, R])(d)
+	d.byRef = newHiddenIndex(&d.left, ref, r.order)
+	mergeDomains(l, r)
+	v := newView(d.to, &l.mu, &d.left, &d.right)
+	d.left.grow()
+	return v
+}
+
+// row returns the row of the view for one of left, or nil.
+func (d *joinView[F, K, L, R]) row(left *L) *Joined[L, R] {
+	if left == nil {
+		return nil
+	}
+	right := d.right.see(d.right.table.cellLocked(d.ref(left)).latest())
+	if right == nil && !d.outer {
+		return nil
+	}
+	return &Joined[L, R]{left, right}
+}
+
+// A joinLeft and a joinRight are a joinView, as the tables of its sources use it.
+type (
+	joinLeft[F cmp.Ordered, K, L, R any]  joinView[F, K, L, R]
+	joinRight[F cmp.Ordered, K, L, R any] joinView[F, K, L, R]
+)
+
+func (j *joinLeft[F, K, L, R]) viewTable() txTable  { return j.to }
+func (j *joinRight[F, K, L, R]) viewTable() txTable { return j.to }
+
+func (j *joinLeft[F, K, L, R]) follow(tx *Tx, key K, _, new *L) error {
+	d := (*joinView[F, K, L, R])(j)
+	return d.to.setLocked(tx, key, d.row(new))
+}
+
+func (j *joinRight[F, K, L, R]) follow(tx *Tx, key F, _, _ *R) (err error) {
+	d := (*joinView[F, K, L, R])(j)
+	d.byRef.each(key, func(e indexEntry[F, K, L]) (more bool) {
+		left := e.cell.latest()
+		err = d.to.setLocked(tx, d.left.table.keyOf(e.cell, left), d.row(d.left.see(left)))
+		return err == nil
+	})
+	return err
+}

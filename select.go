@@ -1,0 +1,39 @@
+package changefeed
+
+import "fmt"
+
+// A selectView is the definition of [Select].
+type selectView[K, V, W any] struct {
+	from tap[K, V]
+	to   *Table[K, W]
+	make func(row *V) *W
+}
+
+// Select makes a view with a row for each row of a source for which f returns one. It has the keys of the
+// source: key returns the key of a row of the view, which must be that of the source's row. A write to the
+// source costs about one more write.
+//
+// The name is for messages. f must return a row that belongs to the view, or nil. See [View] for what it may
+// do. Select panics if a function is nil.
+func Select[W, K, V any](s Source[K, V], name string, key func(row *W) K, f func(row *V) *W) *View[K, W] {
+	if key == nil || f == nil {
+		panic("changefeed: Select: nil function")
+	}
+	d := &selectView[K, V, W]{from: newTap(s, "Select"), make: f}
+	d.to = newViewTable(d.from.table, name, key)
+	return growView(d.to, &d.from, d)
+}
+
+func (d *selectView[K, V, W]) viewTable() txTable { return d.to }
+
+func (d *selectView[K, V, W]) follow(tx *Tx, key K, _, new *V) error {
+	if new == nil {
+		return d.to.setLocked(tx, key, nil)
+	}
+	row := d.make(new)
+	if row != nil && d.to.order(d.to.key(row), key) != 0 {
+		panic(fmt.Sprintf("changefeed: Select: the row of %q for the key %s has the key %s; keep the key of the source",
+			d.to.name, quoted(key), quoted(d.to.key(row))))
+	}
+	return d.to.setLocked(tx, key, row)
+}

@@ -1,0 +1,309 @@
+package changefeed
+
+import "cmp"
+
+// A topView is the definition of [Top], [Bottom], [TopEach] and [BottomEach]. Its rows are the stored rows of the
+// source. P is the type of the values by which they are ranked.
+type topView[P, K, V any] struct {
+	from   tap[K, V]
+	ranked *Index[P, K, V] // of the source
+	rank   *Index[P, K, V] // of the view, in the same order
+	to     *Table[K, V]
+	n      int
+	bottom bool              // the order of the ranks is that of the indexes, not the reverse
+	same   func(a, b P) bool // whether two values are of one group; nil: there is one group
+}
+
+// Top makes a view of the n rows with the largest values in an index. Of rows with one value, those with
+// the larger keys come first. The keys are those of the table.
+//
+// A row that is pushed out is a [Delete] in the view's feeds, and then the row that comes is an [Insert], in one
+// batch. The others are not reported. [View.All], [View.Backward] and selections with [View.Where] have the rows
+// in the order of their ranks, the largest value first. So do feeds, where they begin with the present rows.
+// [View.Row], [View.Rows], [View.Range] and [View.From] select by key, and have the order of the keys. [Ranked]
+// reports the ranks.
+//
+// A write to a row that is and was outside costs one comparison. Others cost at most two more writes. Top makes
+// the view in one step, while others wait. It panics if the index is nil or one of [NewMultiIndex], or if n is
+// below 1.
+func Top[S, K, V any](x *Index[S, K, V], name string, n int) *View[K, V] {
+	return newTop(x, "Top", name, n, false)
+}
+
+// Bottom is like [Top] but with the smallest values, the smallest first. Of rows with one value, those with
+// the smaller keys come first.
+func Bottom[S, K, V any](x *Index[S, K, V], name string, n int) *View[K, V] {
+	return newTop(x, "Bottom", name, n, true)
+}
+
+func newTop[S, K, V any](x *Index[S, K, V], function, name string, n int, bottom bool) *View[K, V] {
+	checkTop(x, function, n)
+	d := &topView[S, K, V]{from: newTap(x.table, function), ranked: x, n: n, bottom: bottom}
+	d.init(name)
+	x.table.mu.Lock()
+	defer x.table.mu.Unlock()
+	v := newViewLocked(d.to, &x.table.mu, &d.from)
+	d.startLocked()
+	return v
+}
+
+// TopEach makes a view of the n rows of each group with the largest values in an index. by returns the group of a
+// row. With n = 1 it has the row with the largest value of each group: the latest message of each room, the best
+// score of each player.
+//
+// It is like [Top] in each group. In the order of the ranks, the groups come in their order. The view keeps an index
+// of the source by group and value. A write costs one to that index, and a search of the view's rows of the group,
+// up to n of them. If the row is or was in the view, it costs at most two more writes, or four if it changes its
+// group. TopEach also panics if by is nil.
+func TopEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], name string, n int, by func(row *V) G) *View[K, V] {
+	return newTopEach(x, "TopEach", name, n, by, false)
+}
+
+// BottomEach is like [TopEach] but with the smallest values, as [Bottom] is to [Top].
+func BottomEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], name string, n int, by func(row *V) G) *View[K, V] {
+	return newTopEach(x, "BottomEach", name, n, by, true)
+}
+
+// A groupValue is what the rows of [TopEach] are ranked by.
+type groupValue[G, S any] struct {
+	group G
+	value S
+}
+
+func newTopEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], function, name string, n int, by func(row *V) G, bottom bool) *View[K, V] {
+	checkTop(x, function, n)
+	if by == nil {
+		panic("changefeed: " + function + ": nil function; pass one that returns the group of a row")
+	}
+	d := &topView[groupValue[G, S], K, V]{
+		from: newTap(x.table, function), n: n, bottom: bottom,
+		same: func(a, b groupValue[G, S]) bool { return cmp.Compare(a.group, b.group) == 0 },
+	}
+	value := func(row *V) groupValue[G, S] { return groupValue[G, S]{by(row), x.value(row)} }
+	d.ranked = newHiddenIndex(&d.from, value, func(a, b groupValue[G, S]) int {
+		c := cmp.Compare(a.group, b.group)
+		if !bottom {
+			c = -c // ranks go backward, and groups forward
+		}
+		return cmp.Or(c, x.order(a.value, b.value))
+	})
+	d.init(name)
+	return growView(d.to, &d.from, d)
+}
+
+// checkTop panics if a view of the n first rows of an index cannot be made.
+func checkTop[S, K, V any](x *Index[S, K, V], function string, n int) {
+	switch {
+	case x == nil:
+		panic("changefeed: " + function + ": nil index; pass one of the table")
+	case x.value == nil:
+		panic("changefeed: " + function + ": a row can have several values in the index; pass one of NewIndex or NewUniqueIndex")
+	case n < 1:
+		panic("changefeed: " + function + ": n must be at least 1")
+	}
+}
+
+// init makes the view's table, which has its rows in the order of their ranks.
+func (d *topView[P, K, V]) init(name string) {
+	source := d.ranked.table
+	d.from.dependent = d
+	d.to = newViewTable(source, name, source.key)
+	d.rank = &Index[P, K, V]{hidden: true, value: d.ranked.value}
+	d.rank.init(d.to, "", d.ranked.values, d.ranked.order)
+	d.to.indexes = []tableIndex[K, V]{d.rank}
+	d.to.allPart = &rankPart[P, K, V]{indexPart[P, K, V]{d.rank, interval[P]{extent: unbounded}}, d.bottom}
+}
+
+// startLocked gives a view of one group its first rows.
+func (d *topView[P, K, V]) startLocked() {
+	if d.to.dropped {
+		return
+	}
+	d.walk(d.ranked, nil, false, func(e indexEntry[P, K, V]) (more bool) {
+		c := &cell[K, V]{key: e.key}
+		row := e.cell.row.Load()
+		c.row.Store(row)
+		d.to.guard.keep(row)
+		d.to.addCellLocked(c)
+		d.to.len++
+		_ = d.rank.add(c, row) // it is not unique
+		return d.to.len < d.n
+	})
+}
+
+func (d *topView[P, K, V]) viewTable() txTable { return d.to }
+
+// walk calls visit with the entries of an index in the order of their ranks, or if back is true, in the reverse
+// order. If from is not nil, it begins behind the place of that entry.
+func (d *topView[P, K, V]) walk(x *Index[P, K, V], from *indexEntry[P, K, V], back bool, visit func(e indexEntry[P, K, V]) (more bool)) {
+	behind := func(e indexEntry[P, K, V]) bool {
+		return from != nil && x.compare(e, *from) == 0 || visit(e)
+	}
+	switch tree, up := x.rows.tree, d.bottom != back; {
+	case up && from == nil:
+		tree.Ascend(behind)
+	case up:
+		tree.AscendGreaterOrEqual(*from, behind)
+	case from == nil:
+		tree.Descend(behind)
+	default:
+		tree.DescendLessOrEqual(*from, behind)
+	}
+}
+
+// compare compares the places of two entries of rows.
+func (x *Index[S, K, V]) compare(a, b indexEntry[S, K, V]) int {
+	if c := x.order(a.value, b.value); c != 0 {
+		return c
+	}
+	return x.table.order(a.key, b.key)
+}
+
+// isBehind reports whether a comes after b in the order of the ranks.
+func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K, V]) bool {
+	c := d.rank.compare(a, b)
+	if d.bottom {
+		return c > 0
+	}
+	return c < 0
+}
+
+func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
+	var at indexEntry[P, K, V] // the place of the row
+	if new != nil {
+		at = indexEntry[P, K, V]{value: d.ranked.value(new), key: key}
+	}
+	if shown := d.to.cellLocked(key).latest(); shown != nil {
+		was := indexEntry[P, K, V]{value: d.ranked.value(shown), key: key}
+		if new != nil && d.sameGroup(was.value, at.value) {
+			return d.move(tx, was, at, new)
+		}
+		if err := d.leave(tx, was); err != nil {
+			return err
+		}
+	}
+	if new == nil {
+		return nil
+	}
+	return d.enter(tx, at, new)
+}
+
+func (d *topView[P, K, V]) sameGroup(a, b P) bool { return d.same == nil || d.same(a, b) }
+
+// enter makes the change of a row that is not in the view.
+func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K, V], row *V) error {
+	if d.count(at) >= d.n {
+		last, _ := d.lastOther(at)
+		if d.isBehind(at, last) {
+			return nil
+		}
+		if err := d.to.setLocked(tx, last.key, nil); err != nil {
+			return err
+		}
+	}
+	return d.to.setLocked(tx, at.key, row)
+}
+
+// move makes the change of a row of the view that stays in its group.
+func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K, V], row *V) error {
+	if last := d.lastWithout(was); d.isBehind(at, last) {
+		if next, ok := d.next(last); ok && d.to.order(next.key, at.key) != 0 {
+			return d.replace(tx, was.key, next)
+		}
+	}
+	return d.to.setLocked(tx, at.key, row)
+}
+
+// leave makes the change of a row of the view that is not in its group any more.
+func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K, V]) error {
+	if next, ok := d.next(d.lastWithout(was)); ok {
+		return d.replace(tx, was.key, next)
+	}
+	return d.to.setLocked(tx, was.key, nil)
+}
+
+// replace removes a row of the view and adds another.
+func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K, V]) error {
+	if err := d.to.setLocked(tx, key, nil); err != nil {
+		return err
+	}
+	return d.to.setLocked(tx, by.key, by.cell.latest())
+}
+
+// next returns the first entry of the source behind a place of a group, if there is one in the group.
+func (d *topView[P, K, V]) next(at indexEntry[P, K, V]) (next indexEntry[P, K, V], ok bool) {
+	d.walk(d.ranked, &at, false, func(e indexEntry[P, K, V]) (more bool) {
+		next, ok = e, d.sameGroup(e.value, at.value)
+		return false
+	})
+	return next, ok
+}
+
+// lastWithout returns the place behind which the view's group has no row but the one at was. All rows of the source
+// that are before it are in the view.
+func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K, V]) indexEntry[P, K, V] {
+	if last, ok := d.lastOther(was); ok {
+		return last
+	}
+	return was
+}
+
+// lastOther returns the entry of the view's last row in the group of at, other than the row at this place.
+func (d *topView[P, K, V]) lastOther(at indexEntry[P, K, V]) (last indexEntry[P, K, V], ok bool) {
+	if d.same == nil {
+		d.walk(d.rank, nil, true, func(e indexEntry[P, K, V]) (more bool) {
+			if d.rank.compare(e, at) == 0 {
+				return true
+			}
+			last, ok = e, true
+			return false
+		})
+		return last, ok
+	}
+	for _, back := range []bool{false, true} {
+		if ok {
+			break
+		}
+		d.walkGroup(at, back, func(e indexEntry[P, K, V]) (more bool) {
+			last, ok = e, true
+			return !back
+		})
+	}
+	return last, ok
+}
+
+// count returns the number of the view's rows in the group of at, where it has no row.
+func (d *topView[P, K, V]) count(at indexEntry[P, K, V]) (n int) {
+	if d.same == nil {
+		return d.to.len
+	}
+	for _, back := range []bool{false, true} {
+		d.walkGroup(at, back, func(indexEntry[P, K, V]) (more bool) {
+			n++
+			return true
+		})
+	}
+	return n
+}
+
+// walkGroup is walk over the view's rows in the group of at.
+func (d *topView[P, K, V]) walkGroup(at indexEntry[P, K, V], back bool, visit func(e indexEntry[P, K, V]) (more bool)) {
+	d.walk(d.rank, &at, back, func(e indexEntry[P, K, V]) (more bool) {
+		return d.sameGroup(e.value, at.value) && visit(e)
+	})
+}
+
+// A rankPart is all rows of a view, in the order of their ranks.
+type rankPart[P, K, V any] struct {
+	indexPart[P, K, V]
+	bottom bool
+}
+
+func (p *rankPart[P, K, V]) has(*V) bool               { return true }
+func (p *rankPart[P, K, V]) scopeLocked() *scope[K, V] { return &p.index.table.allScope }
+func (p *rankPart[P, K, V]) forgetScopeLocked()        {}
+func (p *rankPart[P, K, V]) String() string            { return "" }
+
+func (p *rankPart[P, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
+	return p.indexPart.scan(v, backward == p.bottom)
+}

@@ -1,0 +1,398 @@
+package changefeed
+
+import (
+	"context"
+	"iter"
+	"runtime"
+	"slices"
+)
+
+// A Source is what a view can be made of: a *[Table], a *[View], or a [Selection] of one of them.
+type Source[K, V any] interface{ source() Selection[K, V] }
+
+// Rows is what an index can be made of: a *[Table] or a *[View].
+type Rows[K, V any] interface {
+	Source[K, V]
+	tableOf() *Table[K, V]
+}
+
+func (t *Table[K, V]) source() Selection[K, V] {
+	if t == nil {
+		return Selection[K, V]{}
+	}
+	return t.Selection()
+}
+
+func (v *View[K, V]) source() Selection[K, V]     { return v.tableOf().source() }
+func (s Selection[K, V]) source() Selection[K, V] { return s }
+
+func (t *Table[K, V]) tableOf() *Table[K, V] { return t }
+
+func (v *View[K, V]) tableOf() *Table[K, V] {
+	if v == nil {
+		return nil
+	}
+	return v.table
+}
+
+// A View is a table that follows others. Its rows are at any time what its definition makes of theirs.
+// It is read and followed as a table is, can have indexes, and can be a source of further views. Nobody
+// writes to it. Make a view with [Select], [Group], [Count], [Join], [LeftJoin], [Top], [Bottom], [TopEach]
+// or [BottomEach]. A zero View must not be used.
+//
+// A write to a source writes to its views before it returns. Readers see both at one moment, and so do
+// feeds: what one write or transaction changes in a view is one batch. A change of a source that leaves
+// the view's row equal to the one before is no change of the view.
+//
+// The functions of a definition run under the lock of the source, also those of a [Selection.Where] that
+// is a source. They must depend on their arguments alone, must be quick, and must call no table at all: see
+// [Table]. They may be called again for rows written long ago. If one panics during a write, the panic
+// reaches the caller, and nothing was written. If a unique index of a view refuses a row, the write fails
+// with [ErrDuplicateKey], and the error names the view. In a transaction, only the write that fails is
+// undone.
+//
+// To make a view takes linear time. Other goroutines may use the sources meanwhile: they wait for a few
+// rows at a time. A write that one makes meanwhile goes on to the view if it has the row already.
+//
+// A view shares the lock of its sources. It has a history and sequence numbers of its own, which begin
+// when it is made. A [Table.Reset] of a source changes the rows of the view that differ, and is no Reset
+// of the view. It is not stored with its sources: a program that restores them makes the view again. Feeds of
+// the new view cannot resume at a position in the old one.
+//
+// A source holds its views until [View.Drop]. If a source is dropped, its views are dropped, too. A view of a
+// dropped table is born dropped, and is empty.
+//
+// A view has its rows in the order of their keys, also if its source is a view with another order. Only Top and its
+// like have them in the order of their ranks.
+type View[K, V any] struct{ table *Table[K, V] }
+
+// A dependent is the definition of a view, as a table with rows V uses it.
+type dependent[K, V any] interface {
+	// follow makes a change of the table also that of the view. One of old and new may be nil. It
+	// calls functions of the user.
+	follow(tx *Tx, key K, old, new *V) error
+
+	viewTable() txTable
+}
+
+// A tap is what a view takes from a source: a selection, and while the view is being made, only of the
+// first rows. It is guarded by the table's lock.
+type tap[K, V any] struct {
+	Selection[K, V]
+	whole     bool // it selects all rows
+	dependent dependent[K, V]
+	kind      string // of the view
+	followed  uint64 // number of changes that the view has followed
+
+	growing bool             // the view is being made
+	upTo    *K               // it then has the rows up to this key; nil: none
+	hidden  tableIndex[K, V] // which only the view uses, or nil
+}
+
+// newTap returns what a view takes from a source. function makes the view.
+func newTap[K, V any](s Source[K, V], function string) tap[K, V] {
+	var selection Selection[K, V]
+	if s != nil {
+		selection = s.source()
+	}
+	if selection.table == nil {
+		what := "nil source"
+		if _, ok := s.(Selection[K, V]); ok {
+			what = "zero Selection"
+		}
+		panic("changefeed: " + function + ": " + what + "; pass a table, a view or a selection")
+	}
+	return tap[K, V]{
+		Selection: selection,
+		whole:     selection.keep == nil && selection.part == selection.table.allPart,
+		kind:      function,
+	}
+}
+
+// see returns row if the view has it, and nil otherwise. row may be nil.
+func (p *tap[K, V]) see(row *V) *V {
+	if p.growing {
+		row = p.reached(row)
+	}
+	if row == nil || p.whole || p.part.has(row) && p.selects(row) {
+		return row
+	}
+	return nil
+}
+
+// reached returns row if a view that is being made has come to it, and nil otherwise. row may be nil.
+func (p *tap[K, V]) reached(row *V) *V {
+	if row == nil || p.upTo == nil || p.table.order(p.table.key(row), *p.upTo) > 0 {
+		return nil
+	}
+	return row
+}
+
+// follow makes a change of the table also that of the view.
+func (p *tap[K, V]) follow(tx *Tx, key K, old, new *V) error {
+	old, new = p.see(old), p.see(new)
+	if old == nil && new == nil {
+		return nil
+	}
+	p.followed++
+	return p.dependent.follow(tx, key, old, new)
+}
+
+func (p *tap[K, V]) attachLocked() (ok bool) {
+	t := p.table
+	if t.dropped {
+		return false
+	}
+	t.dependents = append(t.dependents, p)
+	if p.hidden != nil {
+		t.indexes = append(t.indexes, p.hidden)
+	}
+	return true
+}
+
+func (p *tap[K, V]) detachLocked() {
+	t := p.table
+	t.dependents = slices.DeleteFunc(slices.Clone(t.dependents), func(other *tap[K, V]) bool { return other == p })
+	if len(t.dependents) == 0 {
+		t.dependents = nil
+	}
+	if p.hidden != nil {
+		t.indexes = slices.DeleteFunc(slices.Clone(t.indexes), func(x tableIndex[K, V]) bool { return x == p.hidden })
+	}
+}
+
+// growSize is the number of rows that a view which is being made takes before it lets others have the lock.
+const growSize = 64
+
+// grow gives a new view all rows of the table, a few at a time. Meanwhile, the view follows the changes of
+// rows that it has come to.
+func (p *tap[K, V]) grow() {
+	for p.growMore() {
+		runtime.Gosched() // a writer that waits for the lock comes first
+	}
+}
+
+func (p *tap[K, V]) growMore() (more bool) {
+	t := p.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	view := p.dependent.viewTable()
+	if view.isDroppedLocked() {
+		return false
+	}
+	ok := false
+	defer func() {
+		if !ok { // a function of the user has panicked
+			view.dropLocked(nil)
+		}
+	}()
+	cells := p.nextCells()
+	tx := &Tx{single: true}
+	_, err := tx.runLocked(func(tx *Tx) error {
+		for _, c := range cells {
+			p.upTo = &c.key
+			row := c.row.Load()
+			if row == nil {
+				continue // only followed
+			}
+			if p.hidden != nil {
+				if err := p.hidden.add(c, row); err != nil {
+					return err
+				}
+			}
+			if row = p.see(row); row == nil {
+				continue
+			}
+			if err := p.dependent.follow(tx, t.keyOf(c, row), nil, row); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		panic(err) // the view has no unique index yet
+	}
+	ok = true
+	if len(cells) == growSize {
+		return true
+	}
+	p.growing, p.upTo = false, nil
+	view.bornLocked()
+	return false
+}
+
+// nextCells returns the cells to which the view comes next.
+func (p *tap[K, V]) nextCells() []*cell[K, V] {
+	cells := make([]*cell[K, V], 0, growSize)
+	add := func(e entry[K, V]) bool {
+		if p.upTo == nil || p.table.order(e.key, *p.upTo) > 0 {
+			cells = append(cells, e.cell)
+		}
+		return len(cells) < growSize
+	}
+	if p.upTo == nil {
+		p.table.rows.tree.Ascend(add)
+	} else {
+		p.table.rows.tree.AscendGreaterOrEqual(entry[K, V]{key: *p.upTo}, add)
+	}
+	return cells
+}
+
+// bornLocked makes the rows of a view those with which it was made, which have no sequence numbers.
+func (t *Table[K, V]) bornLocked() {
+	t.seq, t.made = 0, [Delete + 1]uint64{}
+	t.history.Load().published.Store(0)
+}
+
+// newViewTable returns the table of a view that has the keys of a source.
+func newViewTable[K, V, W any](source *Table[K, V], name string, key func(row *W) K) *Table[K, W] {
+	t := newTable(name, key, source.order, func(a, b entry[K, W]) bool { return source.order(a.key, b.key) < 0 })
+	t.keysDiffer, t.hashing = source.keysDiffer, source.hashing
+	if t.hashing != nil {
+		t.keys = newHashIndex[K, W](t.hashing)
+	}
+	return t
+}
+
+// An anyTap is a *[tap] of a source with rows of any type.
+type anyTap interface {
+	attachLocked() (ok bool) // false: the source is dropped
+	detachLocked()
+}
+
+// newViewLocked returns a view without rows that follows sources, whose lock it shares. If one of them is dropped,
+// the view is, too.
+func newViewLocked[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *View[K, V] {
+	v := &View[K, V]{table: t}
+	t.self = v
+	t.mu.join(lock)
+	t.detachLocked = func() {
+		for _, p := range taps {
+			p.detachLocked()
+		}
+	}
+	for _, p := range taps {
+		if !p.attachLocked() {
+			t.dropLocked(nil)
+			break
+		}
+	}
+	return v
+}
+
+// newView is newViewLocked when the lock is not held.
+func newView[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *View[K, V] {
+	lock.Lock()
+	defer lock.Unlock()
+	return newViewLocked(t, lock, taps...)
+}
+
+// growView makes a view of one source, and gives it its rows.
+func growView[L, W, K, V any](t *Table[L, W], from *tap[K, V], d dependent[K, V]) *View[L, W] {
+	from.dependent, from.growing = d, true
+	v := newView(t, &from.table.mu, from)
+	from.grow()
+	return v
+}
+
+// Drop ends the view, as [Table.Drop] ends a table, and all views that are made of it. Its sources stay as they
+// are.
+func (v *View[K, V]) Drop() { v.table.Drop() }
+
+// In returns the view as it is in a transaction, or as it is in [Read]. In a transaction, it has the
+// writes that the transaction has made to the view's sources. It panics if tx is nil or has ended. It
+// also panics if neither the view nor a table that it is connected with was passed to [Transact], or if
+// the view was not passed to Read.
+func (v *View[K, V]) In(tx *Tx) TxView[K, V] {
+	return TxView[K, V]{v.table.In(tx)}
+}
+
+// A TxView is a view in a transaction, or in [Read]: see [View.In]. The rules of [TxTable] hold.
+type TxView[K, V any] struct{ in TxTable[K, V] }
+
+// Get is like [View.Get].
+func (x TxView[K, V]) Get(key K) (V, bool) { return x.in.Get(key) }
+
+// Len is like [View.Len].
+func (x TxView[K, V]) Len() int { return x.in.Len() }
+
+// All is like [View.All].
+func (x TxView[K, V]) All() iter.Seq2[K, V] { return x.in.All() }
+
+// Backward is like [View.Backward].
+func (x TxView[K, V]) Backward() iter.Seq2[K, V] { return x.in.Backward() }
+
+// Name is like [Table.Name].
+func (v *View[K, V]) Name() string { return v.table.Name() }
+
+// String is like [Table.String].
+func (v *View[K, V]) String() string { return v.table.String() }
+
+// Len is like [Table.Len].
+func (v *View[K, V]) Len() int { return v.table.Len() }
+
+// Seq is like [Table.Seq]. The rows with which the view was made have no numbers.
+func (v *View[K, V]) Seq() uint64 { return v.table.Seq() }
+
+// Get is like [Table.Get].
+func (v *View[K, V]) Get(key K) (V, bool) { return v.table.Get(key) }
+
+// All is like [Table.All].
+func (v *View[K, V]) All() iter.Seq2[K, V] { return v.table.All() }
+
+// Backward is like [Table.Backward].
+func (v *View[K, V]) Backward() iter.Seq2[K, V] { return v.table.Backward() }
+
+// Selection is like [Table.Selection].
+func (v *View[K, V]) Selection() Selection[K, V] { return v.table.Selection() }
+
+// Row is like [Table.Row].
+func (v *View[K, V]) Row(key K) Selection[K, V] { return v.table.Row(key) }
+
+// Rows is like [Table.Rows].
+func (v *View[K, V]) Rows(keys ...K) Selection[K, V] { return v.table.Rows(keys...) }
+
+// Range is like [Table.Range].
+func (v *View[K, V]) Range(from, to K) Selection[K, V] { return v.table.Range(from, to) }
+
+// From is like [Table.From].
+func (v *View[K, V]) From(from K) Selection[K, V] { return v.table.From(from) }
+
+// Where is like [Table.Where].
+func (v *View[K, V]) Where(keep func(row *V) bool) Selection[K, V] { return v.table.Where(keep) }
+
+// Changes is like [Table.Changes].
+func (v *View[K, V]) Changes(ctx context.Context, opts ...FeedOption) Stream[Change[V]] {
+	return v.table.Changes(ctx, opts...)
+}
+
+// Batches is like [Table.Batches].
+func (v *View[K, V]) Batches(ctx context.Context, max int, opts ...FeedOption) Stream[[]Change[V]] {
+	return v.table.Batches(ctx, max, opts...)
+}
+
+// Views is like [Table.Views].
+func (v *View[K, V]) Views() []ViewInfo { return v.table.Views() }
+
+// Key is like [Table.Key].
+func (v *View[K, V]) Key(row *V) K { return v.table.Key(row) }
+
+// Typed is like [Table.Typed].
+func (v *View[K, V]) Typed(c AnyChange) (Change[V], bool) { return v.table.Typed(c) }
+
+// Retain is like [Table.Retain].
+func (v *View[K, V]) Retain(n int) { v.table.Retain(n) }
+
+// Position is like [Table.Position].
+func (v *View[K, V]) Position() Position { return v.table.Position() }
+
+// At is like [Table.At].
+func (v *View[K, V]) At(seq uint64) Position { return v.table.At(seq) }
+
+// Info is like [Table.Info].
+func (v *View[K, V]) Info() TableInfo { return v.table.Info() }
+
+// Feeds is like [Table.Feeds].
+func (v *View[K, V]) Feeds() []FeedInfo { return v.table.Feeds() }
+
+func (v *View[K, V]) anyTable() txTable { return v.tableOf().anyTable() }
