@@ -128,6 +128,7 @@ func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error)
 
 // newRefillLocked returns a refill without rows.
 func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], error) {
+	t.checkNoView()
 	if t.dropped {
 		return nil, ErrTableDropped
 	}

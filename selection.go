@@ -34,7 +34,7 @@ type Selection[K, V any] struct {
 }
 
 // Table returns the table that s is a part of. For a selection of a [View], that is the table in which
-// the view has its rows. A program must not write to it.
+// the view has its rows. A write to it panics.
 func (s Selection[K, V]) Table() *Table[K, V] { return s.table }
 
 // A part is a selection without a predicate, which a table and its indexes can look up.

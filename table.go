@@ -116,6 +116,7 @@ type Table[K, V any] struct {
 	ahead   uint64             // the moment of a snapshot, less seq; it may wrap around
 	made    [Delete + 1]uint64 // number of changes, by Kind
 	dropped bool
+	closed  bool // nobody may write to it: it is dropped, or has the rows of a view
 	indexes []tableIndex[K, V]
 
 	dependents   []*tap[K, V] // the views of the table, in the order in which they were made
@@ -303,7 +304,7 @@ func (t *Table[K, V]) dropLocked(dropped []txTable) []txTable {
 	if t.dropped {
 		return dropped
 	}
-	t.dropped = true
+	t.dropped, t.closed = true, true
 	if t.isView() {
 		t.detachLocked()
 	}

@@ -634,3 +634,25 @@ func TestSelectionOfAViewInATransaction(t *testing.T) {
 		return nil
 	}, r.Table))
 }
+
+// A program can reach the table of a view by a selection, but not write to it.
+func TestWritesToAViewPanic(t *testing.T) {
+	games := newGames()
+	all := Select(games, "all", func(g *game) int { return g.ID }, func(g *game) *game { return g })
+	table := all.Selection().Table()
+	const text = `changefeed: a write to the view "all"; write to its sources`
+	for _, write := range []func(){
+		func() { _, _ = table.Insert(game{ID: 1}) },
+		func() { _, _ = table.Delete(1) },
+		func() { _ = table.Restore(Past[game]{}) },
+		func() { _ = table.Apply(HistoryID{}) },
+		func() {
+			_ = Transact(func(tx *Tx) error { _, err := table.In(tx).Upsert(game{ID: 1}); return err }, games)
+		},
+		func() { _ = Transact(func(tx *Tx) error { return table.In(tx).Reset(Past[game]{}) }, table) },
+	} {
+		require.PanicsWithValue(t, text, write)
+	}
+	must[game](t)(games.Insert(game{ID: 1}))
+	require.Equal(t, 1, all.Len())
+}

@@ -502,6 +502,7 @@ func (x TxTable[K, V]) beginWrite() {
 	if x.view != nil {
 		panic(fmt.Sprintf("changefeed: a write to the table %q in Read; use Transact", t.name))
 	}
+	t.checkNoView()
 	if t.tx.writing {
 		panic(fmt.Sprintf("changefeed: a function that a write to the table %q calls writes to the same table; write before or after it", t.name))
 	}

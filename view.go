@@ -264,7 +264,7 @@ type anyTap interface {
 // the view is, too.
 func newViewLocked[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *View[K, V] {
 	v := &View[K, V]{table: t}
-	t.self = v
+	t.self, t.closed = v, true
 	t.mu.join(lock)
 	t.detachLocked = func() {
 		for _, p := range taps {

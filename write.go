@@ -1,5 +1,7 @@
 package changefeed
 
+import "fmt"
+
 // A rule returns the row that a write stores. Its argument is the row that is stored now,
 // or nil if there is none. If a rule returns nil, the row is deleted. Rules run under the
 // table's lock.
@@ -89,7 +91,8 @@ func (t *Table[K, V]) writeError(op string, key K, err error) error {
 func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeList[V], err error) {
 	t.mu.Lock()
 	defer t.endWrite()
-	if t.dropped {
+	if t.closed {
+		t.checkNoView()
 		return c, w, ErrTableDropped
 	}
 	if t.dependents != nil {
@@ -103,6 +106,13 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 		}
 	}
 	return c, w, err
+}
+
+// checkNoView panics if the table has the rows of a view.
+func (t *Table[K, V]) checkNoView() {
+	if t.isView() {
+		panic(fmt.Sprintf("changefeed: a write to the view %q; write to its sources", t.name))
+	}
 }
 
 // publishLocked publishes the changes since the last call.
