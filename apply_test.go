@@ -590,11 +590,11 @@ func TestChangesThatCannotBeApplied(t *testing.T) {
 	of, unknown := source.Position().History, HistoryID{1}
 	bob := game{ID: 1, Player: "Bob", Score: 7}
 	newKind := func(k Kind, c Change[game]) Change[game] { c.Kind = k; return c }
-	diverged := "change SEQ: the table has diverged from its source, primary key "
+	diverged := "change {SEQ}: the table has diverged from its source, primary key "
 	other := ": the stored row is not the old row of the change"
-	missing := "change SEQ: changes are missing: the last change of the table is LAST"
-	unique := `change SEQ: value "Bob" in unique index "unique" belongs to primary key 1, not to primary key `
-	misfit := "change SEQ: must be an insert, update or delete with the rows of its kind, but is "
+	missing := "change {SEQ}: changes are missing: the last change of the table is {LAST}"
+	unique := `change {SEQ}: value "Bob" in unique index "unique" belongs to primary key 1, not to primary key `
+	misfit := "change {SEQ}: must be an insert, update or delete with the rows of its kind, but is "
 	for _, test := range []struct {
 		name string
 		of   HistoryID
@@ -609,22 +609,22 @@ func TestChangesThatCannotBeApplied(t *testing.T) {
 		{"other row", of, updated(1, game{ID: 1}, bob), ErrDiverged, diverged + "1" + other},
 		{"other row of a delete", of, deleted(1, game{ID: 1, Player: "Bob"}), ErrDiverged, diverged + "1" + other},
 		{"insert of a row that is there", of, inserted(1, bob), ErrDiverged, diverged + "1: a row is stored already"},
-		{"key", of, updated(1, bob, game{ID: 2}), ErrKeyChanged, "change SEQ: a write must not change primary key 1"},
+		{"key", of, updated(1, bob, game{ID: 2}), ErrKeyChanged, "change {SEQ}: a write must not change primary key 1"},
 		{"unique index", of, inserted(1, game{ID: 9, Player: "Bob", Score: 7}), ErrDuplicateKey, unique + "9"},
 		{"unique index of an update", of, updated(1, game{ID: 2}, game{ID: 2, Player: "Bob"}), ErrDuplicateKey, unique + "2"},
 		{"unknown history", unknown, inserted(1, game{ID: 9}), ErrOtherHistory, "position of another history: " + unknown.String() + ", the table's is " + of.String()},
 		{"zero history", HistoryID{}, inserted(1, game{ID: 9}), ErrOtherHistory, "position of another history: " + HistoryID{}.String() + ", the table's is " + of.String()},
-		{"history that ended", before, updated(1, game{ID: 1}, bob), ErrOtherHistory, "change SEQ: position of another history: " + before.String() + " ends at change 2"},
-		{"zero Change", of, Change[game]{}, nil, "change SEQ: must have a sequence number: none"},
-		{"None", of, Change[game]{1, None, &bob, &bob}, nil, misfit + "SEQ none {1 Bob 7}"},
-		{"Initial", of, newKind(Initial, inserted(1, game{ID: 9})), nil, misfit + "SEQ initial {9  0}"},
-		{"Ready", of, Change[game]{Seq: 1, Kind: Ready}, nil, misfit + "SEQ ready"},
-		{"Insert without a row", of, Change[game]{Seq: 1, Kind: Insert}, nil, misfit + "SEQ insert"},
-		{"Insert with two rows", of, newKind(Insert, updated(1, bob, bob)), nil, misfit + "SEQ insert {1 Bob 7} -> {1 Bob 7}"},
-		{"Update with one row", of, newKind(Update, inserted(1, bob)), nil, misfit + "SEQ update {1 Bob 7}"},
-		{"Delete with a new row", of, newKind(Delete, inserted(1, bob)), nil, misfit + "SEQ delete {1 Bob 7}"},
-		{"another Kind", of, newKind(9, inserted(1, bob)), nil, misfit + "SEQ Kind(9) {1 Bob 7}"},
-		{"Seq 0", of, inserted(0, game{ID: 9}), nil, "change SEQ: must have a sequence number: insert {9  0}"},
+		{"history that ended", before, updated(1, game{ID: 1}, bob), ErrOtherHistory, "change {SEQ}: position of another history: " + before.String() + " ends at change 2"},
+		{"zero Change", of, Change[game]{}, nil, "change {SEQ}: must have a sequence number: none"},
+		{"None", of, Change[game]{1, None, &bob, &bob}, nil, misfit + "{SEQ} none {1 Bob 7}"},
+		{"Initial", of, newKind(Initial, inserted(1, game{ID: 9})), nil, misfit + "{SEQ} initial {9  0}"},
+		{"Ready", of, Change[game]{Seq: 1, Kind: Ready}, nil, misfit + "{SEQ} ready"},
+		{"Insert without a row", of, Change[game]{Seq: 1, Kind: Insert}, nil, misfit + "{SEQ} insert"},
+		{"Insert with two rows", of, newKind(Insert, updated(1, bob, bob)), nil, misfit + "{SEQ} insert {1 Bob 7} -> {1 Bob 7}"},
+		{"Update with one row", of, newKind(Update, inserted(1, bob)), nil, misfit + "{SEQ} update {1 Bob 7}"},
+		{"Delete with a new row", of, newKind(Delete, inserted(1, bob)), nil, misfit + "{SEQ} delete {1 Bob 7}"},
+		{"another Kind", of, newKind(9, inserted(1, bob)), nil, misfit + "{SEQ} Kind(9) {1 Bob 7}"},
+		{"Seq 0", of, inserted(0, game{ID: 9}), nil, "change {SEQ}: must have a sequence number: insert {9  0}"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			other := newGames()
@@ -652,7 +652,7 @@ func TestChangesThatCannotBeApplied(t *testing.T) {
 				if history == before && good > 0 {
 					continue // the others are not of this history
 				}
-				want := strings.NewReplacer("SEQ", fmt.Sprint(bad(good+1).Seq), "LAST", fmt.Sprint(seq+good)).Replace(test.want)
+				want := strings.NewReplacer("{SEQ}", fmt.Sprint(bad(good+1).Seq), "{LAST}", fmt.Sprint(seq+good)).Replace(test.want)
 				want = `changefeed: apply to "games": ` + want
 				check := func(err error) {
 					t.Helper()

@@ -169,7 +169,6 @@ func (t *Table[K, V]) writeWithViewsLocked(key K, next rule[V]) (c Change[V], wa
 	}
 	tx := t.single
 	tx.begin()
-	tx.tables = tx.tables[:0]
 	t.joinLocked(tx)
 	defer tx.endSingle() // also if a function of the user panics
 	if c, err = t.writeLocked(key, next); err == nil {
@@ -186,5 +185,6 @@ func (tx *Tx) endSingle() {
 			t.endTxLocked()
 		}
 	}
-	tx.log = recycle(tx.log)
+	tx.outcome, tx.spare = nil, nil // they hold rows
+	tx.tables, tx.log = recycle(tx.tables), recycle(tx.log)
 }

@@ -120,7 +120,7 @@ type tableIndex[K, V any] interface {
 	take(from tableIndex[K, V])
 }
 
-// NewIndex makes an index of a table by the value that the function returns for a row. It
+// NewIndex makes an index of a table or a view by the value that the function returns for a row. It
 // adds the rows that are in the table in one step. That takes linear time, during which
 // other readers and writers wait. The index of a dropped table is empty.
 //

@@ -146,7 +146,7 @@ func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], 
 	r.seq = r.names[len(r.names)-1].Seq
 	r.rows.init(t.rows.less)
 	r.keys = t.keys.another(&r.rows)
-	for _, x := range t.indexes {
+	for _, x := range t.shownIndexes() {
 		r.addIndex(x)
 	}
 	return r, nil
@@ -240,7 +240,7 @@ func (x TxTable[K, V]) stage(op string, r *refill[K, V]) error {
 	if r.onlyNew && !t.isNewLocked() {
 		return ErrNotEmpty
 	}
-	for _, index := range t.indexes {
+	for _, index := range t.shownIndexes() {
 		if !slices.Contains(r.of, index) { // made since
 			if err := r.addIndex(index).addAll(); err != nil {
 				return err

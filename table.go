@@ -62,14 +62,15 @@ import (
 //
 // # Functions under a lock
 //
-// Key functions, compare functions, functions of indexes and of the definitions of views, Clone,
-// Equal, predicates of selections in a transaction and of those that are sources of views, and the functions passed to Update, Compute and [Transact]
-// can run under a table's lock. They must be quick, because readers and writers of the table
-// wait. They must call no table at all, except for [Table.Name] and [Table.String], and
+// Key functions, compare functions, functions of indexes, Clone, Equal, and the functions passed
+// to Update, Compute and [Transact] can run under a table's lock. So can the functions that define
+// a [View], and predicates of selections in a transaction or under a view. They must be quick,
+// because readers and writers of the table wait. They must call no table at all, except for [Table.Name] and [Table.String], and
 // [Table.Get] of a table that NewTable made. A call to their own table deadlocks. A call to
 // another table can deadlock, too: two transactions that only read each other's table wait
-// for each other forever. Tables that a [View] connects share a lock, so there it always does. The function passed to Transact reaches its tables through
-// [Table.In] and [Selection.In] only.
+// for each other forever. Tables that a [View] connects share a lock, so a call from one to another
+// always deadlocks. The function passed to Transact reaches its tables through [Table.In] and
+// [Selection.In] only.
 type Table[K, V any] struct {
 	// These invariants hold at all times. Code that keeps one names it.
 	//
@@ -292,6 +293,7 @@ func (t *Table[K, V]) endFeeds() {
 	}
 }
 
+// drop is dropLocked when the lock is not held.
 func (t *Table[K, V]) drop() (dropped []txTable) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

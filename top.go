@@ -251,22 +251,22 @@ func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K, V]) indexEntry[P, K,
 // lastOther returns the entry of the view's last row in the group of at, other than the row at this place.
 func (d *topView[P, K, V]) lastOther(at indexEntry[P, K, V]) (last indexEntry[P, K, V], ok bool) {
 	if d.same == nil {
-		d.walk(d.rank, nil, true, func(e indexEntry[P, K, V]) (more bool) {
-			if d.rank.compare(e, at) == 0 {
-				return true
-			}
+		end := d.rank.rows.tree.Min
+		if d.bottom {
+			end = d.rank.rows.tree.Max
+		}
+		if e, found := end(); !found || d.rank.compare(e, at) != 0 {
+			return e, found
+		}
+	}
+	d.walkGroup(at, false, func(e indexEntry[P, K, V]) (more bool) {
+		last, ok = e, true
+		return true
+	})
+	if !ok {
+		d.walkGroup(at, true, func(e indexEntry[P, K, V]) (more bool) {
 			last, ok = e, true
 			return false
-		})
-		return last, ok
-	}
-	for _, back := range []bool{false, true} {
-		if ok {
-			break
-		}
-		d.walkGroup(at, back, func(e indexEntry[P, K, V]) (more bool) {
-			last, ok = e, true
-			return !back
 		})
 	}
 	return last, ok

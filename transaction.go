@@ -17,7 +17,6 @@ type Tx struct {
 	domains domainList // of the tables of a transaction, which are locked
 	views   []anyView  // what [Read] sees of the tables, or nil for a transaction
 	*outcome
-	memory  []txMemory // that is not used yet
 	spare   []version  // for rows that the transaction writes
 	written int        // number of versions used
 	resets  bool       // a table is restored or reset
@@ -223,23 +222,11 @@ const maxSpare = 64
 
 // begin makes the transaction one that has not committed.
 func (tx *Tx) begin() {
-	if len(tx.memory) == 0 {
-		n := 1
-		if tx.single {
-			n = 8 // for the next writes, too
-		}
-		tx.memory = make([]txMemory, n)
+	var first struct { // in one allocation, and not used again: readers without the lock may still have it
+		outcome
+		versions [2]version
 	}
-	m := &tx.memory[0]
-	tx.memory = tx.memory[1:]
-	tx.outcome, tx.spare, tx.written = &m.outcome, m.versions[:], 0
-}
-
-// A txMemory is what a transaction of few writes needs. Readers without the lock may still have it when the
-// transaction has ended, so it is used once.
-type txMemory struct {
-	outcome
-	versions [2]version
+	tx.outcome, tx.spare, tx.written = &first.outcome, first.versions[:], 0
 }
 
 // newVersion returns a version for a row of the transaction.
