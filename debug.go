@@ -281,7 +281,7 @@ func (g *indexGuard[S, K, V]) plan(x *Index[S, K, V], old, new *V) {
 				x.name, x.table.name, stored, quoted(key), x.old))
 		}
 		for _, v := range x.old {
-			if e, ok := x.rows.tree.Get(indexEntry[S, K, V]{value: v, key: key}); !ok || e.cell.latest() != old {
+			if e, ok := x.rows.tree.Get(indexEntry[S, K]{value: v, key: key}); !ok || (*cell[K, V])(e.cell).latest() != old {
 				panic(fmt.Sprintf("changefeed: index %q of table %q does not have row %s under its value %s; if the compare function is a strict order, report a bug of changefeed",
 					x.name, x.table.name, quoted(key), quoted(v)))
 			}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"unsafe"
 	"weak"
 
 	"github.com/stretchr/testify/require"
@@ -433,9 +434,9 @@ func TestDebugFindsAnIndexFunctionThatChangesItsMind(t *testing.T) {
 // An entry that is missing, or has another row, is found before the write would remove it.
 func TestDebugFindsAnEntryThatIsMissing(t *testing.T) {
 	for name, damage := range map[string]func(x *Index[int, int, game]){
-		"missing": func(x *Index[int, int, game]) { x.rows.remove(indexEntry[int, int, game]{value: 5, key: 1}) },
+		"missing": func(x *Index[int, int, game]) { x.rows.remove(indexEntry[int, int]{value: 5, key: 1}) },
 		"another row": func(x *Index[int, int, game]) {
-			x.rows.put(indexEntry[int, int, game]{value: 5, key: 1, cell: new(cell[int, game])})
+			x.rows.put(indexEntry[int, int]{value: 5, key: 1, cell: unsafe.Pointer(new(cell[int, game]))})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -534,14 +535,14 @@ func TestDebugAllowsCallsThatDoNotDeadlock(t *testing.T) {
 func TestDebugNamesTheTablesThatShareALock(t *testing.T) {
 	orders := NewTable("orders", func(o *order) int { return o.ID })
 	customers := NewTable("customers", func(c *customer) string { return c.Name })
-	must[order](t)(orders.Insert(order{ID: 1, Customer: "Ann"}))
+	must[order](t)(orders.Insert(order{ID: 1, Player: "Ann"}))
 	must[customer](t)(customers.Insert(customer{Name: "Ann"}))
-	_, err := orders.Update(1, func(o *order) { o.Amount = customers.Len() })
+	_, err := orders.Update(1, func(o *order) { o.Score = customers.Len() })
 	require.NoError(t, err)
-	Join(orders, customers, "billed", func(o *order) string { return o.Customer })
+	Join(orders, customers, "billed", func(o *order) string { return o.Player })
 	const text = `changefeed: a function that runs under the lock of table %q calls table %q, which shares the lock because of a view, which would deadlock; inside Transact use Table.In, otherwise call the table before or after`
 	require.PanicsWithValue(t, fmt.Sprintf(text, "orders", "customers"), func() {
-		_, _ = orders.Update(1, func(o *order) { o.Amount = customers.Len() })
+		_, _ = orders.Update(1, func(o *order) { o.Score = customers.Len() })
 	})
 	require.PanicsWithValue(t, fmt.Sprintf(text, "customers", "orders"), func() {
 		_, _ = customers.Update("Ann", func(*customer) { _, _ = orders.Delete(1) })

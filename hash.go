@@ -26,7 +26,7 @@ type keyIndex[K, V any] interface {
 	// another returns an empty keyIndex of the same kind, for the cells in a tree. stage makes
 	// published use the cells of such an index from the moment at which a transaction commits.
 	// Then take takes them over.
-	another(rows *tree[entry[K, V]]) keyIndex[K, V]
+	another(rows *tree[entry[K]]) keyIndex[K, V]
 	stage(from keyIndex[K, V], tx *outcome)
 	take(from keyIndex[K, V])
 }
@@ -139,7 +139,7 @@ func (x *hashIndex[K, V]) published(key K) *V {
 	return x.get(key).published()
 }
 
-func (x *hashIndex[K, V]) another(*tree[entry[K, V]]) keyIndex[K, V] {
+func (x *hashIndex[K, V]) another(*tree[entry[K]]) keyIndex[K, V] {
 	other := &hashIndex[K, V]{hashing: x.hashing, dead: x.dead}
 	other.clear()
 	return other
@@ -276,7 +276,7 @@ func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
 // table's, which puts cells there and removes them.
 type treeIndex[K, V any] struct {
 	table *domainLock // nil: nobody else has the tree
-	rows  *tree[entry[K, V]]
+	rows  *tree[entry[K]]
 }
 
 // published waits for the write or transaction that is running.
@@ -287,11 +287,11 @@ func (x treeIndex[K, V]) published(key K) *V {
 }
 
 func (x treeIndex[K, V]) get(key K) *cell[K, V] {
-	e, _ := x.rows.get(entry[K, V]{key: key})
-	return e.cell
+	e, _ := x.rows.get(entry[K]{key: key})
+	return (*cell[K, V])(e.cell)
 }
 
-func (treeIndex[K, V]) another(rows *tree[entry[K, V]]) keyIndex[K, V] {
+func (treeIndex[K, V]) another(rows *tree[entry[K]]) keyIndex[K, V] {
 	return treeIndex[K, V]{rows: rows}
 }
 

@@ -104,8 +104,8 @@ type tableState[V any] struct {
 func stateOf[K, V any](t *Table[K, V]) (s tableState[V]) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		s.rows = append(s.rows, e.cell.row.Load())
+	t.rows.tree.Ascend(func(e entry[K]) bool {
+		s.rows = append(s.rows, (*cell[K, V])(e.cell).row.Load())
 		return true
 	})
 	s.seq, s.end, s.made, s.feeds = t.seq, t.allScope.ring.end.Load(), t.made, t.Feeds()
@@ -443,7 +443,7 @@ func notifications(wake chan struct{}) (n int) {
 
 // awaitNotified waits until the goroutines that notify the table's feeds have ended.
 func awaitNotified[K, V any](t *Table[K, V]) {
-	for s := range t.feeds.oldestFirst() {
+	for s := range t.subscriptions() {
 		awaitIdle(&s.scope.ring)
 	}
 	for _, s := range t.commitSets() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"unsafe"
 
 	"github.com/google/btree"
 
@@ -44,32 +45,32 @@ type Index[S, K, V any] struct {
 	tap    *tap[K, V] // of a view that uses it, or nil: while the view is being made, both have the same rows
 
 	// Guarded by the table's lock.
-	rows     tree[indexEntry[S, K, V]]
+	rows     tree[indexEntry[S, K]]
 	scopes   intervals[S, K, V]
 	old, new []S // the row's values before and after the write under way, in order, each once
 
-	undo  []indexWrite[S, K, V] // the writes of the running transaction
-	saved int                   // the length of undo at the last save
+	undo  []indexWrite[S, K] // the writes of the running transaction
+	saved int                // the length of undo at the last save
 
 	// Entries with these cells are not rows. They come before and after all rows with
 	// their value.
-	before, after *cell[K, V]
+	before, after unsafe.Pointer
 }
 
 // An indexEntry is a row under one of its values. It has the row's previous value, from
 // which a walk sees whether the row has an earlier value in an interval. An entry is never
 // changed, because a clone of the tree may share it.
-type indexEntry[S, K, V any] struct {
+type indexEntry[S, K any] struct {
 	value    S
 	key      K
-	cell     *cell[K, V]
-	previous *S // nil: value is the row's first
+	cell     unsafe.Pointer // a *cell[K, V]
+	previous *S             // nil: value is the row's first
 }
 
 // An indexWrite is what rolls back a write to an index's tree. It puts the entry, or if
 // remove is true, it removes it.
-type indexWrite[S, K, V any] struct {
-	entry  indexEntry[S, K, V]
+type indexWrite[S, K any] struct {
+	entry  indexEntry[S, K]
 	remove bool
 }
 
@@ -108,7 +109,7 @@ type tableIndex[K, V any] interface {
 
 	inspectionOrder() inspection.Order
 
-	freeze() any // the tree as it is now: a *btree.BTreeG[indexEntry[S, K, V]]
+	freeze() any // the tree as it is now: a *btree.BTreeG[indexEntry[S, K]]
 	clear()
 
 	// another returns an index like this one of another table. add adds a row of the table, and
@@ -208,8 +209,8 @@ func newIndex[S, K, V any](rows Rows[K, V], name string, values func(row *V, to 
 func (x *Index[S, K, V]) init(t *Table[K, V], name string, values func(row *V, to []S) []S, compare func(a, b S) int) {
 	x.table, x.name, x.values, x.order = t, name, values, compare
 	x.scopes.order, x.scopes.seqOf = compare, t.seqOf
-	x.before, x.after = new(cell[K, V]), new(cell[K, V])
-	x.rows.init(func(a, b indexEntry[S, K, V]) bool {
+	x.before, x.after = unsafe.Pointer(new(cell[K, V])), unsafe.Pointer(new(cell[K, V]))
+	x.rows.init(func(a, b indexEntry[S, K]) bool {
 		if c := compare(a.value, b.value); c != 0 {
 			return c < 0
 		}
@@ -258,9 +259,10 @@ func (t *Table[K, V]) shownIndexes() (shown []tableIndex[K, V]) {
 }
 
 func (x *Index[S, K, V]) addAll() (err error) {
-	x.table.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if row := e.cell.row.Load(); row != nil {
-			err = x.add(e.cell, row)
+	x.table.rows.tree.Ascend(func(e entry[K]) bool {
+		c := (*cell[K, V])(e.cell)
+		if row := c.row.Load(); row != nil {
+			err = x.add(c, row)
 		}
 		return err == nil
 	})
@@ -279,8 +281,8 @@ func (x *Index[S, K, V]) add(c *cell[K, V], row *V) error {
 
 // sideOf returns -1 for an entry before all rows with its value, 1 for one after them, and
 // 0 for a row.
-func (x *Index[S, K, V]) sideOf(c *cell[K, V]) int {
-	switch c {
+func (x *Index[S, K, V]) sideOf(cell unsafe.Pointer) int {
+	switch cell {
 	case x.before:
 		return -1
 	case x.after:
@@ -346,8 +348,8 @@ func (x *Index[S, K, V]) check() (err error) {
 		if _, has := x.find(x.old, v); has {
 			continue // it is this row's own
 		}
-		x.each(v, func(e indexEntry[S, K, V]) (more bool) {
-			err = &uniqueError{index: x.name, value: v, owner: x.table.key(e.cell.latest())}
+		x.each(v, func(e indexEntry[S, K]) (more bool) {
+			err = &uniqueError{index: x.name, value: v, owner: x.table.key((*cell[K, V])(e.cell).latest())}
 			return false
 		})
 	}
@@ -360,7 +362,7 @@ func (x *Index[S, K, V]) checkWritten() (key K, err error) {
 	}
 	for _, w := range x.undo[x.saved:] {
 		var owner *K
-		x.each(w.entry.value, func(e indexEntry[S, K, V]) (more bool) {
+		x.each(w.entry.value, func(e indexEntry[S, K]) (more bool) {
 			if owner == nil {
 				owner = &e.key
 				return true
@@ -376,8 +378,8 @@ func (x *Index[S, K, V]) checkWritten() (key K, err error) {
 }
 
 // each calls visit with the entries of the rows with a value, in the order of their keys.
-func (x *Index[S, K, V]) each(value S, visit func(e indexEntry[S, K, V]) (more bool)) {
-	x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K, V]{value: value, cell: x.before}, func(e indexEntry[S, K, V]) bool {
+func (x *Index[S, K, V]) each(value S, visit func(e indexEntry[S, K]) (more bool)) {
+	x.rows.tree.AscendGreaterOrEqual(indexEntry[S, K]{value: value, cell: x.before}, func(e indexEntry[S, K]) bool {
 		return x.order(e.value, value) == 0 && visit(e)
 	})
 }
@@ -385,18 +387,18 @@ func (x *Index[S, K, V]) each(value S, visit func(e indexEntry[S, K, V]) (more b
 func (x *Index[S, K, V]) apply(key K, c *cell[K, V]) {
 	for _, v := range x.old {
 		if _, stays := x.find(x.new, v); !stays {
-			x.remove(indexEntry[S, K, V]{value: v, key: key})
+			x.remove(indexEntry[S, K]{value: v, key: key})
 		}
 	}
 	for i, v := range x.new {
 		at, stays := x.find(x.old, v)
 		if !stays || x.multi && !x.sameLast(x.old[:at], x.new[:i]) {
-			x.put(indexEntry[S, K, V]{v, key, c, lastOf(x.new[:i])})
+			x.put(indexEntry[S, K]{v, key, unsafe.Pointer(c), lastOf(x.new[:i])})
 		}
 	}
 }
 
-func (x *Index[S, K, V]) put(e indexEntry[S, K, V]) {
+func (x *Index[S, K, V]) put(e indexEntry[S, K]) {
 	replaced, ok := x.rows.put(e)
 	if !x.table.tx.running() {
 		return
@@ -404,13 +406,13 @@ func (x *Index[S, K, V]) put(e indexEntry[S, K, V]) {
 	if ok {
 		e = replaced
 	}
-	x.undo = append(x.undo, indexWrite[S, K, V]{entry: e, remove: !ok})
+	x.undo = append(x.undo, indexWrite[S, K]{entry: e, remove: !ok})
 }
 
-func (x *Index[S, K, V]) remove(e indexEntry[S, K, V]) {
+func (x *Index[S, K, V]) remove(e indexEntry[S, K]) {
 	removed, _ := x.rows.remove(e)
 	if x.table.tx.running() {
-		x.undo = append(x.undo, indexWrite[S, K, V]{entry: removed})
+		x.undo = append(x.undo, indexWrite[S, K]{entry: removed})
 	}
 }
 
@@ -523,21 +525,21 @@ func (p *indexPart[S, K, V]) scopeLocked() *scope[K, V] { return p.index.scopes.
 func (p *indexPart[S, K, V]) forgetScopeLocked()        { p.index.scopes.remove(&p.values) }
 
 func (p *indexPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
-	w := &walk[indexEntry[S, K, V], K, V]{tree: p.index.treeIn(v), backward: backward, cellOf: p.cellOf}
+	w := &walk[indexEntry[S, K], K, V]{tree: p.index.treeIn(v), backward: backward, cellOf: p.cellOf}
 	switch {
 	case p.values.extent == unbounded:
 	case !backward:
-		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: p.index.before}
+		w.from = &indexEntry[S, K]{value: p.values.from, cell: p.index.before}
 	case p.values.extent == between:
-		w.from = &indexEntry[S, K, V]{value: p.values.to, cell: p.index.before}
+		w.from = &indexEntry[S, K]{value: p.values.to, cell: p.index.before}
 	case p.values.extent == point:
-		w.from = &indexEntry[S, K, V]{value: p.values.from, cell: p.index.after}
+		w.from = &indexEntry[S, K]{value: p.values.from, cell: p.index.after}
 	}
 	return p.index.table.scan(v, w)
 }
 
 // treeIn returns the index's tree in v, or as it is now if v is nil.
-func (x *Index[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K, V]] {
+func (x *Index[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K]] {
 	if v == nil {
 		return x.rows.freeze()
 	}
@@ -545,18 +547,18 @@ func (x *Index[S, K, V]) treeIn(v *view[K, V]) *btree.BTreeG[indexEntry[S, K, V]
 	if i < 0 {
 		panic(fmt.Sprintf("changefeed: the index %q of table %q was made after Read began; make it before", x.name, x.table.name))
 	}
-	return v.indexes[i].tree.(*btree.BTreeG[indexEntry[S, K, V]])
+	return v.indexes[i].tree.(*btree.BTreeG[indexEntry[S, K]])
 }
 
 // cellOf returns the cell of an entry, unless the row comes at an earlier value, or came.
-func (p *indexPart[S, K, V]) cellOf(e indexEntry[S, K, V]) (c *cell[K, V], inPart bool) {
+func (p *indexPart[S, K, V]) cellOf(e indexEntry[S, K]) (c *cell[K, V], inPart bool) {
 	switch {
 	case !p.values.contains(e.value, p.index.order):
 		return nil, false
 	case e.previous != nil && p.values.contains(*e.previous, p.index.order):
 		return nil, true
 	}
-	return e.cell, true
+	return (*cell[K, V])(e.cell), true
 }
 
 // A valuesPart is the part of a table with any of several values in an index.
@@ -581,19 +583,19 @@ func (p *valuesPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 	tree := p.index.treeIn(v)
 	var walks cellSources[K, V]
 	for _, value := range p.points {
-		w := &walk[indexEntry[S, K, V], K, V]{tree: tree, backward: backward}
-		w.from = &indexEntry[S, K, V]{value: value, cell: p.index.before}
+		w := &walk[indexEntry[S, K], K, V]{tree: tree, backward: backward}
+		w.from = &indexEntry[S, K]{value: value, cell: p.index.before}
 		if backward {
 			w.from.cell = p.index.after
 		}
-		w.cellOf = func(e indexEntry[S, K, V]) (c *cell[K, V], inPart bool) {
+		w.cellOf = func(e indexEntry[S, K]) (c *cell[K, V], inPart bool) {
 			if p.index.order(e.value, value) != 0 {
 				return nil, false
 			}
 			if p.comesEarlier(tree, e) {
 				return nil, true
 			}
-			return e.cell, true
+			return (*cell[K, V])(e.cell), true
 		}
 		walks = append(walks, w)
 	}
@@ -604,12 +606,12 @@ func (p *valuesPart[S, K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 }
 
 // comesEarlier reports whether the row of an entry has an earlier value that is selected.
-func (p *valuesPart[S, K, V]) comesEarlier(tree *btree.BTreeG[indexEntry[S, K, V]], e indexEntry[S, K, V]) bool {
+func (p *valuesPart[S, K, V]) comesEarlier(tree *btree.BTreeG[indexEntry[S, K]], e indexEntry[S, K]) bool {
 	for e.previous != nil {
 		if p.hasValue(*e.previous) {
 			return true
 		}
-		e, _ = tree.Get(indexEntry[S, K, V]{value: *e.previous, key: e.key})
+		e, _ = tree.Get(indexEntry[S, K]{value: *e.previous, key: e.key})
 	}
 	return false
 }

@@ -31,12 +31,12 @@ type indexed[S, K, V any] struct {
 func entriesOf[S cmp.Ordered, K, V any](x *Index[S, K, V]) (entries []indexed[S, K, V]) {
 	x.table.mu.RLock()
 	defer x.table.mu.RUnlock()
-	x.rows.tree.Ascend(func(e indexEntry[S, K, V]) bool {
+	x.rows.tree.Ascend(func(e indexEntry[S, K]) bool {
 		var previous []S
 		if e.previous != nil {
 			previous = []S{*e.previous}
 		}
-		row := e.cell.row.Load()
+		row := (*cell[K, V])(e.cell).row.Load()
 		entries = append(entries, indexed[S, K, V]{e.value, e.key, row, previous})
 		return true
 	})
@@ -50,8 +50,8 @@ func requireIndex[S cmp.Ordered, V any](t *testing.T, x *Index[S, int, V], value
 	var want []indexed[S, int, V]
 	same := func(a, b S) bool { return cmp.Compare(a, b) == 0 }
 	x.table.mu.RLock()
-	x.table.rows.tree.Ascend(func(e entry[int, V]) bool {
-		if row := e.cell.row.Load(); row != nil {
+	x.table.rows.tree.Ascend(func(e entry[int]) bool {
+		if row := (*cell[int, V])(e.cell).row.Load(); row != nil {
 			values := slices.CompactFunc(slices.Sorted(slices.Values(values(row))), same)
 			for i, v := range values {
 				want = append(want, indexed[S, int, V]{v, e.key, row, values[max(0, i-1):i]})
@@ -205,11 +205,12 @@ func tableLines[K, V any](table *Table[K, V]) []string {
 	lines := []string{fmt.Sprintf("%d rows, seq %d, end %d", table.Len(), state.seq, state.end)}
 	table.mu.RLock()
 	defer table.mu.RUnlock()
-	table.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if row := e.cell.row.Load(); row == nil { // then only the scope matters
-			lines = append(lines, fmt.Sprintf("no row, scope %p", e.cell.scope))
+	table.rows.tree.Ascend(func(e entry[K]) bool {
+		c := (*cell[K, V])(e.cell)
+		if row := c.row.Load(); row == nil { // then only the scope matters
+			lines = append(lines, fmt.Sprintf("no row, scope %p", c.scope))
 		} else {
-			lines = append(lines, fmt.Sprintf("row %v %p, scope %p", table.key(row), row, e.cell.scope))
+			lines = append(lines, fmt.Sprintf("row %v %p, scope %p", table.key(row), row, c.scope))
 		}
 		return true
 	})
@@ -712,7 +713,7 @@ func TestFeedsOfOneSelectionOfSeveralShareAScope(t *testing.T) {
 	for _, s := range []Selection[int, game]{b.Rows(1, 2), b.digits.Any(1, 2)} {
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second := s.Changes(ctx, Poll(nil)), s.Where(always).Changes(t.Context(), Poll(nil))
-		subs := b.feeds.all()
+		subs := subscriptionsOf(b.Table)
 		require.Len(t, subs, 2)
 		require.Same(t, subs[0].scope, subs[1].scope)
 		c := must[game](t)(b.Upsert(game{ID: 1, Score: 12})) // under both values, and delivered once

@@ -75,9 +75,9 @@ func (o indexOrder[S, K, V]) Same(a, b inspection.Row) bool {
 func (o indexOrder[S, K, V]) Rows(in inspection.Interval) iter.Seq[inspection.Row] {
 	return func(yield func(inspection.Row) bool) {
 		part := &indexPart[S, K, V]{o.Index, intervalOf[S](in)}
-		var last *indexEntry[S, K, V]
+		var last *indexEntry[S, K]
 		if in.After != nil {
-			last = &indexEntry[S, K, V]{value: in.After.Value.(S), key: in.After.Key.(K)}
+			last = &indexEntry[S, K]{value: in.After.Value.(S), key: in.After.Key.(K)}
 		}
 		s := Selection[K, V]{table: o.table, part: part}
 		s.yieldRows(o.scanAfter(part, last), func(key K, row V) bool {
@@ -99,14 +99,14 @@ func (o indexOrder[S, K, V]) Rows(in inspection.Interval) iter.Seq[inspection.Ro
 
 // scanAfter begins a scan of the part's present rows. If last is not nil, it begins with the place
 // of that entry.
-func (o indexOrder[S, K, V]) scanAfter(p *indexPart[S, K, V], last *indexEntry[S, K, V]) *scan[K, V] {
+func (o indexOrder[S, K, V]) scanAfter(p *indexPart[S, K, V], last *indexEntry[S, K]) *scan[K, V] {
 	t := o.table
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if last == nil {
 		return p.scan(nil, false)
 	}
-	return t.scan(nil, &walk[indexEntry[S, K, V], K, V]{tree: o.treeIn(nil), from: last, cellOf: p.cellOf})
+	return t.scan(nil, &walk[indexEntry[S, K], K, V]{tree: o.treeIn(nil), from: last, cellOf: p.cellOf})
 }
 
 // intervalOf returns the interval from From, or that of Equal.

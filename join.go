@@ -84,9 +84,10 @@ func (j *joinLeft[F, K, L, R]) follow(tx *Tx, key K, _, new *L) error {
 
 func (j *joinRight[F, K, L, R]) follow(tx *Tx, key F, _, _ *R) (err error) {
 	d := (*joinView[F, K, L, R])(j)
-	d.byRef.each(key, func(e indexEntry[F, K, L]) (more bool) {
-		left := e.cell.latest()
-		err = d.to.setLocked(tx, d.left.table.keyOf(e.cell, left), d.row(d.left.see(left)))
+	d.byRef.each(key, func(e indexEntry[F, K]) (more bool) {
+		c := (*cell[K, L])(e.cell)
+		left := c.latest()
+		err = d.to.setLocked(tx, d.left.table.keyOf(c, left), d.row(d.left.see(left)))
 		return err == nil
 	})
 	return err

@@ -342,11 +342,11 @@ func TestAWriteToAnIndexedRowAllocatesTheRow(t *testing.T) {
 	edit := func(g *game) { score++; g.Score = score }
 	require.Equal(t, 1.0, testing.AllocsPerRun(100, func() { _, _ = games.Update(500, edit) }))
 	for _, x := range []*Index[int, int, game]{scores, unique} {
-		x.rows.tree.Ascend(func(e indexEntry[int, int, game]) bool {
+		x.rows.tree.Ascend(func(e indexEntry[int, int]) bool {
 			require.Nil(t, e.previous)
 			return true
 		})
 	}
-	words := unsafe.Sizeof(indexEntry[int, int, game]{}) / unsafe.Sizeof(uintptr(0))
+	words := unsafe.Sizeof(indexEntry[int, int]{}) / unsafe.Sizeof(uintptr(0))
 	require.EqualValues(t, 4, words, "a value, a key and two pointers")
 }

@@ -129,7 +129,7 @@ func (t *Table[K, V]) compareRanks() func(a, b *V) int {
 
 func (p *rankPart[P, K, V]) compareRanks(a, b *V) int {
 	x := p.index
-	c := x.compare(indexEntry[P, K, V]{value: x.value(a), key: x.table.key(a)}, indexEntry[P, K, V]{value: x.value(b), key: x.table.key(b)})
+	c := x.compare(indexEntry[P, K]{value: x.value(a), key: x.table.key(a)}, indexEntry[P, K]{value: x.value(b), key: x.table.key(b)})
 	if !p.bottom {
 		c = -c
 	}

@@ -53,7 +53,7 @@ type anyView interface{ close() }
 // A view is a table as [Read] sees it.
 type view[K, V any] struct {
 	snapshot *snapshot[K, V]
-	rows     *btree.BTreeG[entry[K, V]]
+	rows     *btree.BTreeG[entry[K]]
 	indexes  []frozenIndex[K, V]
 	len      int
 	names    lineage // not to be modified; its last Seq is out of date
@@ -63,7 +63,7 @@ type view[K, V any] struct {
 // A frozenIndex is an index as Read sees it.
 type frozenIndex[K, V any] struct {
 	index tableIndex[K, V]
-	tree  any // a *btree.BTreeG[indexEntry[S, K, V]]
+	tree  any // a *btree.BTreeG[indexEntry[S, K]]
 }
 
 func (t *Table[K, V]) viewLocked() anyView {
@@ -80,8 +80,8 @@ func (v *view[K, V]) close() { v.snapshot.release() }
 
 // cell returns the cell of a key. It does not use the hash index, which has the cells of now.
 func (v *view[K, V]) cell(key K) *cell[K, V] {
-	e, _ := v.rows.Get(entry[K, V]{key: key})
-	return e.cell
+	e, _ := v.rows.Get(entry[K]{key: key})
+	return (*cell[K, V])(e.cell)
 }
 
 // row returns the row in a cell, which may be nil.

@@ -211,15 +211,15 @@ func (r *refill[K, V]) fillRows(rows iter.Seq[V]) error {
 	for row := range rows {
 		c := &cell[K, V]{key: r.key(&row)}
 		c.row.Store(&row)
-		if _, ok := r.rows.put(entry[K, V]{c.key, c}); ok {
+		if _, ok := r.rows.put(entryOf(c)); ok {
 			return fmt.Errorf("%w %s", ErrDuplicateKey, quoted(c.key))
 		}
 		r.guard.keep(&row)
 		r.len++
 	}
 	cells := make([]*cell[K, V], 0, r.len)
-	r.rows.tree.Ascend(func(e entry[K, V]) bool {
-		cells = append(cells, e.cell)
+	r.rows.tree.Ascend(func(e entry[K]) bool {
+		cells = append(cells, (*cell[K, V])(e.cell))
 		return true
 	})
 	r.keys.fill(cells)
@@ -272,9 +272,9 @@ func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 	defer func() { tx.endCascade(ok) }() // also if a function of the user panics
 	t.saveOnceLocked()
 	var gone []*cell[K, V]
-	t.rows.tree.Ascend(func(e entry[K, V]) bool {
-		if e.cell.row.Load() != nil && !r.rows.tree.Has(entry[K, V]{key: e.key}) {
-			gone = append(gone, e.cell)
+	t.rows.tree.Ascend(func(e entry[K]) bool {
+		if c := (*cell[K, V])(e.cell); c.row.Load() != nil && !r.rows.tree.Has(entry[K]{key: e.key}) {
+			gone = append(gone, c)
 		}
 		return true
 	})
@@ -284,8 +284,8 @@ func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 		}
 	}
 	var err error
-	r.rows.tree.Ascend(func(e entry[K, V]) bool {
-		err = t.rewriteRowLocked(e.key, t.cellLocked(e.key), e.cell.row.Load())
+	r.rows.tree.Ascend(func(e entry[K]) bool {
+		err = t.rewriteRowLocked(e.key, t.cellLocked(e.key), (*cell[K, V])(e.cell).row.Load())
 		return err == nil
 	})
 	for _, t := range tx.cascade.tables {
@@ -348,7 +348,7 @@ func (t *Table[K, V]) publishRefillLocked(r *refill[K, V]) (w wakeList[V]) {
 	rings := map[*ring[Change[V]]]bool{&t.allScope.ring: true}
 	t.allScope.ring.resetTableLocked(t.seq, to, r.newest)
 	w.add(&t.allScope.ring)
-	for s := range t.feeds.oldestFirst() {
+	for s := range t.subscriptions() {
 		if p, ok := s.part.(*keyPart[K, V]); ok {
 			p.keepScopeLocked(s.scope)
 		}

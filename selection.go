@@ -313,16 +313,16 @@ func (p *keyPart[K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 		c := t.cellLocked(keys.from)
 		return scanRow(c, c.latest())
 	}
-	w := &walk[entry[K, V], K, V]{tree: p.treeIn(v), backward: backward}
+	w := &walk[entry[K], K, V]{tree: p.treeIn(v), backward: backward}
 	switch {
 	case backward && keys.extent == between:
-		w.from = &entry[K, V]{key: keys.to}
+		w.from = &entry[K]{key: keys.to}
 	case !backward && keys.extent != unbounded:
-		w.from = &entry[K, V]{key: keys.from}
+		w.from = &entry[K]{key: keys.from}
 	}
 	switch {
 	case keys.extent == unbounded: // not cellForward, which takes longer (BenchmarkScan)
-		w.cellOf = func(e entry[K, V]) (c *cell[K, V], inPart bool) { return e.cell, true }
+		w.cellOf = func(e entry[K]) (c *cell[K, V], inPart bool) { return (*cell[K, V])(e.cell), true }
 	case backward:
 		w.cellOf = p.cellBackward
 	default:
@@ -331,23 +331,23 @@ func (p *keyPart[K, V]) scan(v *view[K, V], backward bool) *scan[K, V] {
 	return t.scan(v, w)
 }
 
-func (p *keyPart[K, V]) treeIn(v *view[K, V]) *btree.BTreeG[entry[K, V]] {
+func (p *keyPart[K, V]) treeIn(v *view[K, V]) *btree.BTreeG[entry[K]] {
 	if v == nil {
 		return p.table.rows.freeze()
 	}
 	return v.rows
 }
 
-func (p *keyPart[K, V]) cellForward(e entry[K, V]) (c *cell[K, V], inPart bool) {
-	return e.cell, !p.keys.endsBefore(e.key, p.table.order)
+func (p *keyPart[K, V]) cellForward(e entry[K]) (c *cell[K, V], inPart bool) {
+	return (*cell[K, V])(e.cell), !p.keys.endsBefore(e.key, p.table.order)
 }
 
 // cellBackward leaves out the end of the interval, where the walk begins.
-func (p *keyPart[K, V]) cellBackward(e entry[K, V]) (c *cell[K, V], inPart bool) {
+func (p *keyPart[K, V]) cellBackward(e entry[K]) (c *cell[K, V], inPart bool) {
 	if p.keys.endsBefore(e.key, p.table.order) {
 		return nil, true
 	}
-	return e.cell, p.table.order(p.keys.from, e.key) <= 0
+	return (*cell[K, V])(e.cell), p.table.order(p.keys.from, e.key) <= 0
 }
 
 // A keysPart is the part of a table with several keys.

@@ -32,7 +32,7 @@ func versionsOf[K, V any](tb testing.TB, t *Table[K, V]) (found map[*cell[K, V]]
 			found[c] = append(found[c], v.keptFor.Load())
 		}
 	}
-	t.rows.tree.Ascend(func(e entry[K, V]) bool { note(e.cell); return true })
+	t.rows.tree.Ascend(func(e entry[K]) bool { note((*cell[K, V])(e.cell)); return true })
 	known := make(map[*cell[K, V]][]uint64)
 	for _, s := range slices.Backward(slices.Concat(t.snapshots.open, t.snapshots.closing)) {
 		for _, round := range s.kept {

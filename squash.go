@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/google/btree"
 )
@@ -33,7 +34,7 @@ type squash[K, V any] struct {
 	publishing bool // a publication has locked mu
 
 	mu      sync.Mutex // guards the fields up to timer
-	rows    squashedRows[K, V]
+	rows    squashedRows[K]
 	due     time.Time   // if there are rows, the time from which they can be taken
 	newest  uint64      // sequence number of the last change added
 	skipped uint64      // number of changes dropped by resets
@@ -45,30 +46,30 @@ type squash[K, V any] struct {
 	timer  *time.Timer // runs until due while the reader is armed, or nil
 
 	// The set that was taken. It belongs to the reader.
-	set          []*squashedRow[K, V] // the changes that are not read yet
-	setNewest    uint64               // newest when the set was taken
-	setBegin     uint64               // setNewest of the set before
-	setContinues bool                 // rows.continues when the set was taken
+	set          []unsafe.Pointer // to the changes that are not read yet, each a *Change[V]
+	setNewest    uint64           // newest when the set was taken
+	setBegin     uint64           // setNewest of the set before
+	setContinues bool             // rows.continues when the set was taken
 
 	// The figures for Feeds. Only the reader changes them.
 	delivered, read, left atomic.Uint64
 }
 
 // A squashedRow is the combined change of a row by one or more writes. The Kind of the
-// change is meaningless: next computes it.
-type squashedRow[K, V any] struct {
+// change is meaningless: next computes it. See [entry] for why the pointer has no type.
+type squashedRow[K any] struct {
 	key    K
-	change Change[V]
+	change unsafe.Pointer // a *Change[V]
 }
 
-type squashedRows[K, V any] struct {
-	*btree.BTreeG[*squashedRow[K, V]]
+type squashedRows[K any] struct {
+	*btree.BTreeG[squashedRow[K]]
 	continues bool // some of the changes belong to the same transaction
 }
 
 // settle is called when all changes of a publication are in rows. If they have left no
 // rows, nothing is left that belongs together.
-func (rows *squashedRows[K, V]) settle() {
+func (rows *squashedRows[K]) settle() {
 	if rows.Len() == 0 {
 		rows.continues = false
 	}
@@ -85,21 +86,20 @@ func newSquash[K, V any](order func(a, b K) int, equal func(a, b *V) bool, seq u
 	return q
 }
 
-func (q *squash[K, V]) newRows() squashedRows[K, V] {
-	return squashedRows[K, V]{BTreeG: btree.NewG(degree, func(a, b *squashedRow[K, V]) bool { return q.order(a.key, b.key) < 0 })}
+func (q *squash[K, V]) newRows() squashedRows[K] {
+	return squashedRows[K]{BTreeG: btree.NewG(degree, func(a, b squashedRow[K]) bool { return q.order(a.key, b.key) < 0 })}
 }
 
-// add combines a change with the earlier ones of its row.
-func (rows squashedRows[K, V]) add(key K, c Change[V]) {
-	next := &squashedRow[K, V]{key, c}
-	row, ok := rows.Get(next)
-	switch {
+// combine combines a change with the earlier ones of its row.
+func (q *squash[K, V]) combine(key K, c Change[V]) {
+	row, ok := q.rows.Get(squashedRow[K]{key: key})
+	switch combined := (*Change[V])(row.change); {
 	case !ok:
-		rows.ReplaceOrInsert(next)
-	case row.change.Old == nil && c.New == nil:
-		rows.Delete(row)
+		q.rows.ReplaceOrInsert(squashedRow[K]{key, unsafe.Pointer(new(c))})
+	case combined.Old == nil && c.New == nil:
+		q.rows.Delete(row)
 	default:
-		row.change.New, row.change.Seq = c.New, c.Seq
+		combined.New, combined.Seq = c.New, c.Seq
 	}
 }
 
@@ -124,7 +124,7 @@ func (q *squash[K, V]) add(key K, c Change[V]) {
 	if q.rows.Len() == 0 && q.delay > 0 {
 		q.due = time.Now().Add(q.delay)
 	}
-	q.rows.add(key, c)
+	q.combine(key, c)
 	q.newest = c.Seq
 }
 
@@ -259,19 +259,19 @@ func (q *squash[K, V]) advance() step {
 	if !s.advanced || s.reset != nil {
 		return s
 	}
-	set := make([]*squashedRow[K, V], 0, rows.Len())
-	rows.Ascend(func(row *squashedRow[K, V]) bool {
-		set = append(set, row)
+	set := make([]unsafe.Pointer, 0, rows.Len())
+	rows.Ascend(func(row squashedRow[K]) bool {
+		set = append(set, row.change)
 		return true
 	})
-	slices.SortFunc(set, func(a, b *squashedRow[K, V]) int { return cmp.Compare(a.change.Seq, b.change.Seq) })
+	slices.SortFunc(set, func(a, b unsafe.Pointer) int { return cmp.Compare((*Change[V])(a).Seq, (*Change[V])(b).Seq) })
 	q.set = set
 	return s
 }
 
 // exchange takes the rows if they are due, and leaves an empty tree. If the squash was reset, it
 // reports that first.
-func (q *squash[K, V]) exchange() (rows squashedRows[K, V], s step) {
+func (q *squash[K, V]) exchange() (rows squashedRows[K], s step) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch r := q.restart; {
@@ -359,7 +359,7 @@ func (q *squash[K, V]) more() bool {
 	for len(q.set) > 0 {
 		set := q.set
 		q.set = set[1:]
-		if c := &set[0].change; c.Old == nil || c.New == nil || !q.equal(c.Old, c.New) {
+		if c := (*Change[V])(set[0]); c.Old == nil || c.New == nil || !q.equal(c.Old, c.New) {
 			q.set = set
 			return true
 		}
@@ -370,7 +370,7 @@ func (q *squash[K, V]) more() bool {
 
 // next removes and returns the first change of the set, after more has returned true.
 func (q *squash[K, V]) next() Change[V] {
-	c := q.set[0].change
+	c := *(*Change[V])(q.set[0])
 	c.Kind = kindOf(c.Old, c.New)
 	q.set[0] = nil
 	q.set = q.set[1:]

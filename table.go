@@ -110,7 +110,7 @@ type Table[K, V any] struct {
 
 	mu      domainLock // T1; guards the fields from here to tx
 	handle  *tableHandle
-	rows    tree[entry[K, V]]  // also has a cell for each missing row that is followed
+	rows    tree[entry[K]]     // also has a cell for each missing row that is followed
 	keys    keyIndex[K, V]     // of the cells in rows
 	len     int                // number of rows
 	seq     uint64             // of the last change
@@ -133,7 +133,7 @@ type Table[K, V any] struct {
 	tx     txState[K, V] // of the running transaction
 	locked []*commitSet  // that a single write has locked
 
-	feeds feedSet[*subscription[K, V]]
+	feeds feedSet
 	sets  atomic.Pointer[[]*commitSet] // with this table that are followed; changes under the table's lock
 }
 
@@ -149,7 +149,7 @@ var tables atomic.Uint64
 // alone, and must not modify it. It must be quick and must call no table at all: see
 // [Table].
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
-	t := newTable(name, key, cmp.Compare[K], func(a, b entry[K, V]) bool { return cmp.Less(a.key, b.key) })
+	t := newTable(name, key, cmp.Compare[K], func(a, b entry[K]) bool { return cmp.Less(a.key, b.key) })
 	t.hashing = newHashing[K]()
 	t.keys = newHashIndex[K, V](t.hashing)
 	t.keysDiffer = isFloat[K]() // 0 and -0, and different NaN
@@ -173,12 +173,12 @@ func NewTableFunc[K, V any](name string, key func(row *V) K, compare func(a, b K
 	if compare == nil {
 		panic("changefeed: NewTableFunc: nil compare function; pass one, or use NewTable for ordered keys")
 	}
-	t := newTable(name, key, compare, func(a, b entry[K, V]) bool { return compare(a.key, b.key) < 0 })
+	t := newTable(name, key, compare, func(a, b entry[K]) bool { return compare(a.key, b.key) < 0 })
 	t.keysDiffer = true
 	return t
 }
 
-func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int, less btree.LessFunc[entry[K, V]]) *Table[K, V] {
+func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int, less btree.LessFunc[entry[K]]) *Table[K, V] {
 	if key == nil {
 		panic("changefeed: NewTable: nil key function; pass one that returns a row's primary key")
 	}
@@ -201,7 +201,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.allScope.ring.seqOf = t.seqOf
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
-	t.feeds.subs = newFeedTree[*subscription[K, V]]()
+	t.feeds.init()
 	t.guard.begin(t)
 	return t
 }
@@ -280,7 +280,7 @@ func (t *Table[K, V]) Drop() {
 
 // endFeeds ends the streams of a dropped table.
 func (t *Table[K, V]) endFeeds() {
-	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
+	for s := range t.subscriptions() { // all of them: none is added to a dropped table
 		if r := &s.scope.ring; r.close() {
 			r.wake(1)
 		}

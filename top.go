@@ -119,9 +119,9 @@ func (d *topView[P, K, V]) startLocked() {
 	if d.to.dropped {
 		return
 	}
-	d.walk(d.ranked, nil, false, func(e indexEntry[P, K, V]) (more bool) {
+	d.walk(d.ranked, nil, false, func(e indexEntry[P, K]) (more bool) {
 		c := &cell[K, V]{key: e.key}
-		row := e.cell.row.Load()
+		row := (*cell[K, V])(e.cell).row.Load()
 		c.row.Store(row)
 		d.to.guard.keep(row)
 		d.to.addCellLocked(c)
@@ -135,8 +135,8 @@ func (d *topView[P, K, V]) viewTable() txTable { return d.to }
 
 // walk calls visit with the entries of an index in the order of their ranks, or if back is true, in the reverse
 // order. If from is not nil, it begins behind the place of that entry.
-func (d *topView[P, K, V]) walk(x *Index[P, K, V], from *indexEntry[P, K, V], back bool, visit func(e indexEntry[P, K, V]) (more bool)) {
-	behind := func(e indexEntry[P, K, V]) bool {
+func (d *topView[P, K, V]) walk(x *Index[P, K, V], from *indexEntry[P, K], back bool, visit func(e indexEntry[P, K]) (more bool)) {
+	behind := func(e indexEntry[P, K]) bool {
 		return from != nil && x.compare(e, *from) == 0 || visit(e)
 	}
 	switch tree, up := x.rows.tree, d.bottom != back; {
@@ -152,7 +152,7 @@ func (d *topView[P, K, V]) walk(x *Index[P, K, V], from *indexEntry[P, K, V], ba
 }
 
 // compare compares the places of two entries of rows.
-func (x *Index[S, K, V]) compare(a, b indexEntry[S, K, V]) int {
+func (x *Index[S, K, V]) compare(a, b indexEntry[S, K]) int {
 	if c := x.order(a.value, b.value); c != 0 {
 		return c
 	}
@@ -160,7 +160,7 @@ func (x *Index[S, K, V]) compare(a, b indexEntry[S, K, V]) int {
 }
 
 // isBehind reports whether a comes after b in the order of the ranks.
-func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K, V]) bool {
+func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K]) bool {
 	c := d.rank.compare(a, b)
 	if d.bottom {
 		return c > 0
@@ -169,12 +169,12 @@ func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K, V]) bool {
 }
 
 func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
-	var at indexEntry[P, K, V] // the place of the row
+	var at indexEntry[P, K] // the place of the row
 	if new != nil {
-		at = indexEntry[P, K, V]{value: d.ranked.value(new), key: key}
+		at = indexEntry[P, K]{value: d.ranked.value(new), key: key}
 	}
 	if shown := d.to.cellLocked(key).latest(); shown != nil {
-		was := indexEntry[P, K, V]{value: d.ranked.value(shown), key: key}
+		was := indexEntry[P, K]{value: d.ranked.value(shown), key: key}
 		if new != nil && d.sameGroup(was.value, at.value) {
 			return d.move(tx, was, at, new)
 		}
@@ -191,7 +191,7 @@ func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
 func (d *topView[P, K, V]) sameGroup(a, b P) bool { return d.same == nil || d.same(a, b) }
 
 // enter makes the change of a row that is not in the view.
-func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K, V], row *V) error {
+func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K], row *V) error {
 	if d.count(at) >= d.n {
 		last, _ := d.lastOther(at)
 		if d.isBehind(at, last) {
@@ -205,7 +205,7 @@ func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K, V], row *V) error {
 }
 
 // move makes the change of a row of the view that stays in its group.
-func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K, V], row *V) error {
+func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K], row *V) error {
 	if last := d.lastWithout(was); d.isBehind(at, last) {
 		if next, ok := d.next(last); ok && d.to.order(next.key, at.key) != 0 {
 			return d.replace(tx, was.key, next)
@@ -215,7 +215,7 @@ func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K, V], row *V) err
 }
 
 // leave makes the change of a row of the view that is not in its group any more.
-func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K, V]) error {
+func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K]) error {
 	if next, ok := d.next(d.lastWithout(was)); ok {
 		return d.replace(tx, was.key, next)
 	}
@@ -223,16 +223,16 @@ func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K, V]) error {
 }
 
 // replace removes a row of the view and adds another.
-func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K, V]) error {
+func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K]) error {
 	if err := d.to.setLocked(tx, key, nil); err != nil {
 		return err
 	}
-	return d.to.setLocked(tx, by.key, by.cell.latest())
+	return d.to.setLocked(tx, by.key, (*cell[K, V])(by.cell).latest())
 }
 
 // next returns the first entry of the source behind a place of a group, if there is one in the group.
-func (d *topView[P, K, V]) next(at indexEntry[P, K, V]) (next indexEntry[P, K, V], ok bool) {
-	d.walk(d.ranked, &at, false, func(e indexEntry[P, K, V]) (more bool) {
+func (d *topView[P, K, V]) next(at indexEntry[P, K]) (next indexEntry[P, K], ok bool) {
+	d.walk(d.ranked, &at, false, func(e indexEntry[P, K]) (more bool) {
 		next, ok = e, d.sameGroup(e.value, at.value)
 		return false
 	})
@@ -241,7 +241,7 @@ func (d *topView[P, K, V]) next(at indexEntry[P, K, V]) (next indexEntry[P, K, V
 
 // lastWithout returns the place behind which the view's group has no row but the one at was. All rows of the source
 // that are before it are in the view.
-func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K, V]) indexEntry[P, K, V] {
+func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K]) indexEntry[P, K] {
 	if last, ok := d.lastOther(was); ok {
 		return last
 	}
@@ -249,7 +249,7 @@ func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K, V]) indexEntry[P, K,
 }
 
 // lastOther returns the entry of the view's last row in the group of at, other than the row at this place.
-func (d *topView[P, K, V]) lastOther(at indexEntry[P, K, V]) (last indexEntry[P, K, V], ok bool) {
+func (d *topView[P, K, V]) lastOther(at indexEntry[P, K]) (last indexEntry[P, K], ok bool) {
 	if d.same == nil {
 		end := d.rank.rows.tree.Min
 		if d.bottom {
@@ -259,12 +259,12 @@ func (d *topView[P, K, V]) lastOther(at indexEntry[P, K, V]) (last indexEntry[P,
 			return e, found
 		}
 	}
-	d.walkGroup(at, false, func(e indexEntry[P, K, V]) (more bool) {
+	d.walkGroup(at, false, func(e indexEntry[P, K]) (more bool) {
 		last, ok = e, true
 		return true
 	})
 	if !ok {
-		d.walkGroup(at, true, func(e indexEntry[P, K, V]) (more bool) {
+		d.walkGroup(at, true, func(e indexEntry[P, K]) (more bool) {
 			last, ok = e, true
 			return false
 		})
@@ -273,12 +273,12 @@ func (d *topView[P, K, V]) lastOther(at indexEntry[P, K, V]) (last indexEntry[P,
 }
 
 // count returns the number of the view's rows in the group of at, where it has no row.
-func (d *topView[P, K, V]) count(at indexEntry[P, K, V]) (n int) {
+func (d *topView[P, K, V]) count(at indexEntry[P, K]) (n int) {
 	if d.same == nil {
 		return d.to.len
 	}
 	for _, back := range []bool{false, true} {
-		d.walkGroup(at, back, func(indexEntry[P, K, V]) (more bool) {
+		d.walkGroup(at, back, func(indexEntry[P, K]) (more bool) {
 			n++
 			return true
 		})
@@ -287,8 +287,8 @@ func (d *topView[P, K, V]) count(at indexEntry[P, K, V]) (n int) {
 }
 
 // walkGroup is walk over the view's rows in the group of at.
-func (d *topView[P, K, V]) walkGroup(at indexEntry[P, K, V], back bool, visit func(e indexEntry[P, K, V]) (more bool)) {
-	d.walk(d.rank, &at, back, func(e indexEntry[P, K, V]) (more bool) {
+func (d *topView[P, K, V]) walkGroup(at indexEntry[P, K], back bool, visit func(e indexEntry[P, K]) (more bool)) {
+	d.walk(d.rank, &at, back, func(e indexEntry[P, K]) (more bool) {
 		return d.sameGroup(e.value, at.value) && visit(e)
 	})
 }

@@ -2,6 +2,7 @@ package changefeed
 
 import (
 	"sync"
+	"unsafe"
 
 	"github.com/google/btree"
 )
@@ -12,10 +13,15 @@ const degree = 32
 // An entry is an element of the table's tree: a cell and its key. In the table's order, the
 // key is equal to that of the row in the cell. It may still be another value, if the order
 // treats several values as one key.
-type entry[K, V any] struct {
+//
+// The elements of trees do not have the types of rows. So the compiler makes one copy of the B-tree for
+// each type of keys, and not one for each type of rows, which was a third of the code of a program.
+type entry[K any] struct {
 	key  K
-	cell *cell[K, V]
+	cell unsafe.Pointer // a *cell[K, V]
 }
+
+func entryOf[K, V any](c *cell[K, V]) entry[K] { return entry[K]{c.key, unsafe.Pointer(c)} }
 
 // A tree is a B-tree, and a clone of it for readers. put, remove and clear are called with
 // the table's lock held for writing, the other methods with the lock held for reading at

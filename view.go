@@ -224,16 +224,16 @@ func (p *tap[K, V]) growMore() (more bool) {
 // nextCells returns the cells to which the view comes next.
 func (p *tap[K, V]) nextCells() []*cell[K, V] {
 	cells := make([]*cell[K, V], 0, growSize)
-	add := func(e entry[K, V]) bool {
+	add := func(e entry[K]) bool {
 		if p.upTo == nil || p.table.order(e.key, *p.upTo) > 0 {
-			cells = append(cells, e.cell)
+			cells = append(cells, (*cell[K, V])(e.cell))
 		}
 		return len(cells) < growSize
 	}
 	if p.upTo == nil {
 		p.table.rows.tree.Ascend(add)
 	} else {
-		p.table.rows.tree.AscendGreaterOrEqual(entry[K, V]{key: *p.upTo}, add)
+		p.table.rows.tree.AscendGreaterOrEqual(entry[K]{key: *p.upTo}, add)
 	}
 	return cells
 }
@@ -246,7 +246,7 @@ func (t *Table[K, V]) bornLocked() {
 
 // newViewTable returns the table of a view that has the keys of a source.
 func newViewTable[K, V, W any](source *Table[K, V], name string, key func(row *W) K) *Table[K, W] {
-	t := newTable(name, key, source.order, func(a, b entry[K, W]) bool { return source.order(a.key, b.key) < 0 })
+	t := newTable(name, key, source.order, func(a, b entry[K]) bool { return source.order(a.key, b.key) < 0 })
 	t.keysDiffer, t.hashing = source.keysDiffer, source.hashing
 	if t.hashing != nil {
 		t.keys = newHashIndex[K, W](t.hashing)

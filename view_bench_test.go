@@ -18,7 +18,7 @@ func BenchmarkViews(b *testing.B) {
 	newOrders := func() *Table[int, order] {
 		orders := NewTable("orders", func(o *order) int { return o.ID })
 		for id := range rows {
-			if _, err := orders.Insert(order{id, fmt.Sprint("customer ", id%100), id * 7919 % 10_000, 0}); err != nil {
+			if _, err := orders.Insert(order{id, fmt.Sprint("customer ", id%100), id * 7919 % 10_000}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -33,12 +33,12 @@ func BenchmarkViews(b *testing.B) {
 	list := []*bench{{name: "none"}, {name: "select"}, {name: "group"}, {name: "join"}, {name: "index"}, {name: "index, top"}, {name: "3 groups"}, {name: "join, group, index, top"}}
 	for i, x := range list {
 		x.orders = newOrders()
-		by := func(o *order) string { return o.Customer }
-		fold := func(sum *int, o *order, sign int) { *sum += sign * o.Amount }
-		amount := func(o *order) int { return o.Amount }
+		by := func(o *order) string { return o.Player }
+		fold := func(sum *int, o *order, sign int) { *sum += sign * o.Score }
+		amount := func(o *order) int { return o.Score }
 		switch i {
 		case 1:
-			Select(x.orders, "lines", func(l *line) int { return l.ID }, func(o *order) *line { return &line{o.ID, o.Amount} })
+			Select(x.orders, "lines", func(l *line) int { return l.ID }, func(o *order) *line { return &line{ID: o.ID, Score: o.Score} })
 		case 2:
 			Group(x.orders, "totals", by, fold)
 		case 3:
@@ -54,7 +54,7 @@ func BenchmarkViews(b *testing.B) {
 		case 7:
 			billed := Join(x.orders, customers, "billed", by)
 			countries := Group(billed, "countries", func(j *Joined[order, customer]) string { return j.Right.Country },
-				func(sum *int, j *Joined[order, customer], sign int) { *sum += sign * j.Left.Amount })
+				func(sum *int, j *Joined[order, customer], sign int) { *sum += sign * j.Left.Score })
 			Top(NewIndex(countries, "value", func(g *Grouped[string, int]) int { return g.Value }), "best", 3)
 		}
 	}
@@ -65,7 +65,7 @@ func BenchmarkViews(b *testing.B) {
 			began := time.Now()
 			for k := range round {
 				n++
-				if _, err := x.orders.Update((n+k*7919)%rows, func(o *order) { o.Amount = (o.Amount + n) % 9000 }); err != nil {
+				if _, err := x.orders.Update((n+k*7919)%rows, func(o *order) { o.Score = (o.Score + n) % 9000 }); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -95,7 +95,7 @@ func BenchmarkViewCreation(b *testing.B) {
 	orders := NewTable("orders", func(o *order) int { return o.ID })
 	began := time.Now()
 	for id := range rows {
-		if _, err := orders.Insert(order{ID: id, Customer: fmt.Sprint("customer ", id%100), Amount: id}); err != nil {
+		if _, err := orders.Insert(order{ID: id, Player: fmt.Sprint("customer ", id%100), Score: id}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -113,7 +113,7 @@ func BenchmarkViewCreation(b *testing.B) {
 				default:
 				}
 				began := time.Now()
-				if _, err := orders.Update(n*7919%rows, func(o *order) { o.Amount++ }); err != nil {
+				if _, err := orders.Update(n*7919%rows, func(o *order) { o.Score++ }); err != nil {
 					panic(err)
 				}
 				longest = max(longest, time.Since(began))
@@ -130,9 +130,9 @@ func BenchmarkViewCreation(b *testing.B) {
 	for range b.N {
 		billed := (*View[int, Joined[order, customer]])(nil)
 		longest, total := during(func() {
-			billed = Join(orders, customers, "billed", func(o *order) string { return o.Customer })
+			billed = Join(orders, customers, "billed", func(o *order) string { return o.Player })
 			Group(billed, "totals", func(j *Joined[order, customer]) string { return j.Right.Country },
-				func(sum *int, j *Joined[order, customer], sign int) { *sum += sign * j.Left.Amount })
+				func(sum *int, j *Joined[order, customer], sign int) { *sum += sign * j.Left.Score })
 		})
 		billed.Drop()
 		quiet, _ := during(func() { time.Sleep(total) })

@@ -65,23 +65,23 @@ func newShop(t *testing.T) *shop {
 	s.orders = NewTable("orders", func(o *order) int { return o.ID })
 	s.customers = NewTable("customers", func(c *customer) string { return c.Name })
 	for id := range 12 {
-		must[order](t)(s.orders.Insert(order{id, string(rune('A' + id%4)), 40 + 7*id, id / 2}))
+		must[order](t)(s.orders.Insert(order{id, string(rune('A' + id%4)), 40 + 7*id}))
 	}
 	for _, c := range []customer{{"A", "NL"}, {"B", "FR"}, {"C", "NL"}} {
 		must[customer](t)(s.customers.Insert(c))
 	}
-	s.byAmount = NewIndex(s.orders, "amount", func(o *order) int { called("index"); return o.Amount })
+	s.byAmount = NewIndex(s.orders, "amount", func(o *order) int { called("index"); return o.Score })
 	by := func(name string) func(o *order) string {
-		return func(o *order) string { called(name); return o.Customer }
+		return func(o *order) string { called(name); return o.Player }
 	}
 
-	s.lines = Select(s.orders.Where(func(o *order) bool { called("Where"); return o.Amount > 50 }), "lines",
+	s.lines = Select(s.orders.Where(func(o *order) bool { called("Where"); return o.Score > 50 }), "lines",
 		func(l *line) int { called("Select key"); return l.ID },
-		func(o *order) *line { called("Select f"); return &line{o.ID, 2 * o.Amount} })
+		func(o *order) *line { called("Select f"); return &line{ID: o.ID, Score: 2 * o.Score} })
 	var err error
-	s.byDouble, err = NewUniqueIndex(s.lines, "double", func(l *line) int { called("unique index of a view"); return l.Double })
+	s.byDouble, err = NewUniqueIndex(s.lines, "double", func(l *line) int { called("unique index of a view"); return l.Score })
 	require.NoError(t, err)
-	s.totals = Group(s.orders, "totals", by("Group by"), func(sum *int, o *order, sign int) { called("Group fold"); *sum += sign * o.Amount })
+	s.totals = Group(s.orders, "totals", by("Group by"), func(sum *int, o *order, sign int) { called("Group fold"); *sum += sign * o.Score })
 	s.counts = Count(s.orders, "counts", by("Count by"))
 	s.billed = Join(s.orders, s.customers.Where(func(c *customer) bool { called("right Where"); return c.Country != "" }), "billed", by("Join ref"))
 	s.byCountry = NewIndex(s.billed, "country", func(j *Joined[order, customer]) string { called("index of a view"); return j.Right.Country })
@@ -89,7 +89,7 @@ func newShop(t *testing.T) *shop {
 	s.countries = Group(s.billed, "countries", func(j *Joined[order, customer]) string { called("Group by of a Join"); return j.Right.Country },
 		func(sum *int, j *Joined[order, customer], sign int) {
 			called("Group fold of a Join")
-			*sum += sign * j.Left.Amount
+			*sum += sign * j.Left.Score
 		})
 	s.byValue = NewIndex(s.countries, "value", func(g *Grouped[string, int]) int { called("index of a Group"); return g.Value })
 	s.best = Top(s.byAmount, "best", 3)
@@ -257,15 +257,15 @@ type shopWrite struct {
 
 var shopWrites = []shopWrite{
 	{"insert of an order", func(orders tableWriter[int, order], _ tableWriter[string, customer]) error {
-		_, err := orders.Upsert(order{20, "A", 200, 1})
+		_, err := orders.Upsert(order{20, "A", 200})
 		return err
 	}},
 	{"update of an amount", func(orders tableWriter[int, order], _ tableWriter[string, customer]) error {
-		_, err := orders.Update(1, func(o *order) { o.Amount = 300 })
+		_, err := orders.Update(1, func(o *order) { o.Score = 300 })
 		return err
 	}},
 	{"move of an order", func(orders tableWriter[int, order], _ tableWriter[string, customer]) error {
-		_, err := orders.Upsert(order{5, "C", 1, 0})
+		_, err := orders.Upsert(order{5, "C", 1})
 		return err
 	}},
 	{"delete of an order", func(orders tableWriter[int, order], _ tableWriter[string, customer]) error {
@@ -366,7 +366,7 @@ func TestV4PanicInATransaction(t *testing.T) {
 			for i, write := range shopWrites {
 				try(tx, write)
 				if i == 3 {
-					must[order](t)(s.orders.In(tx).Upsert(order{30, "D", 500, 0})) // fails in no view
+					must[order](t)(s.orders.In(tx).Upsert(order{30, "D", 500})) // fails in no view
 				}
 			}
 			return nil
@@ -464,7 +464,7 @@ func TestV4UniqueIndexOfAView(t *testing.T) {
 	require.NoError(t, err)
 	was := s.snapshot()
 	refuse := func(orders tableWriter[int, order]) {
-		_, err := orders.Upsert(order{1, "A", 54, 0})
+		_, err := orders.Upsert(order{1, "A", 54})
 		require.ErrorIs(t, err, ErrDuplicateKey)
 		require.EqualError(t, err, `changefeed: upsert into "orders", primary key 1: follow in "lines": value 108 in unique index "double" belongs to primary key 2, not to primary key 1`)
 	}
@@ -488,7 +488,7 @@ func TestV4UniqueIndexOfAView(t *testing.T) {
 				}
 				require.NoError(t, write.do(shop.orders.In(tx), shop.customers.In(tx)))
 				if write.name == "update of an amount" { // 1 has another amount, and could take that of 2
-					must[order](t)(shop.orders.In(tx).Update(1, func(o *order) { o.Amount = 47 }))
+					must[order](t)(shop.orders.In(tx).Update(1, func(o *order) { o.Score = 47 }))
 				}
 			}
 			return nil
@@ -565,9 +565,9 @@ func TestV3CommitsOfViews(t *testing.T) {
 		if g.Score < 10 {
 			return nil
 		}
-		return &line{g.ID, g.Score}
+		return &line{ID: g.ID, Score: g.Score}
 	})
-	count := Count(high, "count", func(l *line) int { return l.Double / 10 })
+	count := Count(high, "count", func(l *line) int { return l.Score / 10 })
 	commits := Commits(t.Context(), []AnyTable{count, games, high}, Poll(nil))
 	next := func() (commit Commit) {
 		t.Helper()
@@ -592,7 +592,7 @@ func TestV3CommitsOfViews(t *testing.T) {
 	require.False(t, ok)
 	c, ok := high.Typed(commit[1])
 	require.True(t, ok)
-	require.Equal(t, Change[line]{Seq: 1, Kind: Insert, New: &line{1, 15}}, c)
+	require.Equal(t, Change[line]{Seq: 1, Kind: Insert, New: &line{ID: 1, Score: 15}}, c)
 	counted, ok := count.Typed(commit[2])
 	require.True(t, ok)
 	require.Equal(t, Change[Counted[int]]{Seq: 1, Kind: Insert, New: &Counted[int]{1, 1}}, counted)
@@ -629,7 +629,7 @@ func TestV3ReadSeesOneMoment(t *testing.T) {
 				default:
 				}
 				move := func(orders tableWriter[int, order], customers tableWriter[string, customer]) {
-					_, err := orders.Upsert(order{r.IntN(12), string(rune('A' + r.IntN(4))), r.IntN(1_000_000), 0})
+					_, err := orders.Upsert(order{r.IntN(12), string(rune('A' + r.IntN(4))), r.IntN(1_000_000)})
 					require.True(t, err == nil || errors.Is(err, ErrDuplicateKey))
 					if r.IntN(4) == 0 {
 						_, err = customers.Upsert(customer{string(rune('A' + r.IntN(4))), []string{"NL", "FR"}[r.IntN(2)]})
@@ -662,16 +662,16 @@ func TestV3ReadSeesOneMoment(t *testing.T) {
 			}
 			billed := 0
 			for _, o := range byKey(orders) {
-				if o.Amount > 50 {
-					lines = append(lines, line{o.ID, 2 * o.Amount})
+				if o.Score > 50 {
+					lines = append(lines, line{ID: o.ID, Score: 2 * o.Score})
 				}
-				add(totals, o.Customer, o.Amount)
-				if c, ok := customers[o.Customer]; ok {
+				add(totals, o.Player, o.Score)
+				if c, ok := customers[o.Player]; ok {
 					billed++
 					j, ok := s.billed.In(tx).Get(o.ID)
 					require.True(t, ok)
 					require.Equal(t, Joined[order, customer]{&o, &c}, j)
-					add(countries, c.Country, o.Amount)
+					add(countries, c.Country, o.Score)
 				}
 			}
 			require.Equal(t, lines, slices.Collect(values(s.lines.In(tx).All())))
@@ -733,14 +733,13 @@ func TestFourPhases(t *testing.T) {
 	require.Equal(t, first, views())
 
 	edits := []func(o *order){
-		func(o *order) { o.Customer = "B" },                   // another group, and another join key
-		func(o *order) { o.Customer = "Z" },                   // a new group, and a join key without a row
-		func(o *order) { o.Amount = 49 - o.ID },               // below the threshold, and to the bottom
-		func(o *order) { o.Amount = 1000 + o.ID },             // to the top
-		func(o *order) { o.Amount = 81 },                      // across the predicate; refused if lines has it
-		func(o *order) { o.Before = 1000 },                    // a join key without a row
-		func(o *order) { o.Before = o.ID },                    // itself
-		func(o *order) { o.Customer, o.Amount = "X", o.ID*2 }, // several at once
+		func(o *order) { o.Player = "B" },                  // another group, and another join key
+		func(o *order) { o.Player = "Z" },                  // a new group, and a join key without a row
+		func(o *order) { o.Score = 49 - o.ID },             // below the threshold, and to the bottom
+		func(o *order) { o.Score = 1000 + o.ID },           // to the top
+		func(o *order) { o.Score = 81 },                    // across the predicate; refused if lines has it
+		func(o *order) { o.Score = 8 * o.ID },              // joined with itself
+		func(o *order) { o.Player, o.Score = "X", o.ID*2 }, // several at once
 	}
 	refused := 0
 	for _, id := range ids {
@@ -800,7 +799,7 @@ func TestSplitAndMerged(t *testing.T) {
 		id, name := r.IntN(30), string(rune('A'+r.IntN(5)))
 		switch r.IntN(5) {
 		case 0, 1:
-			_, err = orders.Upsert(order{id, name, r.IntN(200), r.IntN(30)})
+			_, err = orders.Upsert(order{id, name, r.IntN(200)})
 		case 2:
 			_, err = orders.Delete(id)
 		case 3:
@@ -870,7 +869,7 @@ func TestViewsMetamorphic(t *testing.T) {
 		case 1:
 			_, _ = others.Delete(id)
 		case 2:
-			must[line](t)(others.Upsert(line{id, r.IntN(5)}))
+			must[line](t)(others.Upsert(line{ID: id, Score: r.IntN(5)}))
 		default:
 			must[game](t)(games.Upsert(game{id, string(rune('A' + r.IntN(4))), r.IntN(10)}))
 		}
@@ -906,9 +905,9 @@ func TestViewsMetamorphic(t *testing.T) {
 // not called.
 func TestV6EqualRows(t *testing.T) {
 	games := newGames()
-	high := Select(games, "high", func(l *line) int { return l.ID }, func(g *game) *line { return &line{g.ID, g.Score / 10} })
+	high := Select(games, "high", func(l *line) int { return l.ID }, func(g *game) *line { return &line{ID: g.ID, Score: g.Score / 10} })
 	calls := 0
-	count := Count(high, "count", func(l *line) int { calls++; return l.Double })
+	count := Count(high, "count", func(l *line) int { calls++; return l.Score })
 	must[game](t)(games.Insert(game{ID: 1, Score: 15}))
 	all := Commits(t.Context(), []AnyTable{high, count}, Poll(nil))
 	feed := high.Changes(t.Context(), Poll(nil))
@@ -932,12 +931,8 @@ func TestV6EqualRows(t *testing.T) {
 	require.Len(t, take(feed, -1), 1)
 }
 
-// A bankAccount is a row of the bank.
-type bankAccount struct {
-	ID      int
-	Owner   string
-	Balance int
-}
+// A bankAccount is a row of the bank: Player is the owner, and Score the balance.
+type bankAccount = game
 
 // The bank: the sum over a Group of a Join is constant at every look, while goroutines transfer amounts and owners move.
 // Run with -race.
@@ -951,8 +946,8 @@ func TestBank(t *testing.T) {
 	for i := range count {
 		must[bankAccount](t)(accounts.Insert(bankAccount{i, fmt.Sprint(i % 5), balance}))
 	}
-	joined := Join(accounts, owners, "joined", func(a *bankAccount) string { return a.Owner })
-	fold := func(sum *int, j *Joined[bankAccount, customer], sign int) { *sum += sign * j.Left.Balance }
+	joined := Join(accounts, owners, "joined", func(a *bankAccount) string { return a.Player })
+	fold := func(sum *int, j *Joined[bankAccount, customer], sign int) { *sum += sign * j.Left.Score }
 	countries := Group(joined, "countries", func(j *Joined[bankAccount, customer]) string { return j.Right.Country }, fold)
 	total := Group(joined, "total", func(*Joined[bankAccount, customer]) int { return 0 }, fold)
 	batches := countries.Batches(t.Context(), 1, Poll(nil))
@@ -973,13 +968,13 @@ func TestBank(t *testing.T) {
 				from, to, amount := r.IntN(count), r.IntN(count), r.IntN(50)
 				err := Transact(func(tx *Tx) error {
 					in := accounts.In(tx)
-					if _, err := in.Update(from, func(a *bankAccount) { a.Balance -= amount }); err != nil {
+					if _, err := in.Update(from, func(a *bankAccount) { a.Score -= amount }); err != nil {
 						return err
 					}
 					if r.IntN(5) == 0 {
 						return errRolledBack
 					}
-					_, err := in.Update(to, func(a *bankAccount) { a.Balance += amount })
+					_, err := in.Update(to, func(a *bankAccount) { a.Score += amount })
 					return err
 				}, accounts)
 				require.True(t, err == nil || err == errRolledBack)
@@ -1007,7 +1002,7 @@ func TestBank(t *testing.T) {
 			require.Equal(t, count*balance, sumOf(values(countries.In(tx).All())))
 			sum := 0
 			for _, a := range accounts.In(tx).All() {
-				sum += a.Balance
+				sum += a.Score
 			}
 			require.Equal(t, count*balance, sum)
 			return nil
@@ -1110,9 +1105,9 @@ func requireHiddenIndexes(t *testing.T, games *Table[int, game]) {
 		}
 		switch x := x.(type) {
 		case *Index[int, int, game]: // of a Join
-			x.rows.tree.Ascend(func(e indexEntry[int, int, game]) bool { return has(e.cell) })
+			x.rows.tree.Ascend(func(e indexEntry[int, int]) bool { return has((*cell[int, game])(e.cell)) })
 		case *Index[groupValue[string, int], int, game]: // of a TopEach
-			x.rows.tree.Ascend(func(e indexEntry[groupValue[string, int], int, game]) bool { return has(e.cell) })
+			x.rows.tree.Ascend(func(e indexEntry[groupValue[string, int], int]) bool { return has((*cell[int, game])(e.cell)) })
 		}
 		if x.isHidden() {
 			checked++
@@ -1129,7 +1124,7 @@ func TestViewsMadeBesideWriters(t *testing.T) {
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
 	for id := range rows {
 		must[game](t)(games.Insert(game{id, string(rune('A' + id%7)), id % 50}))
-		must[line](t)(others.Insert(line{id, id}))
+		must[line](t)(others.Insert(line{ID: id, Score: id}))
 	}
 	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
 
@@ -1147,7 +1142,7 @@ func TestViewsMadeBesideWriters(t *testing.T) {
 			case 1:
 				_, _ = others.Delete(id)
 			case 2:
-				must[line](t)(others.Upsert(line{id, r.IntN(5)}))
+				must[line](t)(others.Upsert(line{ID: id, Score: r.IntN(5)}))
 			default:
 				must[game](t)(games.Upsert(game{id, string(rune('A' + r.IntN(8))), r.IntN(60)}))
 			}
@@ -1291,7 +1286,7 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
 	for id := range rows {
 		must[game](t)(games.Insert(game{ID: id, Score: id}))
-		must[line](t)(others.Insert(line{id, id}))
+		must[line](t)(others.Insert(line{ID: id, Score: id}))
 	}
 	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
 	calls, panicAt := 0, 0
@@ -1335,7 +1330,7 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 			requireUnattached(t, others)
 			calls = 0
 			must[game](t)(games.Upsert(game{ID: panicAt % rows, Score: 1000 + int(games.Seq())}))
-			must[line](t)(others.Upsert(line{panicAt % rows, int(others.Seq())}))
+			must[line](t)(others.Upsert(line{ID: panicAt % rows, Score: int(others.Seq())}))
 			require.Zero(t, calls)
 		}
 	}
@@ -1379,7 +1374,7 @@ func TestSourceDroppedWhileAViewIsMade(t *testing.T) {
 		case 3:
 			v = LeftJoin(others, games.Where(func(g *game) bool { by(g); return true }), "v", func(l *line) int { return l.ID })
 			for id := range 10 { // each looks for its right row
-				must[line](t)(others.Insert(line{id, id}))
+				must[line](t)(others.Insert(line{ID: id, Score: id}))
 			}
 		}
 		dropper.Wait()
@@ -1392,7 +1387,7 @@ func TestSourceDroppedWhileAViewIsMade(t *testing.T) {
 		require.Empty(t, games.Views())
 		require.Empty(t, others.Views())
 		requireUnattached(t, others)
-		must[line](t)(others.Upsert(line{1, 1}))
+		must[line](t)(others.Upsert(line{ID: 1, Score: 1}))
 	}
 }
 
@@ -1457,14 +1452,14 @@ func TestDropOfViews(t *testing.T) {
 		require.Len(t, s.orders.Views(), len(views), "no view that is gone")
 		require.Len(t, s.customers.Views(), len(names(s.customers.Views())))
 		if dropped != "orders" {
-			_, err := s.orders.Upsert(order{50, "A", 77, 0}) // the views that are left follow
+			_, err := s.orders.Upsert(order{50, "A", 77}) // the views that are left follow
 			require.NoError(t, err)
 			if !slices.Contains(gone, "totals") {
 				got, _ := s.totals.Get("A")
 				sum := 0
 				for _, o := range s.orders.All() {
-					if o.Customer == "A" {
-						sum += o.Amount
+					if o.Player == "A" {
+						sum += o.Score
 					}
 				}
 				require.Equal(t, sum, got.Value)
@@ -1489,7 +1484,7 @@ func TestDropOfViews(t *testing.T) {
 func TestViewOfADroppedTable(t *testing.T) {
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
 	must[game](t)(games.Insert(game{ID: 1}))
-	must[line](t)(others.Insert(line{1, 1}))
+	must[line](t)(others.Insert(line{ID: 1, Score: 1}))
 	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
 	games.Drop()
 	by := func(g *game) int { panic("there is no row") }
@@ -1513,7 +1508,7 @@ func TestViewOfADroppedTable(t *testing.T) {
 	_, ok := same.Get(1)
 	require.False(t, ok)
 	require.ErrorIs(t, Transact(func(*Tx) error { return nil }, same), ErrTableDropped)
-	must[line](t)(others.Upsert(line{1, 2}))
+	must[line](t)(others.Upsert(line{ID: 1, Score: 2}))
 }
 
 // wordsErr returns the text of the only error of a stream.
@@ -1530,7 +1525,7 @@ func wordsErr[T any](s Stream[T]) string {
 func TestReadStaysValidWhileViewsAreDropped(t *testing.T) {
 	s := newShop(t).watch()
 	first := TopEach(s.byAmount, "first", 1, func(o *order) int { return o.ID % 3 })
-	byBefore := NewIndex(s.orders, "before", func(o *order) int { return o.Before })
+	byBefore := NewIndex(s.orders, "before", before)
 	tables := append(s.tables(), first)
 	now := func(tx *Tx) string {
 		var before, top []order
@@ -1545,10 +1540,10 @@ func TestReadStaysValidWhileViewsAreDropped(t *testing.T) {
 		_, _, ok := next()
 		require.True(t, ok)
 		for _, drop := range []func(){s.all.Drop, s.worstEach.Drop, s.billed.Drop, func() {
-			must[order](t)(s.orders.Upsert(order{100, "A", 1000, 50}))
+			must[order](t)(s.orders.Upsert(order{100, "A", 1000}))
 		}, first.Drop, func() {
 			TopEach(s.byAmount, "another", 2, func(o *order) int { return o.ID % 2 })
-			LeftJoin(s.orders, s.customers, "another", func(o *order) string { return o.Customer })
+			LeftJoin(s.orders, s.customers, "another", func(o *order) string { return o.Player })
 		}, s.lines.Drop, s.totals.Drop, s.orders.Drop} {
 			drop()
 			require.Equal(t, was, now(tx))
@@ -1610,7 +1605,7 @@ func TestTableViews(t *testing.T) {
 	must[game](t)(games.Upsert(game{ID: 1, Score: 5}))  // outside the predicate
 	must[game](t)(games.Upsert(game{ID: 1, Score: 15})) // into it
 	must[game](t)(games.Upsert(game{ID: 1, Score: 16}))
-	must[line](t)(others.Insert(line{16, 0}))
+	must[line](t)(others.Insert(line{ID: 16, Score: 0}))
 	require.Equal(t, ViewInfo{"high", "Select", 2, 2}, games.Views()[0])
 	group := byName(games.Views(), "group")
 	require.EqualValues(t, 3, group.Writes-base)
@@ -1793,14 +1788,14 @@ func TestResetOfSeveralSources(t *testing.T) {
 	was := s.snapshot()
 	require.ErrorIs(t, Transact(func(tx *Tx) error {
 		require.NoError(t, s.customers.In(tx).Reset(customers))
-		return s.orders.In(tx).Reset(orders(order{1, "A", 60, 0}, order{2, "A", 60, 0})) // a unique index of lines
+		return s.orders.In(tx).Reset(orders(order{1, "A", 60}, order{2, "A", 60})) // a unique index of lines
 	}, s.orders, s.customers), ErrDuplicateKey)
 	s.requireUnchanged(was, "a Reset that failed")
 	require.Empty(t, take(feed, 1))
 
 	require.NoError(t, Transact(func(tx *Tx) error {
 		require.NoError(t, s.customers.In(tx).Reset(customers))
-		require.NoError(t, s.orders.In(tx).Reset(orders(order{1, "A", 60, 0}, order{2, "Z", 70, 0}, order{3, "B", 80, 0})))
+		require.NoError(t, s.orders.In(tx).Reset(orders(order{1, "A", 60}, order{2, "Z", 70}, order{3, "B", 80})))
 		got, ok := s.countries.In(tx).Get("BE") // the views are there before the commit
 		require.True(t, ok)
 		require.Equal(t, Grouped[string, int]{"BE", 1, 60}, got)
@@ -1808,9 +1803,9 @@ func TestResetOfSeveralSources(t *testing.T) {
 		return nil
 	}, s.orders, s.customers))
 	require.Len(t, take(feed, -1), 1, "one batch")
-	require.Equal(t, []line{{1, 120}, {2, 140}, {3, 160}}, slices.Collect(values(s.lines.All())))
+	require.Equal(t, []line{{ID: 1, Score: 120}, {ID: 2, Score: 140}, {ID: 3, Score: 160}}, slices.Collect(values(s.lines.All())))
 	require.Equal(t, []Grouped[string, int]{{"BE", 1, 60}, {"NL", 1, 70}}, slices.Collect(values(s.countries.All())))
-	require.Equal(t, []order{{3, "B", 80, 0}, {2, "Z", 70, 0}, {1, "A", 60, 0}}, slices.Collect(values(s.best.All())))
+	require.Equal(t, []order{{3, "B", 80}, {2, "Z", 70}, {1, "A", 60}}, slices.Collect(values(s.best.All())))
 	require.Equal(t, 2, s.billed.Len())
 	require.Equal(t, 3, s.all.Len())
 }

@@ -251,7 +251,7 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], change *Change[V]) {
 
 // addCellLocked adds a new cell to the tree and to keys.
 func (t *Table[K, V]) addCellLocked(c *cell[K, V]) {
-	t.rows.put(entry[K, V]{c.key, c})
+	t.rows.put(entryOf(c))
 	t.keys.put(c)
 }
 
@@ -259,7 +259,7 @@ func (t *Table[K, V]) addCellLocked(c *cell[K, V]) {
 // not followed.
 func (t *Table[K, V]) removeUnusedLocked(c *cell[K, V]) {
 	if c.row.Load() == nil && c.scope == nil {
-		t.rows.remove(entry[K, V]{key: c.key})
+		t.rows.remove(entry[K]{key: c.key})
 		t.keys.remove(c.key)
 	}
 }
