@@ -165,7 +165,7 @@ func TestAnUpdateChangesOnlyTheCell(t *testing.T) {
 		score++
 		change := must[game](t)(games.Update(1, func(g *game) { g.Score = score }))
 		indexed, _ := players.rows.tree.Min()
-		require.Same(t, c, indexed.cell)
+		require.Same(t, c, (*cell[int, game])(indexed.cell))
 		require.Same(t, c, games.cellLocked(1))
 		require.Same(t, change.New, c.row.Load())
 	}

@@ -609,7 +609,7 @@ func TestV3CommitsOfViews(t *testing.T) {
 		texts = append(texts, c.String())
 	}
 	require.Equal(t, []string{
-		"games: 2 insert {2  5}", "games: 3 update {1  15} -> {1  25}", "high: 2 update {1 15} -> {1 25}",
+		"games: 2 insert {2  5}", "games: 3 update {1  15} -> {1  25}", "high: 2 update {1  15} -> {1  25}",
 		"count: 2 delete {1 1}", "count: 3 insert {2 1}",
 	}, texts)
 }
