@@ -319,14 +319,17 @@ type hidden struct {
 	B int `json:"-"`
 }
 
+// A keyRow is a row with a key of any type.
+type keyRow struct{ Key any }
+
 // pages returns how many rows a table of n rows with keys has on its pages, in either order.
 func pages[K any](t *testing.T, compare func(a, b K) int, keys ...K) {
 	t.Helper()
-	type row struct{ Key K }
-	table := changefeed.NewTableFunc("rows", func(r *row) K { return r.Key }, compare)
-	changefeed.NewIndexFunc(table, "key", func(r *row) K { return r.Key }, compare)
+	key := func(r *keyRow) K { return r.Key.(K) }
+	table := changefeed.NewTableFunc("rows", key, compare)
+	changefeed.NewIndexFunc(table, "key", key, compare)
 	for _, k := range keys {
-		_, err := table.Insert(row{k})
+		_, err := table.Insert(keyRow{k})
 		require.NoError(t, err)
 	}
 	h := inspect.Handler(table)
@@ -351,10 +354,9 @@ func TestPagesOfOddKeys(t *testing.T) {
 
 // What a request contains reaches a user's functions only if it is a key.
 func TestRequestsForNil(t *testing.T) {
-	type row struct{ Key *int }
-	table := changefeed.NewTableFunc("rows", func(r *row) *int { return r.Key }, func(a, b *int) int { return *a - *b })
+	table := changefeed.NewTableFunc("rows", func(r *keyRow) *int { return r.Key.(*int) }, func(a, b *int) int { return *a - *b })
 	for n := range 3 {
-		_, err := table.Insert(row{&n})
+		_, err := table.Insert(keyRow{&n})
 		require.NoError(t, err)
 	}
 	h := inspect.Handler(table)
