@@ -10,11 +10,14 @@ import "unsafe"
 // snapshot that closes are removed with it held for reading. Readers without the lock use
 // published and at. ARCHITECTURE.md explains why they find the right row.
 type cell[K, V any] struct {
+	key      K                      // as in the cell's entry; the first field: see cellOf
 	row      atomicPointer[V]       // T3; the published row, or nil
 	versions atomicPointer[version] // rows other than row: see version
-	key      K                      // as in the cell's entry
 	scope    *scope[K, V]           // of the feeds of this row, or nil; guarded by the table's lock
 }
+
+// cellOf returns the cell that has this key: the address of a cell is that of its key. It returns nil for nil.
+func cellOf[K, V any](key *K) *cell[K, V] { return (*cell[K, V])(unsafe.Pointer(key)) }
 
 // A version is a row of a cell other than the published one. The first version of a cell
 // may be the row of a transaction that is running. Then come earlier rows that open

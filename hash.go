@@ -10,25 +10,27 @@ import (
 	"unsafe"
 )
 
-// A keyIndex finds the cell of a key. It has the same cells as the table's tree. Methods are
-// called with the table's lock held, except published.
-type keyIndex[K, V any] interface {
-	// published returns the published row of a key, or nil. The table's lock must not be
-	// held for writing, except for a hashIndex, which does not use the lock.
-	published(key K) *V
+// A keyIndex finds the cell of a key. It has the same cells as the table's tree. It refers to a
+// cell by the cell's key: see [cellOf]. So it does not depend on the type of the rows, and a view
+// with the keys of another table has the same kind of index. Methods are called with the table's
+// lock held, except find.
+type keyIndex[K any] interface {
+	// find is get without the table's lock. It must not be held for writing, except for a
+	// hashIndex, which does not use the lock.
+	find(key K) *K
 
-	get(key K) *cell[K, V] // nil: there is none
-	put(c *cell[K, V])     // there is no cell with the key
-	fill(cs []*cell[K, V]) // puts many into an empty index
-	remove(key K)          // does nothing if there is no cell with the key
+	get(key K) *K    // nil: there is none
+	put(cell *K)     // there is no cell with the key
+	fill(cells []*K) // puts many into an empty index
+	remove(key K)    // does nothing if there is no cell with the key
 	clear()
 
 	// another returns an empty keyIndex of the same kind, for the cells in a tree. stage makes
-	// published use the cells of such an index from the moment at which a transaction commits.
+	// find use the cells of such an index from the moment at which a transaction commits.
 	// Then take takes them over.
-	another(rows *tree[entry[K]]) keyIndex[K, V]
-	stage(from keyIndex[K, V], tx *outcome)
-	take(from keyIndex[K, V])
+	another(lock *domainLock, rows *tree[entry[K]]) keyIndex[K]
+	stage(from keyIndex[K], tx *outcome)
+	take(from keyIndex[K])
 }
 
 const (
@@ -51,36 +53,26 @@ const (
 // changed any more. A reader that still has it finds what was there when the reader began.
 // So the index grows by one segment at a time. When the directory is full it is copied,
 // which takes less than a byte for each key.
-type hashIndex[K, V any] struct {
-	*hashing[K]
-	dead      *cell[K, V]
-	directory atomicPointer[[]atomic.Pointer[segment[K, V]]] // its length is a power of two
+type hashIndex[K cmp.Ordered] struct {
+	hash      func(key K) uint64
+	dead      *K
+	directory atomicPointer[[]atomic.Pointer[segment[K]]] // its length is a power of two
 
-	staged atomicPointer[hashIndex[K, V]] // takes the place of this one when its tx commits, or nil
+	staged atomicPointer[hashIndex[K]] // takes the place of this one when its tx commits, or nil
 	tx     *outcome
-}
-
-// A hashing is what a hashIndex needs to know of the keys. Indexes of tables with the same keys may share it.
-type hashing[K any] struct {
-	hash func(key K) uint64
-	same func(a, b K) bool
-}
-
-func newHashing[K cmp.Ordered]() *hashing[K] {
-	return &hashing[K]{chooseHash[K](), func(a, b K) bool { return a == b || a != a && b != b }}
 }
 
 // A segment has the cells of the keys whose hashes have the same lowest depth bits in
 // their upper half.
-type segment[K, V any] struct {
+type segment[K any] struct {
 	depth uint8
-	used  int // slots that are not empty
-	live  int // of them, those with a cell that is not dead
-	slots [segmentSize]atomicPointer[cell[K, V]]
+	used  int                           // slots that are not empty
+	live  int                           // of them, those with a cell that is not dead
+	slots [segmentSize]atomicPointer[K] // the keys of the cells
 }
 
-func newHashIndex[K, V any](keys *hashing[K]) *hashIndex[K, V] {
-	x := &hashIndex[K, V]{hashing: keys, dead: new(cell[K, V])}
+func newHashIndex[K cmp.Ordered]() *hashIndex[K] {
+	x := &hashIndex[K]{hash: chooseHash[K](), dead: new(K)}
 	x.clear()
 	return x
 }
@@ -121,44 +113,44 @@ func hashInt(k uint64) uint64 {
 	return hi ^ lo
 }
 
-func (x *hashIndex[K, V]) clear() {
-	directory := make([]atomic.Pointer[segment[K, V]], 1)
-	directory[0].Store(new(segment[K, V]))
+func (x *hashIndex[K]) clear() {
+	directory := make([]atomic.Pointer[segment[K]], 1)
+	directory[0].Store(new(segment[K]))
 	x.directory.Store(&directory)
 }
 
-func (x *hashIndex[K, V]) segment(hash uint64) *segment[K, V] {
+func (x *hashIndex[K]) segment(hash uint64) *segment[K] {
 	directory := *x.directory.Load()
 	return directory[hash>>32&uint64(len(directory)-1)].Load()
 }
 
-func (x *hashIndex[K, V]) published(key K) *V {
+func (x *hashIndex[K]) find(key K) *K {
 	if s := x.staged.Load(); s != nil && s.tx.committed.Load() {
 		x = s
 	}
-	return x.get(key).published()
+	return x.get(key)
 }
 
-func (x *hashIndex[K, V]) another(*tree[entry[K]]) keyIndex[K, V] {
-	other := &hashIndex[K, V]{hashing: x.hashing, dead: x.dead}
+func (x *hashIndex[K]) another(*domainLock, *tree[entry[K]]) keyIndex[K] {
+	other := &hashIndex[K]{hash: x.hash, dead: x.dead}
 	other.clear()
 	return other
 }
 
-func (x *hashIndex[K, V]) stage(from keyIndex[K, V], tx *outcome) {
-	s := from.(*hashIndex[K, V])
+func (x *hashIndex[K]) stage(from keyIndex[K], tx *outcome) {
+	s := from.(*hashIndex[K])
 	s.tx = tx
 	x.staged.Store(s)
 }
 
 // take stores the directory before it removes the staged index, so a reader that does not find
 // that index any more finds its cells.
-func (x *hashIndex[K, V]) take(from keyIndex[K, V]) {
-	x.directory.Store(from.(*hashIndex[K, V]).directory.Load())
+func (x *hashIndex[K]) take(from keyIndex[K]) {
+	x.directory.Store(from.(*hashIndex[K]).directory.Load())
 	x.staged.Store(nil)
 }
 
-func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
+func (x *hashIndex[K]) get(key K) *K {
 	hash := x.hash(key)
 	s := x.segment(hash)
 	for i := hash; ; i++ {
@@ -170,12 +162,12 @@ func (x *hashIndex[K, V]) get(key K) *cell[K, V] {
 }
 
 // has reports whether c is the cell of a key.
-func (x *hashIndex[K, V]) has(c *cell[K, V], key K) bool {
-	return x.same(c.key, key) && c != x.dead
+func (x *hashIndex[K]) has(c *K, key K) bool {
+	return (*c == key || *c != *c && key != key) && c != x.dead
 }
 
-func (x *hashIndex[K, V]) put(c *cell[K, V]) {
-	hash := x.hash(c.key)
+func (x *hashIndex[K]) put(c *K) {
+	hash := x.hash(*c)
 	s := x.segment(hash)
 	for i := hash; ; i++ {
 		slot := &s.slots[i%segmentSize]
@@ -197,7 +189,7 @@ func (x *hashIndex[K, V]) put(c *cell[K, V]) {
 	}
 }
 
-func (x *hashIndex[K, V]) remove(key K) {
+func (x *hashIndex[K]) remove(key K) {
 	hash := x.hash(key)
 	s := x.segment(hash)
 	for i := hash; ; i++ {
@@ -220,11 +212,11 @@ func (x *hashIndex[K, V]) remove(key K) {
 }
 
 // fill makes as many segments as the cells need, most of which then need not be rebuilt.
-func (x *hashIndex[K, V]) fill(cells []*cell[K, V]) {
+func (x *hashIndex[K]) fill(cells []*K) {
 	depth := bits.Len(uint(len(cells) / (segmentSize / 2)))
-	directory := make([]atomic.Pointer[segment[K, V]], 1<<depth)
+	directory := make([]atomic.Pointer[segment[K]], 1<<depth)
 	for i := range directory {
-		directory[i].Store(&segment[K, V]{depth: uint8(depth)})
+		directory[i].Store(&segment[K]{depth: uint8(depth)})
 	}
 	x.directory.Store(&directory)
 	for _, c := range cells {
@@ -234,16 +226,16 @@ func (x *hashIndex[K, V]) fill(cells []*cell[K, V]) {
 
 // rebuild replaces the segment of a hash, which is full. If it is enough to leave out the
 // dead cells, one segment takes its place, and otherwise two.
-func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
+func (x *hashIndex[K]) rebuild(s *segment[K], hash uint64) {
 	directory := *x.directory.Load()
-	halves := [2]*segment[K, V]{{depth: s.depth}}
+	halves := [2]*segment[K]{{depth: s.depth}}
 	halves[1] = halves[0]
 	if s.live > segmentFull*3/4 {
 		halves[0].depth++
-		halves[1] = &segment[K, V]{depth: s.depth + 1}
+		halves[1] = &segment[K]{depth: s.depth + 1}
 		if len(directory) == 1<<s.depth {
 			old := directory
-			directory = make([]atomic.Pointer[segment[K, V]], 2*len(old))
+			directory = make([]atomic.Pointer[segment[K]], 2*len(old))
 			for i := range directory {
 				directory[i].Store(old[i%len(old)].Load())
 			}
@@ -251,7 +243,7 @@ func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
 	}
 	for i := range s.slots {
 		if c := s.slots[i].Load(); c != nil && c != x.dead {
-			h := x.hash(c.key)
+			h := x.hash(*c)
 			halves[h>>32>>s.depth&1].add(h, c)
 		}
 	}
@@ -262,7 +254,7 @@ func (x *hashIndex[K, V]) rebuild(s *segment[K, V], hash uint64) {
 }
 
 // add puts a cell into a segment that no reader has yet.
-func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
+func (s *segment[K]) add(hash uint64, c *K) {
 	i := hash
 	for s.slots[i%segmentSize].Load() != nil {
 		i++
@@ -274,30 +266,30 @@ func (s *segment[K, V]) add(hash uint64, c *cell[K, V]) {
 
 // A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
 // table's, which puts cells there and removes them.
-type treeIndex[K, V any] struct {
+type treeIndex[K any] struct {
 	table *domainLock // nil: nobody else has the tree
 	rows  *tree[entry[K]]
 }
 
-// published waits for the write or transaction that is running.
-func (x treeIndex[K, V]) published(key K) *V {
+// find waits for the write or transaction that is running.
+func (x treeIndex[K]) find(key K) *K {
 	x.table.RLock()
 	defer x.table.RUnlock()
-	return x.get(key).published()
+	return x.get(key)
 }
 
-func (x treeIndex[K, V]) get(key K) *cell[K, V] {
+func (x treeIndex[K]) get(key K) *K {
 	e, _ := x.rows.get(entry[K]{key: key})
-	return (*cell[K, V])(e.cell)
+	return (*K)(e.cell)
 }
 
-func (treeIndex[K, V]) another(rows *tree[entry[K]]) keyIndex[K, V] {
-	return treeIndex[K, V]{rows: rows}
+func (treeIndex[K]) another(lock *domainLock, rows *tree[entry[K]]) keyIndex[K] {
+	return treeIndex[K]{lock, rows}
 }
 
-func (treeIndex[K, V]) put(*cell[K, V])                {}
-func (treeIndex[K, V]) fill([]*cell[K, V])             {}
-func (treeIndex[K, V]) remove(K)                       {}
-func (treeIndex[K, V]) clear()                         {}
-func (treeIndex[K, V]) stage(keyIndex[K, V], *outcome) {}
-func (treeIndex[K, V]) take(keyIndex[K, V])            {}
+func (treeIndex[K]) put(*K)                      {}
+func (treeIndex[K]) fill([]*K)                   {}
+func (treeIndex[K]) remove(K)                    {}
+func (treeIndex[K]) clear()                      {}
+func (treeIndex[K]) stage(keyIndex[K], *outcome) {}
+func (treeIndex[K]) take(keyIndex[K])            {}

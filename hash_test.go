@@ -15,18 +15,18 @@ import (
 // A hashModel is a hash index of integers beside a map.
 type hashModel struct {
 	*testing.T
-	*hashIndex[int, int]
+	*hashIndex[int]
 	roll    func(n int) int // the dice: 0 to n-1
 	keys    int             // the keys that come and go are 0 to keys-1
 	newest  int             // and those up to newest, of which each comes once
-	cells   map[int]*cell[int, int]
+	cells   map[int]*int
 	reached map[string]int
 }
 
 // newHashModel returns a model whose index has a good hash function or a bad one, of which
 // the slots are in long runs.
 func newHashModel(t *testing.T, roll func(n int) int, reached map[string]int) *hashModel {
-	m := &hashModel{T: t, hashIndex: newHashIndex[int, int](newHashing[int]()), roll: roll, cells: make(map[int]*cell[int, int]), reached: reached}
+	m := &hashModel{T: t, hashIndex: newHashIndex[int](), roll: roll, cells: make(map[int]*int), reached: reached}
 	m.keys, m.newest = []int{20, 100, 5000}[roll(3)], 10_000
 	if roll(2) == 0 {
 		m.hash = func(k int) uint64 { return uint64(k)<<32 | uint64(k*97%13*10) }
@@ -66,7 +66,7 @@ func (m *hashModel) change(k int, puts bool) {
 	places, s := len(*m.directory.Load()), m.segment(m.hash(k))
 	used, live := s.used, s.live
 	if puts {
-		c := &cell[int, int]{key: k}
+		c := new(k)
 		m.put(c)
 		m.cells[k] = c
 	} else {
@@ -174,11 +174,11 @@ func TestHashIndexKeys(t *testing.T) {
 
 // requireHashKeys requires that keys are different keys, and that others are among them.
 func requireHashKeys[K cmp.Ordered](t *testing.T, keys []K, others ...K) {
-	x := newHashIndex[K, int](newHashing[K]())
-	cells := make([]*cell[K, int], len(keys))
+	x := newHashIndex[K]()
+	cells := make([]*K, len(keys))
 	for i, k := range keys {
 		require.Nil(t, x.get(k))
-		cells[i] = &cell[K, int]{key: k}
+		cells[i] = new(k)
 		x.put(cells[i])
 	}
 	for i, k := range keys {
@@ -188,7 +188,7 @@ func requireHashKeys[K cmp.Ordered](t *testing.T, keys []K, others ...K) {
 		require.NotNil(t, x.get(k), "%v", k)
 		x.remove(k)
 		require.Nil(t, x.get(k), "%v", k)
-		c := &cell[K, int]{key: k}
+		c := new(k)
 		x.put(c)
 		require.Same(t, c, x.get(k))
 	}
@@ -200,10 +200,10 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 	const keys = 3000
 	for _, procs := range []int{1, 2, 8} {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-		x := newHashIndex[int, int](newHashing[int]())
-		cells := make([]*cell[int, int], keys)
+		x := newHashIndex[int]()
+		cells := make([]*int, keys)
 		for k := range keys {
-			cells[k] = &cell[int, int]{key: 3 * k}
+			cells[k] = new(3 * k)
 		}
 		for _, c := range cells[:10] {
 			x.put(c)
@@ -219,11 +219,11 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 					default:
 					}
 					for _, c := range cells[:10] {
-						if x.get(c.key) != c || x.get(c.key+1) != nil {
-							t.Errorf("key %d", c.key)
+						if x.get(*c) != c || x.get(*c+1) != nil {
+							t.Errorf("key %d", *c)
 						}
-						if found := x.get(c.key + 2); found != nil && found.key != c.key+2 {
-							t.Errorf("key %d in place of %d", found.key, c.key+2)
+						if found := x.get(*c + 2); found != nil && *found != *c+2 {
+							t.Errorf("key %d in place of %d", *found, *c+2)
 						}
 					}
 					runtime.Gosched()
@@ -238,7 +238,7 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 					x.remove(3 * k)
 				}
 				come := 3*(k%10) + 2
-				x.put(&cell[int, int]{key: come})
+				x.put(new(come))
 				x.remove(come)
 			}
 			runtime.Gosched()
@@ -246,7 +246,7 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 		close(grown)
 		readers.Wait()
 		for _, c := range cells {
-			require.Same(t, c, x.get(c.key))
+			require.Same(t, c, x.get(*c))
 		}
 	}
 }
@@ -254,9 +254,9 @@ func TestAHashIndexIsReadWhileItGrows(t *testing.T) {
 // A write replaces one segment at most. The time of a put does not depend on the number of
 // keys, except that the directory is copied when its size doubles.
 func TestAHashIndexGrowsBySegments(t *testing.T) {
-	x := newHashIndex[int, int](newHashing[int]())
-	segments := func() map[*segment[int, int]]bool {
-		set := make(map[*segment[int, int]]bool)
+	x := newHashIndex[int]()
+	segments := func() map[*segment[int]]bool {
+		set := make(map[*segment[int]]bool)
 		directory := *x.directory.Load()
 		for i := range directory {
 			set[directory[i].Load()] = true
@@ -265,12 +265,12 @@ func TestAHashIndexGrowsBySegments(t *testing.T) {
 	}
 	before := segments()
 	for k := range 20_000 {
-		x.put(&cell[int, int]{key: k})
+		x.put(new(k))
 		if k%7 > 0 {
 			continue
 		}
 		now := segments()
-		gone := slices.DeleteFunc(slices.Collect(maps.Keys(before)), func(s *segment[int, int]) bool { return now[s] })
+		gone := slices.DeleteFunc(slices.Collect(maps.Keys(before)), func(s *segment[int]) bool { return now[s] })
 		require.LessOrEqual(t, len(gone), 7)
 		before = now
 	}
@@ -282,9 +282,9 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 	t.Parallel()
 	const keys = 20_000
 	for shift := range 48 {
-		x := newHashIndex[int, int](newHashing[int]())
+		x := newHashIndex[int]()
 		for k := range keys {
-			x.put(&cell[int, int]{key: k << shift})
+			x.put(new(k << shift))
 		}
 		places := len(*x.directory.Load())
 		require.LessOrEqual(t, places, 8*keys/segmentFull, "the directory, of keys times 1<<%d", shift)
@@ -292,7 +292,7 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 		for k := range keys {
 			hash := x.hash(k << shift)
 			s := x.segment(hash)
-			for i := hash; s.slots[i%segmentSize].Load().key != k<<shift; i++ {
+			for i := hash; *s.slots[i%segmentSize].Load() != k<<shift; i++ {
 				steps++
 			}
 		}
@@ -305,13 +305,13 @@ func TestAHashIndexSpreadsKeys(t *testing.T) {
 func TestAHashIndexOfConsecutiveKeys(t *testing.T) {
 	t.Parallel()
 	const keys = 1_000_000
-	x := newHashIndex[int, int](newHashing[int]())
-	cells := make([]cell[int, int], keys)
+	x := newHashIndex[int]()
+	cells := make([]int, keys)
 	for k := range cells {
-		cells[k].key = k
+		cells[k] = k
 		x.put(&cells[k])
 	}
-	segments := make(map[*segment[int, int]]bool)
+	segments := make(map[*segment[int]]bool)
 	directory := *x.directory.Load()
 	for i := range directory {
 		segments[directory[i].Load()] = true

@@ -90,7 +90,7 @@ var mayUse = map[string]string{
 
 	// The table, its parts, and its writes.
 	"position.go":    "commits.go domain.go errors.go table.go",
-	"table.go":       "cascade.go changefeed.go commits.go debug_off.go domain.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go view.go write.go",
+	"table.go":       "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go view.go write.go",
 	"write.go":       "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go errors.go hash.go index.go interval.go position.go restore.go scope.go snapshot.go table.go transaction.go tree.go",
 	"transaction.go": "cascade.go cell.go changefeed.go commits.go domain.go errors.go feed.go hash.go index.go info.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
 	"read.go":        "cell.go domain.go index.go position.go snapshot.go table.go transaction.go tree.go",

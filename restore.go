@@ -145,7 +145,7 @@ func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], 
 	}
 	r.seq = r.names[len(r.names)-1].Seq
 	r.rows.init(t.rows.less)
-	r.keys = t.keys.another(&r.rows)
+	r.keys = t.keys.another(nil, &r.rows)
 	for _, x := range t.shownIndexes() {
 		r.addIndex(x)
 	}
@@ -217,9 +217,9 @@ func (r *refill[K, V]) fillRows(rows iter.Seq[V]) error {
 		r.guard.keep(&row)
 		r.len++
 	}
-	cells := make([]*cell[K, V], 0, r.len)
+	cells := make([]*K, 0, r.len)
 	r.rows.tree.Ascend(func(e entry[K]) bool {
-		cells = append(cells, (*cell[K, V])(e.cell))
+		cells = append(cells, (*K)(e.cell))
 		return true
 	})
 	r.keys.fill(cells)

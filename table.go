@@ -100,8 +100,7 @@ type Table[K, V any] struct {
 	order func(a, b K) int
 	seqOf func(c Change[V]) uint64 // made once, for all scopes
 
-	keysDiffer bool        // keys that order finds equal may be different values
-	hashing    *hashing[K] // of the keys; nil in a table of NewTableFunc
+	keysDiffer bool // keys that order finds equal may be different values
 
 	history atomic.Pointer[history] // changes under the table's lock
 
@@ -111,7 +110,7 @@ type Table[K, V any] struct {
 	mu      domainLock // T1; guards the fields from here to tx
 	handle  *tableHandle
 	rows    tree[entry[K]]     // also has a cell for each missing row that is followed
-	keys    keyIndex[K, V]     // of the cells in rows
+	keys    keyIndex[K]        // of the cells in rows
 	len     int                // number of rows
 	seq     uint64             // of the last change
 	ahead   uint64             // the moment of a snapshot, less seq; it may wrap around
@@ -150,8 +149,7 @@ var tables atomic.Uint64
 // [Table].
 func NewTable[K cmp.Ordered, V any](name string, key func(row *V) K) *Table[K, V] {
 	t := newTable(name, key, cmp.Compare[K], func(a, b entry[K]) bool { return cmp.Less(a.key, b.key) })
-	t.hashing = newHashing[K]()
-	t.keys = newHashIndex[K, V](t.hashing)
+	t.keys = newHashIndex[K]()
 	t.keysDiffer = isFloat[K]() // 0 and -0, and different NaN
 	return t
 }
@@ -196,7 +194,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.setHandleLocked()
 	t.allPart = &keyPart[K, V]{table: t}
 	t.rows.init(less)
-	t.keys = treeIndex[K, V]{&t.mu, &t.rows}
+	t.keys = treeIndex[K]{&t.mu, &t.rows}
 	t.snapshots.table = &t.mu
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.allScope.ring.seqOf = t.seqOf
@@ -420,7 +418,9 @@ func (t *Table[K, V]) Seq() uint64 {
 // Get takes no lock and does not wait, except in a table of [NewTableFunc]. It returns the row
 // that was stored at some moment during the call. While a transaction runs, that is the row
 // from before it. Get never returns a row that is rolled back.
-func (t *Table[K, V]) Get(key K) (V, bool) { return t.value(t.keys.published(key)) }
+func (t *Table[K, V]) Get(key K) (V, bool) {
+	return t.value(cellOf[K, V](t.keys.find(key)).published())
+}
 
 // value returns a copy of a stored row, or false if it is nil.
 func (t *Table[K, V]) value(stored *V) (row V, ok bool) {

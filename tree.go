@@ -14,8 +14,8 @@ const degree = 32
 // key is equal to that of the row in the cell. It may still be another value, if the order
 // treats several values as one key.
 //
-// The elements of trees do not have the types of rows. So the compiler makes one copy of the B-tree for
-// each type of keys, and not one for each type of rows, which was a third of the code of a program.
+// The element of a tree does not depend on the type of the rows. So the compiler makes one copy of
+// the B-tree for each type of keys. A copy for each type of rows was a third of a program's code.
 type entry[K any] struct {
 	key  K
 	cell unsafe.Pointer // a *cell[K, V]

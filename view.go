@@ -247,10 +247,7 @@ func (t *Table[K, V]) bornLocked() {
 // newViewTable returns the table of a view that has the keys of a source.
 func newViewTable[K, V, W any](source *Table[K, V], name string, key func(row *W) K) *Table[K, W] {
 	t := newTable(name, key, source.order, func(a, b entry[K]) bool { return source.order(a.key, b.key) < 0 })
-	t.keysDiffer, t.hashing = source.keysDiffer, source.hashing
-	if t.hashing != nil {
-		t.keys = newHashIndex[K, W](t.hashing)
-	}
+	t.keysDiffer, t.keys = source.keysDiffer, source.keys.another(&t.mu, &t.rows)
 	return t
 }
 

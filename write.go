@@ -185,7 +185,7 @@ func (t *Table[K, V]) forgetPlansLocked() {
 }
 
 // cellLocked returns the cell of a key, or nil if there is none.
-func (t *Table[K, V]) cellLocked(key K) *cell[K, V] { return t.keys.get(key) }
+func (t *Table[K, V]) cellLocked(key K) *cell[K, V] { return cellOf[K, V](t.keys.get(key)) }
 
 // commitLocked stores the new row of a change, numbers the change, and adds it to the
 // outbox for each scope to which it belongs. The cell of the key is at, or nil if there
@@ -252,7 +252,7 @@ func (t *Table[K, V]) storeLocked(key K, c *cell[K, V], change *Change[V]) {
 // addCellLocked adds a new cell to the tree and to keys.
 func (t *Table[K, V]) addCellLocked(c *cell[K, V]) {
 	t.rows.put(entryOf(c))
-	t.keys.put(c)
+	t.keys.put(&c.key)
 }
 
 // removeUnusedLocked removes the cell from the tree and from keys, if it has no row and is
