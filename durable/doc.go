@@ -19,6 +19,10 @@
 //	}
 //	err = store.Wait(ctx, players.At(c.Seq)) // until the change is on disk
 //
+// A [changefeed.View] is not stored. Make views after Open: that makes them again from the rows, in many
+// short steps. A view that was made before Open is right, too, but Open then makes each of its rows in one
+// transaction. Views begin new histories, so feeds of views do not resume across a restart.
+//
 // # What is in the file
 //
 // The file has the tables as they were at one place in the order of their commits. A transaction

@@ -372,6 +372,57 @@ func TestADroppedTable(t *testing.T) {
 	require.NoError(t, again.Close())
 }
 
+// Views are not in the file. They follow the rows that Open restores, and the writes after it.
+func TestViewsOfStoredTables(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bank.db")
+	b := openBank(t, path)
+	for i := range 200 {
+		require.NoError(t, b.pay(transfer{i + 1, fmt.Sprint(i % 7), fmt.Sprint(i % 11), i}))
+	}
+	require.NoError(t, b.Close())
+
+	b = newBank()
+	to := func(t *transfer) string { return t.To }
+	type views struct {
+		sums   *changefeed.View[string, changefeed.Grouped[string, int]]
+		joined *changefeed.View[int, changefeed.Joined[transfer, account]]
+	}
+	define := func(when string) views {
+		return views{
+			changefeed.Group(b.transfers, "sums "+when, to, func(sum *int, t *transfer, sign int) { *sum += sign * t.Amount }),
+			changefeed.Join(b.transfers, b.accounts, "joined "+when, to),
+		}
+	}
+	before := define("before")
+	var err error
+	b.Store, err = Open(path, b.tables())
+	require.NoError(t, err)
+	after := define("after")
+	requireRight := func() {
+		sums := make(map[string]int)
+		for _, transfer := range b.transfers.All() {
+			sums[transfer.To] += transfer.Amount
+		}
+		for _, v := range []views{before, after} {
+			require.Equal(t, len(sums), v.sums.Len())
+			for _, row := range v.sums.All() {
+				require.Equal(t, sums[row.Group], row.Value, row.Group)
+			}
+			require.Equal(t, b.transfers.Len(), v.joined.Len())
+			for _, row := range v.joined.All() {
+				account, _ := b.accounts.Get(row.Left.To)
+				require.Equal(t, account, *row.Right)
+			}
+		}
+	}
+	requireRight()
+	require.NoError(t, b.pay(transfer{0, "3", "4", 1000}))
+	requireRight()
+	b.wait(t)
+	require.NoError(t, b.Close())
+	requireSame(t, b, openBank(t, path))
+}
+
 // Each misuse of Open has an error that names the file, and changes neither tables nor file.
 func TestFilesThatCannotBeOpened(t *testing.T) {
 	dir := t.TempDir()

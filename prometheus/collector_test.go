@@ -289,6 +289,31 @@ changefeed_table_rows{table="games"} 0
 	expect(0, 0, 2) // what it read after the last collection is missed
 }
 
+// The writes of a view are the changes that it has made.
+func TestView(t *testing.T) {
+	t.Parallel()
+	games := newGames("games")
+	insert(t, games, 0, 3)
+	scores := changefeed.Count(games, "scores", func(g *game) int { return g.Score })
+	_, err := games.Update(2, func(g *game) { g.Score = 5 })
+	require.NoError(t, err)
+	const want = `
+# HELP changefeed_table_rows Rows in the table.
+# TYPE changefeed_table_rows gauge
+changefeed_table_rows{table="games"} 3
+changefeed_table_rows{table="scores"} 2
+# HELP changefeed_table_writes_total Changes that writes to the table made.
+# TYPE changefeed_table_writes_total counter
+changefeed_table_writes_total{kind="delete",table="games"} 0
+changefeed_table_writes_total{kind="delete",table="scores"} 0
+changefeed_table_writes_total{kind="insert",table="games"} 3
+changefeed_table_writes_total{kind="insert",table="scores"} 1
+changefeed_table_writes_total{kind="update",table="games"} 1
+changefeed_table_writes_total{kind="update",table="scores"} 1
+`
+	require.NoError(t, testutil.CollectAndCompare(changefeedprom.NewCollector(games, scores), strings.NewReader(want), namesIn(want)...))
+}
+
 // A stub is a table whose figures the test makes.
 type stub struct {
 	changefeed.AnyTable

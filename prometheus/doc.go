@@ -2,6 +2,8 @@
 //
 //	registry.MustRegister(changefeedprom.NewCollector(players, games))
 //
+// A [changefeed.View] is passed and reported like a table.
+//
 // The file grafana.json beside this package is a dashboard for its metrics.
 //
 // The name of the package is not that of its directory, because its users also import the package

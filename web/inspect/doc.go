@@ -3,6 +3,8 @@
 //
 //	mux.Handle("/debug/changefeed/", inspect.Handler(players, games))
 //
+// A [changefeed.View] is passed and shown like a table.
+//
 // The page has three parts. The overview shows each table with its rows, indexes, retained changes
 // and writes a second. It also shows each feed with its selection, options, buffer, skipped changes
 // and lag. Feeds with a full buffer come first, and then those that are the furthest behind. The

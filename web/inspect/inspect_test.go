@@ -490,6 +490,38 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// A view is shown like a table.
+func TestViews(t *testing.T) {
+	players := newPlayers()
+	teams := changefeed.Count(players, "teams", func(p *player) string { return p.Team })
+	changefeed.NewIndex(teams, "size", func(c *changefeed.Counted[string]) int { return c.Count })
+	newest := changefeed.Top(changefeed.NewIndex(players, "id", func(p *player) int { return p.ID }), "newest", 1)
+	h := inspect.Handler(players, teams, newest)
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	all, one := tail(t, server, ""), tail(t, server, url.Values{"table": {"teams"}}.Encode())
+	for id, team := range []string{"red", "red", "blue"} {
+		_, err := players.Insert(player{ID: id, Team: team})
+		require.NoError(t, err)
+	}
+	for _, want := range []string{
+		`[{"table":"players","seq":1,"kind":"insert","new":{"ID":0,"Name":"","Team":"red"}},{"table":"teams","seq":1,"kind":"insert","new":{"group":"red","count":1}},{"table":"newest","seq":1,"kind":"insert","new":{"ID":0,"Name":"","Team":"red"}}]`,
+		`[{"table":"players","seq":2,"kind":"insert","new":{"ID":1,"Name":"","Team":"red"}},{"table":"teams","seq":2,"kind":"update","old":{"group":"red","count":1},"new":{"group":"red","count":2}},{"table":"newest","seq":2,"kind":"delete","old":{"ID":0,"Name":"","Team":"red"}},{"table":"newest","seq":3,"kind":"insert","new":{"ID":1,"Name":"","Team":"red"}}]`,
+	} {
+		require.Equal(t, want, all.event())
+	}
+	require.Equal(t, `[{"table":"teams","seq":1,"kind":"insert","new":{"group":"red","count":1}}]`, one.event())
+
+	o := getJSON[overview](t, h, "")
+	require.Equal(t, []any{"teams", 2, []string{"size"}}, []any{o.Tables[1].Name, o.Tables[1].Rows, o.Tables[1].Indexes})
+	require.Equal(t, []any{"newest", 1, uint64(5), uint64(3), uint64(2)}, []any{o.Tables[2].Name, o.Tables[2].Rows, o.Tables[2].Seq, o.Tables[2].Inserts, o.Tables[2].Deletes})
+	require.Equal(t, []string{`"blue"`, `"red"`}, keysOf(t, h, "table=teams&limit=1"))
+	require.Equal(t, []string{`"blue"`}, keysOf(t, h, "table=teams&by=size&equal=1"))
+	require.Equal(t, []string{"2"}, keysOf(t, h, "table=newest"))
+	players.Drop()
+	require.True(t, getJSON[overview](t, h, "").Tables[2].Dropped)
+}
+
 // A middleware that wraps the response can make it impossible to send changes.
 func TestATailThatCannotBeFlushed(t *testing.T) {
 	players := newPlayers()
