@@ -806,11 +806,14 @@ func TestScripts(t *testing.T) {
 }
 
 // A doc is a row with values of several types, for indexes.
+// A doc has the fields of a [modelRow], too, because the compiler makes a copy of the library for each layout of rows.
 type doc struct {
 	ID    int
 	Name  string
 	Value float64
 	Tags  []string
+	Score int
+	Attr  map[string]int
 }
 
 func newDocs() *Table[int, doc] { return NewTable("docs", func(d *doc) int { return d.ID }) }
@@ -821,7 +824,7 @@ func newFloats() *Table[float64, [2]float64] {
 }
 
 // A user is a row with a key that is a string.
-type user struct{ Name, Email string }
+type user struct{ Name, Country string }
 
 // newUsers returns a table in the order of the names in lower case: the names Bob and
 // BOB are the same key.

@@ -671,9 +671,9 @@ func TestIndexFuncs(t *testing.T) {
 	noon := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	feed := at.Range(noon, noon.Add(time.Hour)).Changes(t.Context(), Poll(nil))
 	for _, d := range []doc{
-		{1, "2026-11-26 12:01:00 +00", 2.1, []string{"new", "NEW"}},
-		{2, "2026-11-26 13:00:00 +01", 1.9, []string{"Old"}}, // at noon
-		{3, "2026-11-26 13:00:00 +00", 1.1, nil},
+		{ID: 1, Name: "2026-11-26 12:01:00 +00", Value: 2.1, Tags: []string{"new", "NEW"}},
+		{ID: 2, Name: "2026-11-26 13:00:00 +01", Value: 1.9, Tags: []string{"Old"}}, // at noon
+		{ID: 3, Name: "2026-11-26 13:00:00 +00", Value: 1.1},
 	} {
 		must[doc](t)(visits.Insert(d))
 	}
@@ -692,7 +692,7 @@ func TestIndexFuncs(t *testing.T) {
 	require.Equal(t, []int{2, 1}, ids(tags.Backward()))
 	require.Equal(t, 2, tags.Len(), "a row without a value is not in the index")
 	require.Equal(t, []int{2, 1}, ids(rooms.Any([2]int{2, 1}, [2]int{1, 9}, [2]int{2, 1}).All()))
-	_, err = visits.Insert(doc{4, "2026-11-26 12:00:00 +00", 1.9, nil})
+	_, err = visits.Insert(doc{ID: 4, Name: "2026-11-26 12:00:00 +00", Value: 1.9})
 	require.ErrorIs(t, err, ErrDuplicateKey)
 	require.ErrorContains(t, err, "room")
 	require.Len(t, take(feed, -1), 2)

@@ -27,12 +27,7 @@ import (
 // file holds it against the library.
 
 // A modelRow has all that a copy can get wrong: a slice and a map.
-type modelRow struct {
-	ID    int
-	Score int
-	Tags  []string
-	Attr  map[string]int
-}
+type modelRow doc
 
 // errOops is what the user's functions of the model tests panic with.
 var errOops = errors.New("oops")
@@ -51,7 +46,7 @@ func (row *modelRow) copy() *modelRow {
 	if row == nil {
 		return nil
 	}
-	return &modelRow{row.ID, row.Score, slices.Clone(row.Tags), maps.Clone(row.Attr)}
+	return &modelRow{ID: row.ID, Score: row.Score, Tags: slices.Clone(row.Tags), Attr: maps.Clone(row.Attr)}
 }
 
 // A model is a table. Its methods are those of a Table of the same name.

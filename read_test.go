@@ -319,7 +319,8 @@ type bank struct {
 	tables [2]*Table[int, account]
 }
 
-type account struct{ ID, Balance, Version int }
+// An account is a row of the bank: Score is the balance, and Act the number of transfers.
+type account = partRow
 
 const (
 	accounts  = 8
@@ -332,7 +333,7 @@ func newBank(t *testing.T) *bank {
 	for i := range b.tables {
 		b.tables[i] = NewTable("accounts", func(a *account) int { return a.ID })
 		for id := range accounts {
-			must[account](t)(b.tables[i].Insert(account{ID: id, Balance: balance}))
+			must[account](t)(b.tables[i].Insert(account{ID: id, Score: balance}))
 		}
 	}
 	return b
@@ -344,10 +345,10 @@ func (b *bank) transfer(r *rand.Rand) error {
 		for _, table := range b.tables {
 			for _, id := range []int{from, to} {
 				_, err := table.In(tx).Update(id, func(a *account) {
-					a.Balance -= amount
-					a.Version++
+					a.Score -= amount
+					a.Act++
 					if result != nil {
-						a.Version = -1
+						a.Act = -1
 					}
 				})
 				if err != nil {
@@ -373,10 +374,10 @@ func (b *bank) read(known account) error {
 	return Read(func(tx *Tx) error {
 		for id, a := range b.tables[0].In(tx).All() {
 			other, _ := b.tables[1].In(tx).Get(id)
-			if a.Version != other.Version || a.Version < 0 || a.Balance+other.Balance != 2*balance {
+			if a.Act != other.Act || a.Act < 0 || a.Score+other.Score != 2*balance {
 				return fmt.Errorf("%+v and %+v", a, other)
 			}
-			if id == known.ID && a.Version < known.Version {
+			if id == known.ID && a.Act < known.Act {
 				return fmt.Errorf("Get has seen %+v, Read %+v", known, a)
 			}
 			if id%3 == 0 {
@@ -390,7 +391,7 @@ func (b *bank) read(known account) error {
 func checkSum(all iter.Seq2[int, account]) error {
 	sum := 0
 	for _, a := range all {
-		sum += a.Balance
+		sum += a.Score
 	}
 	if sum != accounts*balance {
 		return fmt.Errorf("a sum of %d", sum)
@@ -403,10 +404,10 @@ func (b *bank) get(r *rand.Rand, last *[accounts]int) error {
 	id, first := r.IntN(accounts), r.IntN(2)
 	one, _ := b.tables[first].Get(id)
 	other, _ := b.tables[1-first].Get(id)
-	if one.Version < last[id] || other.Version < one.Version {
-		return fmt.Errorf("account %d: version %d, and then %d and %d", id, last[id], one.Version, other.Version)
+	if one.Act < last[id] || other.Act < one.Act {
+		return fmt.Errorf("account %d: version %d, and then %d and %d", id, last[id], one.Act, other.Act)
 	}
-	last[id] = other.Version
+	last[id] = other.Act
 	return nil
 }
 
@@ -423,12 +424,12 @@ func (b *bank) follow(i int, feed Stream[[]Change[account]]) (versions [accounts
 		}
 		for _, c := range batch {
 			id := c.New.ID
-			if c.Old.Version != versions[id] || c.New.Version != versions[id]+1 {
+			if c.Old.Act != versions[id] || c.New.Act != versions[id]+1 {
 				return versions, fmt.Errorf("%+v and %+v after version %d", c.Old, c.New, versions[id])
 			}
 			versions[id]++
-			sum += c.New.Balance - c.Old.Balance
-			if other, ok := b.tables[1-i].Get(id); ok && other.Version < c.New.Version {
+			sum += c.New.Score - c.Old.Score
+			if other, ok := b.tables[1-i].Get(id); ok && other.Act < c.New.Act {
 				return versions, fmt.Errorf("the feed has seen %+v, Get %+v", c.New, other)
 			}
 		}

@@ -116,8 +116,8 @@ func kindsOf[V any](s Stream[Change[V]]) (kinds []Kind) {
 // the key of the row that was written last.
 func TestSelectionsOfNewTableFunc(t *testing.T) {
 	users := newUsers()
-	mails := NewIndex(users, "mail", func(u *user) string { return u.Email })
-	selections := []Selection[string, user]{users.Row("bOB"), users.Range("B", "c"), users.From("bob"), mails.Equal("x")}
+	countries := NewIndex(users, "country", func(u *user) string { return u.Country })
+	selections := []Selection[string, user]{users.Row("bOB"), users.Range("B", "c"), users.From("bob"), countries.Equal("x")}
 	var feeds []Stream[Change[user]]
 	for _, s := range selections {
 		feeds = append(feeds, s.Changes(t.Context(), Poll(nil)))

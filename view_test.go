@@ -16,14 +16,12 @@ import (
 type (
 	order = game // Player is the customer, and Score the amount
 	line  = game // of one order; Score is a multiple of the amount
+
+	customer = user
 )
 
 // before returns the ID of another order, if there is one.
 func before(o *order) int { return o.Score / 8 }
-
-type customer struct {
-	Name, Country string
-}
 
 var (
 	errRolledBack = errors.New("rolled back")
@@ -305,14 +303,30 @@ func newViewModel(t *testing.T) *viewModel {
 		return ranked[:1]
 	})
 
-	define(m, []*modelView{ofTotals}, func() *View[int, Joined[order, Grouped[string, int]]] {
-		return Join(m.orders, totals, "shares", byCustomer) // a diamond
-	}, func(tx *Tx) []Joined[order, Grouped[string, int]] {
-		want, orders := map[int]Joined[order, Grouped[string, int]]{}, m.orderRows(tx)
+	sumOf := func(total *Grouped[string, int]) *customer { return &customer{total.Group, fmt.Sprint(total.Value)} }
+	var sums *View[string, customer]
+	ofSums := define(m, []*modelView{ofTotals}, func() *View[string, customer] {
+		sums = Select(totals, "sums", func(c *customer) string { return c.Name }, func(total *Grouped[string, int]) *customer {
+			m.call()
+			return sumOf(total)
+		})
+		return sums
+	}, func(tx *Tx) []customer {
+		want := map[string]customer{}
+		for name, total := range totalsOf(m.orderRows(tx)) {
+			want[name] = *sumOf(&total)
+		}
+		return byKey(want)
+	})
+
+	define(m, []*modelView{ofSums}, func() *View[int, Joined[order, customer]] {
+		return Join(m.orders, sums, "shares", byCustomer) // a diamond
+	}, func(tx *Tx) []Joined[order, customer] {
+		want, orders := map[int]Joined[order, customer]{}, m.orderRows(tx)
 		totals := totalsOf(orders)
 		for id, o := range orders {
 			total := totals[o.Player]
-			want[id] = Joined[order, Grouped[string, int]]{&o, &total}
+			want[id] = Joined[order, customer]{&o, sumOf(&total)}
 		}
 		return byKey(want)
 	})
