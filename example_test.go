@@ -585,11 +585,12 @@ func ExamplePoll() {
 		players.Drop()
 	}()
 
-	read := func() (ended bool) {
-		for _, feed := range []changefeed.Stream[changefeed.Change[Player]]{bob, alice} {
+	feeds := []changefeed.Stream[changefeed.Change[Player]]{bob, alice}
+	read := func() (ended int) {
+		for _, feed := range feeds {
 			for c, err := range feed { // reads what is there, and then ends
 				if err != nil {
-					ended = true
+					ended++
 					continue
 				}
 				fmt.Println(c.Kind, c.Row().Name)
@@ -597,7 +598,7 @@ func ExamplePoll() {
 		}
 		return ended
 	}
-	for !read() {
+	for read() < len(feeds) {
 		select {
 		case <-wake:
 		case <-ticks:
