@@ -37,7 +37,12 @@ type subscription[K, V any] struct {
 	progress *progress   // nil without Track
 }
 
-func (s *subscription[K, V]) number() uint64 { return s.id }
+func (s *subscription[K, V]) number() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.id
+}
 
 // A reader has changes that are ready to be read, by one goroutine at a time.
 type reader[V any] interface {
@@ -654,14 +659,15 @@ func (e *each[K, V]) pending() bool               { return false }
 // its own, because a subscription can end while the table's lock is held. Changes takes the
 // set's lock while it holds the table's. The set's lock is therefore held for at most maxListed
 // steps (T6).
-type feedSet struct {
-	mu   sync.Mutex                // a leaf, guards subs
-	subs *btree.BTreeG[subscriber] // oldest first
+type feedSet[S subscriber] struct {
+	mu   sync.Mutex       // a leaf, guards subs
+	subs *btree.BTreeG[S] // oldest first
 }
 
 // A subscriber is a subscription in a feedSet.
 type subscriber interface {
-	number() uint64 // in order of subscription, from 1
+	comparable
+	number() uint64 // in order of subscription, or 0 for a nil pointer
 	info() FeedInfo
 
 	end()       // when the context is done
@@ -675,34 +681,26 @@ const maxListed = 64
 // feeds is the number of feeds made, of all tables.
 var feeds atomic.Uint64
 
-// A numbered is a place in a feedSet: a subscriber with nothing but a number.
-type numbered struct {
-	subscriber
-	n uint64
-}
-
-func (p numbered) number() uint64 { return p.n }
-
-func (f *feedSet) init() {
-	f.subs = btree.NewG(degree, func(a, b subscriber) bool { return a.number() < b.number() })
+func newFeedTree[S subscriber]() *btree.BTreeG[S] {
+	return btree.NewG(degree, func(a, b S) bool { return a.number() < b.number() })
 }
 
 // add stores the next number in *number, and adds s.
-func (f *feedSet) add(s subscriber, number *uint64) {
+func (f *feedSet[S]) add(s S, number *uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	*number = feeds.Add(1)
 	f.subs.ReplaceOrInsert(s)
 }
 
-func (f *feedSet) isEmpty() bool {
+func (f *feedSet[S]) isEmpty() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.subs.Len() == 0
 }
 
 // remove reports whether s was in the set.
-func (f *feedSet) remove(s subscriber) bool {
+func (f *feedSet[S]) remove(s S) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, ok := f.subs.Delete(s)
@@ -710,7 +708,7 @@ func (f *feedSet) remove(s subscriber) bool {
 }
 
 // len returns the number of subscriptions.
-func (f *feedSet) len() int {
+func (f *feedSet[S]) len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.subs.Len()
@@ -719,13 +717,12 @@ func (f *feedSet) len() int {
 // oldestFirst yields the subscriptions in the order in which they were added. It yields
 // every subscription that is in the set during the whole range. The set's lock is not held
 // while yield runs.
-func (f *feedSet) oldestFirst() iter.Seq[subscriber] {
-	return func(yield func(subscriber) bool) {
-		last := uint64(0)
+func (f *feedSet[S]) oldestFirst() iter.Seq[S] {
+	return func(yield func(S) bool) {
+		var last S // nil, which comes before the first
 		for list := f.next(last, nil); len(list) > 0; list = f.next(last, list[:0]) {
-			for _, s := range list {
-				last = s.number()
-				if !yield(s) {
+			for _, last = range list {
+				if !yield(last) {
 					return
 				}
 			}
@@ -733,30 +730,22 @@ func (f *feedSet) oldestFirst() iter.Seq[subscriber] {
 	}
 }
 
-// next appends up to maxListed subscriptions, from the first one with a number above last.
-func (f *feedSet) next(last uint64, list []subscriber) []subscriber {
+// next appends up to maxListed subscriptions that were added after the given one, which may
+// have left the set.
+func (f *feedSet[S]) next(after S, list []S) []S {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.subs.AscendGreaterOrEqual(numbered{n: last + 1}, func(s subscriber) bool {
-		list = append(list, s)
+	f.subs.AscendGreaterOrEqual(after, func(s S) bool {
+		if s != after {
+			list = append(list, s)
+		}
 		return len(list) < maxListed
 	})
 	return list
 }
 
-// subscriptions yields those of the table, as oldestFirst does.
-func (t *Table[K, V]) subscriptions() iter.Seq[*subscription[K, V]] {
-	return func(yield func(*subscription[K, V]) bool) {
-		for s := range t.feeds.oldestFirst() {
-			if !yield(s.(*subscription[K, V])) {
-				return
-			}
-		}
-	}
-}
-
 // infos appends the figures of each subscription.
-func (f *feedSet) infos(to []FeedInfo) []FeedInfo {
+func (f *feedSet[S]) infos(to []FeedInfo) []FeedInfo {
 	for s := range f.oldestFirst() {
 		to = append(to, s.info())
 	}

@@ -15,23 +15,18 @@ import (
 )
 
 // all returns the subscriptions, oldest first.
-func (f *feedSet) all() []subscriber { return slices.Collect(f.oldestFirst()) }
-
-func subscriptionsOf[K, V any](t *Table[K, V]) []*subscription[K, V] {
-	return slices.Collect(t.subscriptions())
-}
+func (f *feedSet[S]) all() []S { return slices.Collect(f.oldestFirst()) }
 
 // newFeedSet returns a set of n subscriptions.
-func newFeedSet(n int) *feedSet {
-	f := new(feedSet)
-	f.init()
+func newFeedSet(n int) *feedSet[*subscription[int, game]] {
+	f := &feedSet[*subscription[int, game]]{subs: newFeedTree[*subscription[int, game]]()}
 	for range n {
 		addSubscription(f)
 	}
 	return f
 }
 
-func addSubscription(f *feedSet) subscriber {
+func addSubscription(f *feedSet[*subscription[int, game]]) *subscription[int, game] {
 	s := new(subscription[int, game])
 	f.add(s, &s.id)
 	return s
@@ -67,7 +62,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 		f := newFeedSet(rng.IntN(4 * maxListed))
 		in := f.all()
 		stay := slices.Clone(in)
-		var listed []subscriber
+		var listed []*subscription[int, game]
 		for s := range f.oldestFirst() {
 			listed = append(listed, s)
 			if rng.IntN(8) == 0 && len(in) < 8*maxListed {
@@ -82,12 +77,12 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 				require.True(t, f.remove(leaves))
 				require.False(t, f.remove(leaves), "it is gone")
 				in = slices.Delete(in, i, i+1)
-				stay = slices.DeleteFunc(stay, func(s subscriber) bool { return s == leaves })
+				stay = slices.DeleteFunc(stay, func(s *subscription[int, game]) bool { return s == leaves })
 			}
 		}
 		require.True(t, slices.Equal(in, f.all()))
-		require.True(t, slices.IsSortedFunc(listed, func(a, b subscriber) int {
-			if a.number() < b.number() {
+		require.True(t, slices.IsSortedFunc(listed, func(a, b *subscription[int, game]) int {
+			if a.id < b.id {
 				return -1
 			}
 			return 1
@@ -98,7 +93,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 		if len(listed) > maxListed && len(stay) > 0 {
 			reached["some stay, of several steps"]++
 		}
-		if len(listed) > 0 && len(f.all()) > 0 && listed[len(listed)-1].number() > uint64(len(stay)) {
+		if len(listed) > 0 && len(f.all()) > 0 && listed[len(listed)-1].id > uint64(len(stay)) {
 			reached["one that came is listed"]++
 		}
 	}
@@ -116,7 +111,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 func TestNoWriterWaitsForAllThatDropSeesTo(t *testing.T) {
 	games := newGames()
 	games.Changes(t.Context(), Squash(0))
-	q := subscriptionsOf(games)[0].squash
+	q := games.feeds.all()[0].squash
 	q.mu.Lock()
 	dropped, refused := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -348,7 +348,7 @@ func (t *Table[K, V]) publishRefillLocked(r *refill[K, V]) (w wakeList[V]) {
 	rings := map[*ring[Change[V]]]bool{&t.allScope.ring: true}
 	t.allScope.ring.resetTableLocked(t.seq, to, r.newest)
 	w.add(&t.allScope.ring)
-	for s := range t.subscriptions() {
+	for s := range t.feeds.oldestFirst() {
 		if p, ok := s.part.(*keyPart[K, V]); ok {
 			p.keepScopeLocked(s.scope)
 		}

@@ -132,7 +132,7 @@ type Table[K, V any] struct {
 	tx     txState[K, V] // of the running transaction
 	locked []*commitSet  // that a single write has locked
 
-	feeds feedSet
+	feeds feedSet[*subscription[K, V]]
 	sets  atomic.Pointer[[]*commitSet] // with this table that are followed; changes under the table's lock
 }
 
@@ -199,7 +199,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.allScope.ring.seqOf = t.seqOf
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
-	t.feeds.init()
+	t.feeds.subs = newFeedTree[*subscription[K, V]]()
 	t.guard.begin(t)
 	return t
 }
@@ -278,7 +278,7 @@ func (t *Table[K, V]) Drop() {
 
 // endFeeds ends the streams of a dropped table.
 func (t *Table[K, V]) endFeeds() {
-	for s := range t.subscriptions() { // all of them: none is added to a dropped table
+	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
 		if r := &s.scope.ring; r.close() {
 			r.wake(1)
 		}
