@@ -52,29 +52,19 @@ func (l *domainLock) RLock() {
 	}
 }
 
-func (l *domainLock) TryLock() bool {
-	for {
-		d := l.current.Load()
-		if !d.TryLock() {
-			return false
-		}
-		if !l.moveOn(d) {
-			return true
-		}
-		d.Unlock()
-	}
-}
+func (l *domainLock) TryLock() bool  { return l.try((*domain).TryLock, (*domain).Unlock) }
+func (l *domainLock) TryRLock() bool { return l.try((*domain).TryRLock, (*domain).RUnlock) }
 
-func (l *domainLock) TryRLock() bool {
+func (l *domainLock) try(lock func(d *domain) bool, unlock func(d *domain)) bool {
 	for {
 		d := l.current.Load()
-		if !d.TryRLock() {
+		if !lock(d) {
 			return false
 		}
 		if !l.moveOn(d) {
 			return true
 		}
-		d.RUnlock()
+		unlock(d)
 	}
 }
 

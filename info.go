@@ -70,8 +70,9 @@ type ViewInfo struct {
 }
 
 // Views returns the figures of the table's views, in the order in which they were made. It does not return views
-// of these views. A Join of the table with itself comes twice. Changes divided by Writes is what a write to the table costs for the view, in writes. It is above
-// 1 if a write changes several rows of the view. Writes that were rolled back count in Writes.
+// of these views. A Join of the table with itself comes twice. Changes divided by Writes is what a write to the
+// table costs for the view, in writes. It is above 1 if a write changes several rows of the view. Writes that were
+// rolled back count in Writes.
 func (t *Table[K, V]) Views() []ViewInfo {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
