@@ -11,9 +11,9 @@ import (
 )
 
 // A keyIndex finds the cell of a key. It has the same cells as the table's tree. It refers to a
-// cell by the cell's key: see [cellOf]. So it does not depend on the type of the rows, and a view
-// with the keys of another table has the same kind of index. Methods are called with the table's
-// lock held, except find.
+// cell by the cell's key: see [cellOf]. It does not depend on the type of the rows, so a view with
+// the keys of another table has the same kind of index. Methods are called with the table's lock
+// held, except find.
 type keyIndex[K any] interface {
 	// find is get without the table's lock. It must not be held for writing, except for a
 	// hashIndex, which does not use the lock.
