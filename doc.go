@@ -100,8 +100,8 @@
 //
 // [Select] filters rows and makes others of them. [Group] and [Count] make a row for each group. [Join]
 // and [LeftJoin] add the row that a row refers to. [Top] and [Bottom] have the first rows by an index,
-// and [TopEach] and [BottomEach] those of each group. A view is read, indexed and followed like a table, and can be a source of further views.
-// [Ranked] adds ranks to the feed of a view. [Table.Views] lists the views of a table, and what they cost.
+// and [TopEach] and [BottomEach] those of each group. A view is read, indexed and followed like a
+// table, and can be a source of further views. [Ranked] adds ranks to the feed of a view. [Table.Views] lists the views of a table, and what they cost.
 //
 // # Options
 //

@@ -65,8 +65,8 @@ import (
 // Key functions, compare functions, functions of indexes, Clone, Equal, and the functions passed
 // to Update, Compute and [Transact] can run under a table's lock. So can the functions that define
 // a [View], and predicates of selections in a transaction or under a view. They must be quick,
-// because readers and writers of the table wait. They must call no table at all, except for [Table.Name] and [Table.String], and
-// [Table.Get] of a table that NewTable made. A call to their own table deadlocks. A call to
+// because readers and writers of the table wait. They must call no table at all, except for
+// [Table.Name] and [Table.String], and [Table.Get] of a table that NewTable made. A call to their own table deadlocks. A call to
 // another table can deadlock, too: two transactions that only read each other's table wait
 // for each other forever. Tables that a [View] connects share a lock, so a call from one to another
 // always deadlocks. The function passed to Transact reaches its tables through [Table.In] and

@@ -15,7 +15,7 @@ const degree = 32
 // treats several values as one key.
 //
 // The element of a tree does not depend on the type of the rows. So the compiler makes one copy of
-// the B-tree for each type of keys. A copy for each type of rows was a third of a program's code.
+// the B-tree for each type of keys. Copies for each type of rows would take much longer to compile.
 type entry[K any] struct {
 	key  K
 	cell unsafe.Pointer // a *cell[K, V]
