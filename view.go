@@ -162,7 +162,7 @@ func (p *tap[K, V]) detachLocked() {
 }
 
 // growSize is the number of rows that a view which is being made takes before it lets others have the lock.
-const growSize = 64
+const growSize = 16
 
 // grow gives a new view all rows of the table, a few at a time. Meanwhile, the view follows the changes of
 // rows that it has come to.
