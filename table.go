@@ -91,8 +91,10 @@ type Table[K, V any] struct {
 	//	    reader holds this table's lock to begin, and while it drops up to roundSize
 	//	    earlier rows.
 
+	allScope scope[K, V] // of all changes; guarded by mu; first, so that its ring begins with a line of the cache
+
 	self  AnyTable       // the table, or the view that it is of
-	guard rowGuard[K, V] // see debug.go; without its tag, only a first field costs no padding
+	guard rowGuard[K, V] // see debug.go; without its tag, it has no size
 	name  string
 	key   func(row *V) K
 	copy  func(row *V) *V
@@ -125,9 +127,8 @@ type Table[K, V any] struct {
 
 	snapshots snapshots[K, V] // that readers have
 
-	allScope scope[K, V]        // of all changes
-	ranges   intervals[K, K, V] // the scopes of ranges of keys
-	outbox   outbox[K, V]       // changes that are not published yet
+	ranges intervals[K, K, V] // the scopes of ranges of keys
+	outbox outbox[K, V]       // changes that are not published yet
 
 	tx     txState[K, V] // of the running transaction
 	locked []*commitSet  // that a single write has locked
