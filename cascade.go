@@ -38,14 +38,28 @@ type savedRing[V any] struct {
 	next uint64 // ring.next before the put
 }
 
-// connected reports whether the writes of the table are parts of cascades.
-func (t *Table[K, V]) connected() bool { return t.dependents != nil || t.isView() }
+// cascades reports whether a change is part of a cascade. It may call functions of the user.
+func (t *Table[K, V]) cascades(key K, old, new *V) bool {
+	if t.isView() {
+		return true
+	}
+	for _, p := range t.dependents {
+		if _, _, ok := p.concerns(key, old, new); ok {
+			return true
+		}
+	}
+	return false
+}
 
 // isView reports whether the table has the rows of a view.
 func (t *Table[K, V]) isView() bool { return t.detachLocked != nil }
 
-// cascadeLocked makes a planned change to a table that has views or is one, and lets the views follow.
+// cascadeLocked makes a planned change to a table that has views or is one, and lets the views follow. If no
+// transaction is running, it begins one, which endWrite ends.
 func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
+	if !t.tx.running() {
+		t.beginSingleLocked()
+	}
 	tx := t.tx.tx
 	if tx.single || tx.cascade.running {
 		return t.spreadLocked(c, key, at)
@@ -162,19 +176,13 @@ func (t *Table[K, V]) setCellLocked(tx *Tx, key K, at *cell[K, V], row *V) error
 	return nil
 }
 
-// writeWithViewsLocked makes a single write to a table with views, in a transaction of its own.
-func (t *Table[K, V]) writeWithViewsLocked(key K, next rule[V]) (c Change[V], wake []func(), err error) {
+// beginSingleLocked begins a transaction for a single write.
+func (t *Table[K, V]) beginSingleLocked() {
 	if t.single == nil {
 		t.single = &Tx{single: true}
 	}
-	tx := t.single
-	tx.begin()
-	t.joinLocked(tx)
-	defer tx.endSingle() // also if a function of the user panics
-	if c, err = t.writeLocked(key, next); err == nil {
-		wake = tx.commitLocked()
-	}
-	return c, wake, err
+	t.single.begin()
+	t.joinLocked(t.single)
 }
 
 // endSingle undoes the write if it has not committed.

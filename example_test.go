@@ -1049,11 +1049,11 @@ func ExampleTable_Views() {
 	changefeed.Bottom(byAmount, "smallest", 2)
 	changefeed.Count(orders, "count", func(o *Order) string { return o.Customer })
 	orders.Delete(1)
-	orders.Update(4, func(o *Order) { o.Amount = 60 })
+	orders.Update(4, func(o *Order) { o.Amount = 60 }) // not one of the smallest
 	for _, v := range orders.Views() {
 		fmt.Printf("%s: %s of %d writes made %d changes\n", v.Name, v.Kind, v.Writes, v.Changes)
 	}
 	// Output:
-	// smallest: Bottom of 2 writes made 2 changes
+	// smallest: Bottom of 1 writes made 2 changes
 	// count: Count of 2 writes made 1 changes
 }

@@ -35,7 +35,7 @@ type groupView[G, K, V, R any] struct {
 // fold must be exact: a sum of floats is not, because x+y-x may differ from y in the last bits. Sum integers, such as
 // cents. A group without rows has no row in the view.
 //
-// A write to the source costs about one more write, or two if it moves a row to another group. It copies
+// A write to the source writes one row of the view, or two if it moves a row to another group. It copies
 // the Value of the group, as [Table.Update] copies a row.
 func Group[G cmp.Ordered, A, K, V any](s Source[K, V], name string, by func(row *V) G, fold func(value *A, row *V, sign int)) *View[G, Grouped[G, A]] {
 	if by == nil || fold == nil {

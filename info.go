@@ -65,14 +65,15 @@ func (t *Table[K, V]) Info() TableInfo {
 type ViewInfo struct {
 	Name    string
 	Kind    string // the function that made the view, such as "Group"
-	Writes  uint64 // number of changes of this table in which the view had a part
+	Writes  uint64 // number of changes of this table that reached the view
 	Changes uint64 // number of changes that the view has made, also those for other sources
 }
 
 // Views returns the figures of the table's views, in the order in which they were made. It does not return views
-// of these views. A Join of the table with itself comes twice. Changes divided by Writes is what a write to the
-// table costs for the view, in writes. It is above 1 if a write changes several rows of the view. Writes that were
-// rolled back count in Writes.
+// of these views. A Join of the table with itself comes twice. A change does not reach a view if its rows are not in
+// the selection that the view is made of, or are outside a [Top]. Changes divided by Writes is what such a write costs
+// for the view, in writes. It is above 1 if a write changes several rows of the view. Writes that were rolled back
+// count in Writes.
 func (t *Table[K, V]) Views() []ViewInfo {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -28,7 +28,7 @@ type joinView[F cmp.Ordered, K, L, R any] struct {
 // Join makes a view with a row for each row of left that refers to one of right: ref returns the key of
 // the right row for a left one. The keys are those of left. Several left rows can refer to one right row.
 //
-// A write to left costs about one more write. A write to right costs one for each left row that refers to
+// A write to left writes one row of the view. A write to right writes one for each left row that refers to
 // it, all under the lock. The view keeps an index of left. The tables of both sources share a lock from
 // then on, also after Drop.
 func Join[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Joined[L, R]] {

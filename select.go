@@ -11,7 +11,7 @@ type selectView[K, V, W any] struct {
 
 // Select makes a view with a row for each row of a source for which f returns one. It has the keys of the
 // source: key returns the key of a row of the view, which must be that of the source's row. A write to the
-// source costs about one more write.
+// source writes one row of the view.
 //
 // The name is for messages. f must return a row that belongs to the view, or nil. See [View] for what it may
 // do. Select panics if a function is nil.

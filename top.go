@@ -106,7 +106,7 @@ func checkTop[S, K, V any](x *Index[S, K, V], function string, n int) {
 // init makes the view's table, which has its rows in the order of their ranks.
 func (d *topView[P, K, V]) init(name string) {
 	source := d.ranked.table
-	d.from.dependent = d
+	d.from.dependent, d.from.unchanged = d, d.isOutside
 	d.to = newViewTable(source, name, source.key)
 	d.rank = &Index[P, K, V]{hidden: true, value: d.ranked.value}
 	d.rank.init(d.to, "", d.ranked.values, d.ranked.order)
@@ -188,12 +188,24 @@ func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
 	return d.enter(tx, at, new)
 }
 
+// isOutside reports whether the row of a key is not in the view, and does not come into it if it is new, or nil.
+func (d *topView[P, K, V]) isOutside(key K, new *V) bool {
+	if d.to.cellLocked(key).latest() != nil {
+		return false
+	}
+	if new == nil {
+		return true
+	}
+	at := indexEntry[P, K]{value: d.ranked.value(new), key: key}
+	last, full := d.lastIfFull(at)
+	return full && d.isBehind(at, last)
+}
+
 func (d *topView[P, K, V]) sameGroup(a, b P) bool { return d.same == nil || d.same(a, b) }
 
 // enter makes the change of a row that is not in the view.
 func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K], row *V) error {
-	if d.count(at) >= d.n {
-		last, _ := d.lastOther(at)
+	if last, full := d.lastIfFull(at); full {
 		if d.isBehind(at, last) {
 			return nil
 		}
@@ -246,6 +258,15 @@ func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K]) indexEntry[P, K] {
 		return last
 	}
 	return was
+}
+
+// lastIfFull returns the entry of the last row in the group of at, if the group has n rows. None of them is at at.
+func (d *topView[P, K, V]) lastIfFull(at indexEntry[P, K]) (last indexEntry[P, K], full bool) {
+	if d.count(at) < d.n {
+		return last, false
+	}
+	last, _ = d.lastOther(at)
+	return last, true
 }
 
 // lastOther returns the entry of the view's last row in the group of at, other than the row at this place.

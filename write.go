@@ -95,11 +95,13 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 		t.checkNoView()
 		return c, w, ErrTableDropped
 	}
-	if t.dependents != nil {
-		c, w.views, err = t.writeWithViewsLocked(key, next)
-		return c, w, err
-	}
-	if c, err = t.writeLocked(key, next); c.Kind != None {
+	c, err = t.writeLocked(key, next)
+	switch {
+	case t.tx.running(): // the write is a cascade
+		if err == nil {
+			w.views = t.tx.tx.commitLocked()
+		}
+	case c.Kind != None:
 		w = t.publishLocked()
 		if t.locked != nil {
 			w.sets = t.publishCommitLocked(&c)
@@ -159,7 +161,7 @@ func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 		}
 	}
 	t.guard.keep(c.New)
-	if t.connected() {
+	if (t.dependents != nil || t.isView()) && t.cascades(key, c.Old, c.New) {
 		return t.cascadeLocked(c, key, at)
 	}
 	t.commitLocked(c, key, at)
@@ -173,6 +175,9 @@ func (t *Table[K, V]) endWrite() {
 	if t.locked != nil { // a compare function has panicked
 		unlockSets(t.locked)
 		t.locked = nil
+	}
+	if t.single != nil && t.single.outcome != nil {
+		t.single.endSingle()
 	}
 	t.mu.Unlock()
 }
