@@ -1,6 +1,7 @@
 package changefeed
 
 import (
+	"fmt"
 	"slices"
 	"unsafe"
 )
@@ -12,7 +13,6 @@ import (
 // A cascade is the write to a table with views that is under way in a transaction.
 type cascade struct {
 	running bool
-	resets  bool      // it makes a Reset: unique indexes of views are checked at its end
 	tables  []txTable // that it has reached
 	logged  int       // the length of Tx.log before it
 }
@@ -52,7 +52,7 @@ func (t *Table[K, V]) cascades(key K, old, new *V) bool {
 }
 
 // isView reports whether the table has the rows of a view.
-func (t *Table[K, V]) isView() bool { return t.detachLocked != nil }
+func (t *Table[K, V]) isView() bool { return t.taps != nil }
 
 // cascadeLocked makes a planned change to a table that has views or is one, and lets the views follow. If no
 // transaction is running, it begins one, which endWrite ends.
@@ -61,13 +61,16 @@ func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
 		t.beginSingleLocked()
 	}
 	tx := t.tx.tx
-	if tx.single || tx.cascade.running {
+	if tx.cascade.running {
 		return t.spreadLocked(c, key, at)
 	}
 	tx.beginCascade()
 	ok := false
 	defer func() { tx.endCascade(ok) }() // also if a function of the user panics
 	err := t.spreadLocked(c, key, at)
+	if err == nil {
+		err = tx.checkViewsLocked()
+	}
 	ok = err == nil
 	return err
 }
@@ -103,7 +106,47 @@ func (tx *Tx) endCascade(ok bool) {
 		clear(tx.log[c.logged:])
 		tx.log = tx.log[:c.logged]
 	}
-	c.tables, c.running, c.resets = recycle(c.tables), false, false
+	c.tables, c.running = recycle(c.tables), false
+}
+
+// checkViewsLocked returns an error if the cascade has broken a unique index of a view. It is called at the end of the
+// cascade, because a row of a view can have the value of another one until that is written, too.
+func (tx *Tx) checkViewsLocked() error {
+	reached := tx.cascade.tables
+	if tx.single {
+		reached = tx.tables
+	}
+	for _, t := range reached {
+		if err := t.checkWrittenLocked(reached); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkWrittenLocked returns an error if the cascade, which has reached these tables, has broken a unique index.
+func (t *Table[K, V]) checkWrittenLocked(reached []txTable) error {
+	for _, x := range t.indexes {
+		if key, err := x.checkWritten(); err != nil {
+			return &keyError{op: t.wayLocked("in view", reached), table: t.name, key: key, err: err}
+		}
+	}
+	return nil
+}
+
+// wayLocked adds to a text the views by which a cascade has come to a view.
+func (t *Table[K, V]) wayLocked(text string, reached []txTable) string {
+	for _, p := range t.taps {
+		if source := p.sourceTable(); source.isView() && slices.Contains(reached, source) {
+			return source.viaLocked(text, reached)
+		}
+	}
+	return text
+}
+
+// viaLocked is wayLocked with the view itself.
+func (t *Table[K, V]) viaLocked(text string, reached []txTable) string {
+	return fmt.Sprintf("%s %q, view", t.wayLocked(text, reached), t.name)
 }
 
 // saveOnceLocked remembers what the table is, when the cascade comes to it first. A single write needs no savepoint,
@@ -171,7 +214,7 @@ func (t *Table[K, V]) setCellLocked(tx *Tx, key K, at *cell[K, V], row *V) error
 		defer t.forgetPlansLocked()
 	}
 	if err := t.makeLocked(&c, key, at); err != nil {
-		return &keyError{op: "follow in", table: t.name, key: key, err: err}
+		return &keyError{op: "in view", table: t.name, key: key, err: err}
 	}
 	return nil
 }

@@ -90,8 +90,17 @@ func (l *domainLock) moveOn(d *domain) bool {
 // lock is held.
 func (l *domainLock) join(other *domainLock) { l.current.Store(other.current.Load()) }
 
+// root returns the domain of the table. It may be merged before the caller has locked it.
+func (l *domainLock) root() *domain {
+	for {
+		if d := l.current.Load(); !l.moveOn(d) {
+			return d
+		}
+	}
+}
+
 // holds reports whether the transaction holds the lock of a table.
-func (tx *Tx) holds(l *domainLock) bool { return slices.Contains(tx.domains, l.current.Load()) }
+func (tx *Tx) holds(l *domainLock) bool { return slices.Contains(tx.domains, l.root()) }
 
 // mergeDomains makes the domains of tables one. The caller holds none of them.
 func mergeDomains(tables ...txTable) {
@@ -129,11 +138,7 @@ func lockDomains(list domainList, tables []txTable, lock func(d *domain) bool, u
 // domainsOf appends the domains of tables. They may be merged before they are locked.
 func domainsOf(list domainList, tables []txTable) domainList {
 	for _, t := range tables {
-		l := t.domainLock()
-		for d := l.current.Load(); l.moveOn(d); {
-			d = l.current.Load()
-		}
-		list = append(list, l.current.Load())
+		list = append(list, t.domainLock().root())
 	}
 	slices.SortFunc(list, func(a, b *domain) int { return cmp.Compare(a.id, b.id) })
 	return slices.Compact(list)

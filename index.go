@@ -323,7 +323,7 @@ func (x *Index[S, K, V]) rollback(toSaved bool) {
 	x.undo = x.undo[:to]
 }
 
-func (x *Index[S, K, V]) endTx() { x.undo = recycle(x.undo) }
+func (x *Index[S, K, V]) endTx() { x.undo, x.saved = recycle(x.undo), 0 }
 
 func (x *Index[S, K, V]) freeze() any { return x.rows.freeze() }
 
@@ -361,20 +361,21 @@ func (x *Index[S, K, V]) checkWritten() (key K, err error) {
 		return key, nil
 	}
 	for _, w := range x.undo[x.saved:] {
-		var owner *K
+		written := false // the row that was written has the value
+		var other *K
 		x.each(w.entry.value, func(e indexEntry[S, K]) (more bool) {
-			if owner == nil {
-				owner = &e.key
-				return true
+			if x.table.order(e.key, w.entry.key) == 0 {
+				written = true
+			} else {
+				other = &e.key
 			}
-			key, err = e.key, &uniqueError{index: x.name, value: e.value, owner: *owner}
-			return false
+			return !written || other == nil
 		})
-		if err != nil {
-			break
+		if written && other != nil {
+			return w.entry.key, &uniqueError{index: x.name, value: w.entry.value, owner: *other}
 		}
 	}
-	return key, err
+	return key, nil
 }
 
 // each calls visit with the entries of the rows with a value, in the order of their keys.

@@ -91,7 +91,7 @@ var mayUse = map[string]string{
 	// The table, its parts, and its writes.
 	"position.go":    "commits.go domain.go errors.go table.go",
 	"table.go":       "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go feed.go hash.go index.go interval.go option.go position.go query.go ringbuffer.go row.go scope.go selection.go snapshot.go squash.go transaction.go tree.go view.go write.go",
-	"write.go":       "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go errors.go hash.go index.go interval.go position.go restore.go scope.go snapshot.go table.go transaction.go tree.go",
+	"write.go":       "cascade.go cell.go changefeed.go commits.go debug_off.go domain.go errors.go hash.go index.go interval.go position.go scope.go snapshot.go table.go transaction.go tree.go",
 	"transaction.go": "cascade.go cell.go changefeed.go commits.go domain.go errors.go feed.go hash.go index.go info.go position.go read.go restore.go scan.go scope.go selection.go snapshot.go table.go write.go",
 	"read.go":        "cell.go domain.go index.go position.go snapshot.go table.go transaction.go tree.go",
 	"selection.go":   "batch.go cell.go changefeed.go debug_off.go domain.go feed.go interval.go option.go position.go query.go read.go scan.go scope.go snapshot.go table.go transaction.go tree.go write.go",
@@ -107,7 +107,7 @@ var mayUse = map[string]string{
 	// Views, and the writes that reach them.
 	"domain.go":  "debug_off.go transaction.go",
 	"cascade.go": "cell.go changefeed.go errors.go index.go ringbuffer.go scope.go table.go transaction.go view.go write.go",
-	"view.go":    "cell.go changefeed.go commits.go domain.go feed.go hash.go index.go info.go option.go position.go query.go selection.go table.go transaction.go tree.go",
+	"view.go":    "cascade.go cell.go changefeed.go commits.go domain.go feed.go hash.go index.go info.go option.go position.go query.go selection.go table.go transaction.go tree.go",
 	"select.go":  "cascade.go errors.go selection.go table.go transaction.go view.go",
 	"group.go":   "cascade.go cell.go table.go transaction.go view.go write.go",
 	"join.go":    "cascade.go cell.go domain.go index.go selection.go table.go transaction.go view.go write.go",

@@ -1,7 +1,6 @@
 package changefeed
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -267,7 +266,6 @@ func (r *refill[K, V]) addIndex(x tableIndex[K, V]) tableIndex[K, V] {
 // follow. If it fails, the table is as it was.
 func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 	tx.beginCascade()
-	tx.cascade.resets = true
 	ok := false
 	defer func() { tx.endCascade(ok) }() // also if a function of the user panics
 	t.saveOnceLocked()
@@ -288,25 +286,11 @@ func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 		err = t.rewriteRowLocked(e.key, t.cellLocked(e.key), (*cell[K, V])(e.cell).row.Load())
 		return err == nil
 	})
-	for _, t := range tx.cascade.tables {
-		err = cmp.Or(err, t.checkWrittenLocked())
+	if err == nil {
+		err = tx.checkViewsLocked()
 	}
 	ok = err == nil
 	return err
-}
-
-// checksLater reports whether the write is part of a Reset of a source. Two rows of a view may then have one value in a
-// unique index until the end of the Reset.
-func (t *Table[K, V]) checksLater() bool { return t.tx.running() && t.tx.tx.cascade.resets }
-
-// checkWrittenLocked returns an error if the cascade has broken a unique index.
-func (t *Table[K, V]) checkWrittenLocked() error {
-	for _, x := range t.indexes {
-		if key, err := x.checkWritten(); err != nil {
-			return &keyError{op: "follow in", table: t.name, key: key, err: err}
-		}
-	}
-	return nil
 }
 
 // rewriteRowLocked makes row the row of a cell. The table reports no change. Its unique indexes were checked when

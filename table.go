@@ -121,9 +121,9 @@ type Table[K, V any] struct {
 	closed  bool // nobody may write to it: it is dropped, or has the rows of a view
 	indexes []tableIndex[K, V]
 
-	dependents   []*tap[K, V] // the views of the table, in the order in which they were made
-	single       *Tx          // of single writes, which it is used for again; nil before the first
-	detachLocked func()       // if the table is that of a view: makes its sources forget it
+	dependents []*tap[K, V] // the views of the table, in the order in which they were made
+	single     *Tx          // of single writes, which it is used for again; nil before the first
+	taps       []anyTap     // if the table is that of a view: what it takes from its sources; else nil
 
 	snapshots snapshots[K, V] // that readers have
 
@@ -307,7 +307,9 @@ func (t *Table[K, V]) dropLocked(dropped []txTable) []txTable {
 	}
 	t.dropped, t.closed = true, true
 	if t.isView() {
-		t.detachLocked()
+		for _, p := range t.taps {
+			p.detachLocked()
+		}
 	}
 	for _, p := range t.dependents {
 		dropped = p.dependent.viewTable().dropLocked(dropped)

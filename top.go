@@ -43,7 +43,14 @@ func newTop[S, K, V any](x *Index[S, K, V], function, name string, n int, bottom
 	x.table.mu.Lock()
 	defer x.table.mu.Unlock()
 	v := newViewLocked(d.to, &x.table.mu, &d.from)
+	ok := false
+	defer func() {
+		if !ok { // a function of the user has panicked
+			d.to.dropLocked(nil)
+		}
+	}()
 	d.startLocked()
+	ok = true
 	return v
 }
 

@@ -55,7 +55,9 @@ type txTable interface {
 	// holds no lock.
 	beginLocked(tx *Tx)
 	goBackLocked()
-	checkWrittenLocked() error
+	checkWrittenLocked(reached []txTable) error
+	isView() bool
+	viaLocked(text string, reached []txTable) string
 	forgetSavepointLocked()
 	prepareLocked()
 	publishTxLocked() (wake func())

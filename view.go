@@ -165,6 +165,8 @@ func (p *tap[K, V]) attachLocked() (ok bool) {
 	return true
 }
 
+func (p *tap[K, V]) sourceTable() txTable { return p.table }
+
 func (p *tap[K, V]) detachLocked() {
 	t := p.table
 	t.dependents = slices.DeleteFunc(slices.Clone(t.dependents), func(other *tap[K, V]) bool { return other == p })
@@ -202,7 +204,7 @@ func (p *tap[K, V]) growMore() (more bool) {
 		}
 	}()
 	cells := p.nextCells()
-	tx := &Tx{single: true}
+	tx := &Tx{single: true, cascade: cascade{running: true}}
 	_, err := tx.runLocked(func(tx *Tx) error {
 		for _, c := range cells {
 			p.upTo = &c.key
@@ -270,6 +272,7 @@ func newViewTable[K, V, W any](source *Table[K, V], name string, key func(row *W
 type anyTap interface {
 	attachLocked() (ok bool) // false: the source is dropped
 	detachLocked()
+	sourceTable() txTable
 }
 
 // newViewLocked returns a view without rows that follows sources, whose lock it shares. If one of them is dropped,
@@ -278,11 +281,7 @@ func newViewLocked[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *
 	v := &View[K, V]{table: t}
 	t.self, t.closed = v, true
 	t.mu.join(lock)
-	t.detachLocked = func() {
-		for _, p := range taps {
-			p.detachLocked()
-		}
-	}
+	t.taps = taps
 	for _, p := range taps {
 		if !p.attachLocked() {
 			t.dropLocked(nil)

@@ -466,7 +466,7 @@ func TestV4UniqueIndexOfAView(t *testing.T) {
 	refuse := func(orders tableWriter[int, order]) {
 		_, err := orders.Upsert(order{1, "A", 54})
 		require.ErrorIs(t, err, ErrDuplicateKey)
-		require.EqualError(t, err, `changefeed: upsert into "orders", primary key 1: follow in "lines": value 108 in unique index "double" belongs to primary key 2, not to primary key 1`)
+		require.EqualError(t, err, `changefeed: upsert into "orders", primary key 1: in view "lines": value 108 in unique index "double" belongs to primary key 2, not to primary key 1`)
 	}
 	refuse(s.orders)
 	s.requireUnchanged(was, "a single write")
@@ -504,8 +504,38 @@ func TestV4UniqueIndexOfAView(t *testing.T) {
 	require.NoError(t, err)
 	must[game](t)(games.Insert(game{1, "Ann", 5}))
 	_, err = games.Insert(game{2, "Bob", 5})
-	require.EqualError(t, err, `changefeed: insert into "games", primary key 2: follow in "sums", primary key "Bob": follow in "same": value 5 in unique index "value" belongs to primary key "Ann", not to primary key "Bob"`)
+	require.EqualError(t, err, `changefeed: insert into "games", primary key 2: in view "sums", view "same": value 5 in unique index "value" belongs to primary key "Ann", not to primary key "Bob"`)
 	require.Equal(t, 1, sums.Len())
+}
+
+// A unique index of a view is checked at the end of a write. Meanwhile two rows of the view may have one value.
+func TestUniqueIndexOfAViewAtTheEndOfAWrite(t *testing.T) {
+	orders := NewTable("orders", func(o *order) int { return o.ID })
+	customers := NewTable("customers", func(c *customer) string { return c.Name })
+	billed := Join(orders, customers, "billed", func(o *order) string { return o.Player })
+	sums := Group(billed, "sums", func(j *Joined[order, customer]) string { return j.Right.Country },
+		func(sum *int, j *Joined[order, customer], sign int) { *sum += sign * j.Left.Score })
+	_, err := NewUniqueIndex(sums, "sum", func(g *Grouped[string, int]) int { return g.Value })
+	require.NoError(t, err)
+	for _, c := range []customer{{"X", "at"}, {"Y", "de"}} {
+		must[customer](t)(customers.Insert(c))
+	}
+	for _, o := range []order{{101, "X", 100}, {102, "X", 50}, {103, "Y", 100}} {
+		must[order](t)(orders.Insert(o))
+	}
+	// The first order of X gives ch a sum of 100, which de has.
+	must[customer](t)(customers.Upsert(customer{"X", "ch"}))
+	ch, _ := sums.Get("ch")
+	require.Equal(t, Grouped[string, int]{"ch", 2, 150}, ch)
+
+	seq := sums.Seq()
+	_, err = customers.Upsert(customer{"Y", "ch"}) // fine: one sum remains
+	require.NoError(t, err)
+	require.Greater(t, sums.Seq(), seq)
+	_, err = customers.Upsert(customer{"Z", "fr"})
+	require.NoError(t, err)
+	_, err = orders.Insert(order{104, "Z", 250})
+	require.EqualError(t, err, `changefeed: insert into "orders", primary key 104: in view "billed", view "sums": value 250 in unique index "sum" belongs to primary key "ch", not to primary key "fr"`)
 }
 
 // V3: what one write or one transaction changes is published together. Each feed of a table, of a view and of a part of
@@ -1295,6 +1325,20 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 			panic(errDefinition)
 		}
 	}
+	making := false
+	other := NewIndex(games, "other", func(g *game) int {
+		if making {
+			call()
+		}
+		return g.Score
+	})
+	makes := func(top func(x *Index[int, int, game], name string, n int) *View[int, game]) func() {
+		return func() {
+			making = true
+			defer func() { making = false }()
+			top(other, "v", rows)
+		}
+	}
 	by := func(g *game) int { call(); return g.ID % 10 }
 	same := func(g *game) *game { return g }
 	key := func(g *game) int { return g.ID }
@@ -1309,6 +1353,8 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 		"Join":        func() { Join(games, others, "v", by) },
 		"LeftJoin":    func() { LeftJoin(games, others, "v", by) },
 		"right Where": func() { Join(games, others.Where(func(*line) bool { call(); return true }), "v", key) },
+		"Top":         makes(Top[int, int, game]),
+		"Bottom":      makes(Bottom[int, int, game]),
 		"TopEach":     func() { TopEach(scores, "v", 1, by) },
 		"BottomEach":  func() { BottomEach(scores, "v", 1, by) },
 		"another Seq": func() {
@@ -1338,7 +1384,20 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 		Select(games, "v", key, func(g *game) *game { return &game{ID: g.ID * 2} })
 	})
 	requireUnattached(t, games)
-	require.Equal(t, []string{"score"}, games.Info().Indexes)
+	require.Equal(t, []string{"score", "other"}, games.Info().Indexes)
+}
+
+// A view is in a transaction of its source, also if the source has got the lock of another table since.
+func TestViewInATransactionAfterAJoin(t *testing.T) {
+	others, games := newGames(), newGames()
+	v := Select(games, "v", func(g *game) int { return g.ID }, func(g *game) *game { return g })
+	Join(others, games, "joined", func(g *game) int { return g.Score })
+	require.NoError(t, Transact(func(tx *Tx) error {
+		require.Zero(t, v.In(tx).Len())
+		must[game](t)(games.In(tx).Insert(game{ID: 1}))
+		require.Equal(t, 1, v.In(tx).Len())
+		return nil
+	}, games))
 }
 
 // If a source is dropped while a view is made, the view is dropped.

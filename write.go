@@ -153,7 +153,7 @@ func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	for _, x := range t.indexes {
 		x.plan(c.Old, c.New)
 	}
-	if !t.checksLater() {
+	if !t.isView() { // whose indexes are checked at the end of the cascade
 		for _, x := range t.indexes {
 			if err := x.check(); err != nil {
 				return err
