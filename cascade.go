@@ -6,25 +6,26 @@ import (
 	"unsafe"
 )
 
-// A write to a table with views is a cascade: it goes on to the views, and from them to the views of
-// these. It is made in a transaction, of its own if none is running. If it fails on its way, all tables
-// that it has reached go back to where they were before it, and a transaction that was running goes on.
+// A write to a table with views is a cascade. The write goes on to the views, and from them to the views of
+// the views. It is made in a transaction. If none is running, the cascade begins one of its own. If a cascade
+// fails, every table that it has reached goes back to its state before the cascade. A transaction that was
+// running can then continue.
 
 // A cascade is the write to a table with views that is under way in a transaction.
 type cascade struct {
 	running bool
-	tables  []txTable // that it has reached
-	logged  int       // the length of Tx.log before it
+	tables  []txTable // the tables that the cascade has reached
+	logged  int       // the length of Tx.log before the cascade
 }
 
-// A savepoint is what a table was before a cascade.
+// A savepoint is the state of a table before a cascade.
 type savepoint[K, V any] struct {
 	set    bool
 	len    int
 	seq    uint64
 	made   [Delete + 1]uint64
-	rows   []savedRow[K, V] // of the cells that were written to, in the order of the writes
-	rings  []savedRing[V]   // in which changes were put, in the order of the puts
+	rows   []savedRow[K, V] // the rows that the cascade has replaced, in the order of the writes
+	rings  []savedRing[V]   // the rings in which it has put changes, in the order of the puts
 	events int              // the length of outbox.events
 }
 
@@ -38,7 +39,8 @@ type savedRing[V any] struct {
 	next uint64 // ring.next before the put
 }
 
-// cascades reports whether a change is part of a cascade. It may call functions of the user.
+// cascades reports whether a change to the table is part of a cascade: the table is a view, or the change
+// concerns one of its views. It may call functions of the user.
 func (t *Table[K, V]) cascades(key K, old, new *V) bool {
 	if t.isView() {
 		return true
@@ -54,8 +56,8 @@ func (t *Table[K, V]) cascades(key K, old, new *V) bool {
 // isView reports whether the table has the rows of a view.
 func (t *Table[K, V]) isView() bool { return t.taps != nil }
 
-// cascadeLocked makes a planned change to a table that has views or is one, and lets the views follow. If no
-// transaction is running, it begins one, which endWrite ends.
+// cascadeLocked makes a planned change to a table that has views or is one, and then makes the views follow. If
+// no transaction is running, cascadeLocked begins one, which endWrite ends.
 func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	if !t.tx.running() {
 		t.beginSingleLocked()
@@ -81,7 +83,7 @@ func (t *Table[K, V]) spreadLocked(c *Change[V], key K, at *cell[K, V]) error {
 	return t.followLocked(key, c.Old, c.New)
 }
 
-// followLocked lets the views of the table follow a change.
+// followLocked makes the views of the table follow a change.
 func (t *Table[K, V]) followLocked(key K, old, new *V) error {
 	for _, p := range t.dependents {
 		if err := p.follow(t.tx.tx, key, old, new); err != nil {
@@ -93,7 +95,7 @@ func (t *Table[K, V]) followLocked(key K, old, new *V) error {
 
 func (tx *Tx) beginCascade() { tx.cascade.running, tx.cascade.logged = true, len(tx.log) }
 
-// endCascade ends the cascade. If it has failed, the tables are then as they were before it.
+// endCascade ends the cascade. If ok is false, it first makes the tables what they were before the cascade.
 func (tx *Tx) endCascade(ok bool) {
 	c := &tx.cascade
 	for _, t := range c.tables {
@@ -149,8 +151,8 @@ func (t *Table[K, V]) viaLocked(text string, reached []txTable) string {
 	return fmt.Sprintf("%s %q, view", t.wayLocked(text, reached), t.name)
 }
 
-// saveOnceLocked remembers what the table is, when the cascade comes to it first. A single write needs no savepoint,
-// because all of its transaction is rolled back.
+// saveOnceLocked makes the savepoint of the table when the cascade first reaches it. A single write needs no
+// savepoint, because a failure rolls back its whole transaction.
 func (t *Table[K, V]) saveOnceLocked() {
 	tx, s := t.tx.tx, &t.tx.saved
 	if tx.single || s.set {
@@ -169,7 +171,7 @@ func (t *Table[K, V]) saveOnceLocked() {
 func (t *Table[K, V]) goBackLocked() {
 	s := &t.tx.saved
 	for _, r := range slices.Backward(s.rows) {
-		r.cell.versions.Load().row = unsafe.Pointer(r.row) // the transaction's
+		r.cell.versions.Load().row = unsafe.Pointer(r.row) // the first version is the transaction's
 	}
 	t.len, t.seq, t.made = s.len, s.seq, s.made
 	for _, x := range t.indexes {
@@ -189,7 +191,8 @@ func (t *Table[K, V]) forgetSavepointLocked() {
 	t.outbox.saved = nil
 }
 
-// joinLocked makes the table, whose lock the transaction holds, one of its tables.
+// joinLocked adds the table to the tables of the transaction, if it is not one of them. The transaction already
+// holds the table's lock.
 func (t *Table[K, V]) joinLocked(tx *Tx) {
 	if !t.tx.running() {
 		tx.tables = append(tx.tables, t)
@@ -197,12 +200,12 @@ func (t *Table[K, V]) joinLocked(tx *Tx) {
 	}
 }
 
-// setLocked makes row the row of a key of a view, or removes it if row is nil.
+// setLocked stores row under a key of a view. If row is nil, it removes the row of the key.
 func (t *Table[K, V]) setLocked(tx *Tx, key K, row *V) error {
 	return t.setCellLocked(tx, key, t.cellLocked(key), row)
 }
 
-// setCellLocked is setLocked for a key whose cell is known. It is nil if there is none.
+// setCellLocked is like setLocked, but the caller passes the cell of the key, or nil if the key has none.
 func (t *Table[K, V]) setCellLocked(tx *Tx, key K, at *cell[K, V], row *V) error {
 	t.joinLocked(tx)
 	old := at.latest()
@@ -228,7 +231,7 @@ func (t *Table[K, V]) beginSingleLocked() {
 	t.joinLocked(t.single)
 }
 
-// endSingle undoes the write if it has not committed.
+// endSingle rolls the write back if it has not committed, and makes tx ready for the next single write.
 func (tx *Tx) endSingle() {
 	if !tx.committed.Load() {
 		for _, t := range tx.tables {

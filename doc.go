@@ -91,17 +91,19 @@
 //
 // # Views
 //
-// A [View] is a table that follows others. A write to a source writes to its views before it returns, so
-// readers and feeds see both at one moment:
+// A [View] is a table whose rows follow from those of other tables or views, its sources. A write to a
+// source updates its views before it returns. Readers and feeds see the source and its views change at
+// one moment:
 //
 //	best := changefeed.Top(byScore, "best", 10) // the rows with the largest values of an index, in rank order
 //	teams := changefeed.Group(players, "teams", func(p *Player) string { return p.Team },
-//		func(sum *int, p *Player, sign int) { *sum += sign * p.Score }) // sign is -1 to take a row out
+//		func(sum *int, p *Player, sign int) { *sum += sign * p.Score }) // sign is -1 to remove a row
 //
-// [Select] filters rows and makes others of them. [Group] and [Count] make a row for each group. [Join]
-// and [LeftJoin] add the row that a row refers to. [Top] and [Bottom] have the first rows by an index,
-// and [TopEach] and [BottomEach] those of each group. A view is read, indexed and followed like a
-// table, and can be a source of further views. [Ranked] adds ranks to the feed of a view. [Table.Views] lists the views of a table, and what they cost.
+// [Select] filters rows and transforms them. [Group] and [Count] have a row for each group of rows. [Join]
+// and [LeftJoin] combine each row with the row that it refers to. [Top] and [Bottom] have the first rows
+// by an index, and [TopEach] and [BottomEach] have those of each group. A view is read, indexed and
+// followed like a table, and can be a source of further views. [Ranked] adds ranks to the feed of a view.
+// [Table.Views] lists the views of a table with their costs.
 //
 // # Options
 //
@@ -138,14 +140,14 @@
 //
 // # Concurrency
 //
-// All methods of a table are safe for concurrent use. Loop bodies, stages and predicates
-// of selections run in the loop's goroutine, without a lock (except in Transact). They can
-// be slow, and use tables. The exception are predicates of a selection that is the source of a view. A
-// stream is for one goroutine at a time.
+// All methods of a table are safe for concurrent use. A stream is for one goroutine at a time.
+// Loop bodies, stages and predicates of selections run in the loop's goroutine, without a
+// lock. They can be slow, and use tables. There are two exceptions, which run under the lock:
+// predicates in Transact, and the predicate of a selection that is the source of a view.
 //
 // Other functions can run under a table's lock: those passed to Update, Compute and
 // [Transact], key and compare functions, index values, definitions of views, Clone and Equal. They must be
-// quick and must call no table: see [Table]. Inside Transact, use [Table.In] and
+// quick and must call no table: see [Table]. Inside Transact, use [Table.In], [View.In] and
 // [Selection.In].
 //
 // No goroutine stays. Short ones start when a context ends, a Squash is due, or a write
@@ -180,7 +182,7 @@
 //   - A missing row is an error to Update, Replace and Delete.
 //   - A row with several values in an index comes once.
 //   - A panic in a user's function reaches the caller.
-//   - What order_by.limit, joins and aggregates would be are views. In a feed of [Top], a row that is
-//     pushed out is a Delete, and the row that comes is an Insert.
+//   - Views take the place of order_by.limit, joins and aggregates. In a feed of [Top], the row that is
+//     pushed out is a Delete, and the new row is an Insert.
 //   - Everything is typed, in process and in memory, without a server or query language.
 package changefeed

@@ -6,20 +6,21 @@ import (
 	"sync/atomic"
 )
 
-// A domain is the lock of one table, or of several that views connect. A write to a table may write to
-// all of its views, so they share a domain. A view of two tables merges their domains. Domains are never
-// split.
+// A domain is the lock of one table, or of several tables that views connect. A write to a table may also
+// write to its views, so the table and its views share a domain. A view of two tables merges their domains.
+// Domains are never split.
 type domain struct {
 	tableMutex
-	id   uint64                 // that of the table that it was made for; several domains are locked in this order
-	into atomic.Pointer[domain] // the domain that this one was merged into, or nil; set once, with the lock held
+	id   uint64                 // the lockID of the table that it was made for. Several domains are locked in this order
+	into atomic.Pointer[domain] // the domain that this one was merged into, or nil. It is set once, with the lock held
 }
 
-// A domainLock is the lock of a table: that of its domain. Its methods are those of [sync.RWMutex].
+// A domainLock is the lock of a table, which is the lock of the table's domain. It has the methods of
+// [sync.RWMutex], except RLocker.
 type domainLock struct {
 	user    lockUser               // see debug.go
-	own     domain                 // at first
-	current atomic.Pointer[domain] // leads to the table's domain, by way of those that were merged
+	own     domain                 // the table's domain until it is merged into another
+	current atomic.Pointer[domain] // the table's domain, or one that was merged: its into leads to the table's domain
 }
 
 func (l *domainLock) init(id uint64) {
@@ -68,15 +69,16 @@ func (l *domainLock) try(lock func(d *domain) bool, unlock func(d *domain)) bool
 	}
 }
 
-// Unlock unlocks the domain that Lock has locked. It cannot have been merged since.
+// Unlock unlocks the domain that Lock has locked. A domain is merged only with its lock held, so this one has
+// not been merged since.
 func (l *domainLock) Unlock()  { l.current.Load().Unlock() }
 func (l *domainLock) RUnlock() { l.current.Load().RUnlock() }
 
-// hold says that the lock, which is held, is held for this table.
+// hold records that the lock is held for this table. The caller holds it.
 func (l *domainLock) hold() { l.user.hold(&l.current.Load().tableMutex) }
 
-// moveOn reports whether d, which is locked, was merged into another domain, and is not the table's any
-// more. The next step from it is then current.
+// moveOn reports whether d was merged into another domain, and so is not the table's domain any more. If it
+// was, moveOn stores that other domain in current.
 func (l *domainLock) moveOn(d *domain) bool {
 	into := d.into.Load()
 	if into == nil {
@@ -86,8 +88,7 @@ func (l *domainLock) moveOn(d *domain) bool {
 	return true
 }
 
-// join makes the domain of another table that of l, whose table nobody else knows yet. The other one's
-// lock is held.
+// join makes l share the domain of other. Nobody else knows the table of l yet, and the lock of other is held.
 func (l *domainLock) join(other *domainLock) { l.current.Store(other.current.Load()) }
 
 // root returns the domain of the table. It may be merged before the caller has locked it.
@@ -102,7 +103,7 @@ func (l *domainLock) root() *domain {
 // holds reports whether the transaction holds the lock of a table.
 func (tx *Tx) holds(l *domainLock) bool { return slices.Contains(tx.domains, l.root()) }
 
-// mergeDomains makes the domains of tables one. The caller holds none of them.
+// mergeDomains merges the domains of the tables into one. The caller holds none of their locks.
 func mergeDomains(tables ...txTable) {
 	held := lockDomains(nil, tables, (*domain).lock, (*domain).Unlock)
 	defer held.release((*domain).Unlock)
@@ -111,7 +112,7 @@ func mergeDomains(tables ...txTable) {
 	}
 }
 
-// A domainList is domains that are locked, each once, in the order of their ids.
+// A domainList has domains to be locked together, each once, in the order of their ids.
 type domainList []*domain
 
 func (d *domain) lock() bool {
@@ -124,8 +125,8 @@ func (d *domain) rlock() bool {
 	return true
 }
 
-// lockDomains locks the domains of tables, and returns them in list, whose memory it uses. If a lock
-// panics, it locks none: see tableMutex in debug.go.
+// lockDomains locks the domains of the tables and returns them. It uses the memory of list. If a lock panics,
+// as a tableMutex of debug.go can, lockDomains holds none of them.
 func lockDomains(list domainList, tables []txTable, lock func(d *domain) bool, unlock func(d *domain)) domainList {
 	for {
 		list = domainsOf(list[:0], tables)
@@ -135,7 +136,8 @@ func lockDomains(list domainList, tables []txTable, lock func(d *domain) bool, u
 	}
 }
 
-// domainsOf appends the domains of tables. They may be merged before they are locked.
+// domainsOf appends the domains of the tables to list, in order. Another goroutine may merge them before the
+// caller locks them.
 func domainsOf(list domainList, tables []txTable) domainList {
 	for _, t := range tables {
 		list = append(list, t.domainLock().root())
@@ -144,7 +146,7 @@ func domainsOf(list domainList, tables []txTable) domainList {
 	return slices.Compact(list)
 }
 
-// acquire locks all domains. It locks none and returns false if lock fails, or if a domain was merged.
+// acquire locks all domains. If lock fails, or if a domain was merged, it holds none of them and returns false.
 func (list domainList) acquire(lock func(d *domain) bool, unlock func(d *domain)) (ok bool) {
 	locked := 0
 	defer func() {

@@ -2,8 +2,8 @@ package changefeed
 
 import "cmp"
 
-// Grouped is a row of [Group]: a group, the number of its rows, and what was folded of them. In JSON, these are group,
-// count and reduction.
+// Grouped is a row of [Group]: a group, the number of its rows, and the value that was folded from them. In JSON, its
+// fields are group, count and reduction.
 type Grouped[G, A any] struct {
 	Group G   `json:"group"`
 	Count int `json:"count"`
@@ -22,21 +22,26 @@ type groupView[G, K, V, R any] struct {
 	to    *Table[G, R]
 	by    func(row *V) G
 	first func(group G) R                           // the row of an empty group
-	fold  func(to *R, row *V, sign int) (count int) // takes a row in or out, and returns the number of those that remain
+	fold  func(to *R, row *V, sign int) (count int) // adds or removes a row, and returns the number of rows in the group
 }
 
-// Group makes a view with a row for each value of by, which has what fold makes of the rows with that
-// value. fold takes a row in if sign is 1. If sign is -1, it takes out a row that it has taken in
-// before. For a sum, it is
+// Group makes a view with a row for each group of a source's rows. The function by returns the group of a row. The
+// row of a group has the number of the group's rows, and a Value that fold computes. A group without rows has no row
+// in the view.
+//
+// The Value of a new group is the zero value. fold changes it when a row of the source joins or leaves the group. If
+// sign is 1, fold adds the row to the Value. If sign is -1, fold removes a row that it has added before. For a sum,
+// fold is
 //
 //	func(sum *int, row *Order, sign int) { *sum += sign * row.Amount }
 //
-// A method of the value fits, too, as (*Total).Add. The order in which rows come and go must make no difference. So
-// fold must be exact: a sum of floats is not, because x+y-x may differ from y in the last bits. Sum integers, such as
-// cents. A group without rows has no row in the view.
+// fold can also be a method of the Value, such as (*Total).Add. The order in which rows are added and removed must
+// make no difference, so fold must be exact. A sum of floats is not exact, because x+y-x may differ from y in the
+// last bits. Sum integers instead, such as cents.
 //
-// A write to the source writes one row of the view, or two if it moves a row to another group. It copies
-// the Value of the group, as [Table.Update] copies a row.
+// A write to the source writes one row of the view, or two if it moves a row to another group. Each write to the view
+// first copies the group's Value, as [Table.Update] copies a row. Group panics if the source or a function is nil. See
+// [View] for what the functions may do.
 func Group[G cmp.Ordered, A, K, V any](s Source[K, V], name string, by func(row *V) G, fold func(value *A, row *V, sign int)) *View[G, Grouped[G, A]] {
 	if by == nil || fold == nil {
 		panic("changefeed: Group: nil function")
@@ -55,8 +60,8 @@ func Group[G cmp.Ordered, A, K, V any](s Source[K, V], name string, by func(row 
 	return growView(d.to, &d.from, d)
 }
 
-// Count makes a view with a row for each value of by, which has the number of rows with that value. It
-// costs what [Group] does.
+// Count is like [Group] but without a Value. It makes a view with a row for each group of a source's rows, and the row
+// has the number of the group's rows. The function by returns the group of a row.
 func Count[G cmp.Ordered, K, V any](s Source[K, V], name string, by func(row *V) G) *View[G, Counted[G]] {
 	if by == nil {
 		panic("changefeed: Count: nil function")
@@ -98,7 +103,7 @@ func (d *groupView[G, K, V, R]) follow(tx *Tx, _ K, old, new *V) error {
 	return nil
 }
 
-// change takes a row out of a group, or in, or both.
+// change removes the row out from a group, and adds the row in. One of them may be nil.
 func (d *groupView[G, K, V, R]) change(tx *Tx, group G, out, in *V) error {
 	var made *R
 	at := d.to.cellLocked(group)

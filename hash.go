@@ -11,23 +11,23 @@ import (
 )
 
 // A keyIndex finds the cell of a key. It has the same cells as the table's tree. It refers to a
-// cell by the cell's key: see [cellOf]. It does not depend on the type of the rows, so a view with
-// the keys of another table has the same kind of index. Methods are called with the table's lock
-// held, except find.
+// cell by the cell's key: see [cellOf]. Its type does not depend on the type of the rows, so a view
+// with the keys of another table has the same kind of index. All methods except find are called
+// with the table's lock held.
 type keyIndex[K any] interface {
-	// find is get without the table's lock. It must not be held for writing, except for a
-	// hashIndex, which does not use the lock.
+	// find is like get, for a caller that does not hold the table's lock. A treeIndex takes the
+	// lock. A hashIndex does not use it, so its find may also be called with the lock held.
 	find(key K) *K
 
-	get(key K) *K    // nil: there is none
+	get(key K) *K    // nil if there is no cell with the key
 	put(cell *K)     // there is no cell with the key
 	fill(cells []*K) // puts many into an empty index
 	remove(key K)    // does nothing if there is no cell with the key
 	clear()
 
-	// another returns an empty keyIndex of the same kind, for the cells in a tree. stage makes
-	// find use the cells of such an index from the moment at which a transaction commits.
-	// Then take takes them over.
+	// another returns an empty keyIndex of the same kind, for the cells in rows, the tree of
+	// another table. stage makes find use the cells of such an index from the moment at which a
+	// transaction commits. After the commit, take takes these cells over.
 	another(lock *domainLock, rows *tree[entry[K]]) keyIndex[K]
 	stage(from keyIndex[K], tx *outcome)
 	take(from keyIndex[K])
@@ -38,28 +38,28 @@ const (
 	segmentFull = segmentSize * 5 / 8 // more slots than this are not used
 )
 
-// A hashIndex is an extendible hash table. It has one writer at a time. get is correct also
-// without the table's lock.
+// A hashIndex is an extendible hash table. It has one writer at a time, and get can run beside
+// the writer without the table's lock.
 //
 // The upper half of a key's hash selects a segment in the directory. The lower half selects
 // the slot of the segment where the search for the key begins. The search goes on from slot
 // to slot until it comes to an empty one.
 //
-// A cell stays in its slot until it is removed, so a reader that passes by finds every cell
-// that is there all the time. A slot becomes empty only if the next slot is
-// empty, because no search goes on behind it then. Otherwise it gets the dead cell.
+// A cell stays in its slot until it is removed, so a search finds every cell that is there all
+// the time. When a cell is removed, its slot becomes empty only if the next slot is empty,
+// because no search then needs to go on from it. Otherwise the slot gets the dead cell.
 //
-// A full segment is replaced by a new one, or by two of half the keys each, and is not
-// changed any more. A reader that still has it finds what was there when the reader began.
-// So the index grows by one segment at a time. When the directory is full it is copied,
-// which takes less than a byte for each key.
+// A full segment is replaced by a new one, or by two with about half the keys each. The old
+// segment is not changed any more. A reader that still has it finds the cells that were there
+// when it was replaced. The index grows by one segment at a time. When the directory is too
+// short, it is copied to one of twice the length, which takes less than a byte for each key.
 type hashIndex[K cmp.Ordered] struct {
 	hash      func(key K) uint64
-	dead      *K
+	dead      *K                                          // the cell that takes the place of a removed one
 	directory atomicPointer[[]atomic.Pointer[segment[K]]] // its length is a power of two
 
-	staged atomicPointer[hashIndex[K]] // takes the place of this one when its tx commits, or nil
-	tx     *outcome
+	staged atomicPointer[hashIndex[K]] // the index that find uses once staged.tx has committed, or nil
+	tx     *outcome                    // if this index is staged in another: the transaction that stages it
 }
 
 // A segment has the cells of the keys whose hashes have the same lowest depth bits in
@@ -67,7 +67,7 @@ type hashIndex[K cmp.Ordered] struct {
 type segment[K any] struct {
 	depth uint8
 	used  int                           // slots that are not empty
-	live  int                           // of them, those with a cell that is not dead
+	live  int                           // slots with a cell that is not dead
 	slots [segmentSize]atomicPointer[K] // the keys of the cells
 }
 
@@ -143,8 +143,8 @@ func (x *hashIndex[K]) stage(from keyIndex[K], tx *outcome) {
 	x.staged.Store(s)
 }
 
-// take stores the directory before it removes the staged index, so a reader that does not find
-// that index any more finds its cells.
+// take stores the directory before it removes the staged index. A reader that does not find the
+// staged index any more therefore finds its cells in the directory.
 func (x *hashIndex[K]) take(from keyIndex[K]) {
 	x.directory.Store(from.(*hashIndex[K]).directory.Load())
 	x.staged.Store(nil)
@@ -211,7 +211,7 @@ func (x *hashIndex[K]) remove(key K) {
 	}
 }
 
-// fill makes as many segments as the cells need, most of which then need not be rebuilt.
+// fill makes as many segments as the cells need. Most of the segments then need not be rebuilt.
 func (x *hashIndex[K]) fill(cells []*K) {
 	depth := bits.Len(uint(len(cells) / (segmentSize / 2)))
 	directory := make([]atomic.Pointer[segment[K]], 1<<depth)
@@ -224,8 +224,8 @@ func (x *hashIndex[K]) fill(cells []*K) {
 	}
 }
 
-// rebuild replaces the segment of a hash, which is full. If it is enough to leave out the
-// dead cells, one segment takes its place, and otherwise two.
+// rebuild replaces a full segment, to which a hash leads. If leaving out the dead cells makes
+// enough room, one new segment takes its place. Otherwise two do.
 func (x *hashIndex[K]) rebuild(s *segment[K], hash uint64) {
 	directory := *x.directory.Load()
 	halves := [2]*segment[K]{{depth: s.depth}}
@@ -264,10 +264,10 @@ func (s *segment[K]) add(hash uint64, c *K) {
 	s.live++
 }
 
-// A treeIndex finds the cell of a key in the tree, for keys of any type. The tree is a
-// table's, which puts cells there and removes them.
+// A treeIndex finds the cell of a key in a table's tree, for keys of any type. The table itself
+// puts cells into the tree and removes them, so most methods have nothing to do.
 type treeIndex[K any] struct {
-	table *domainLock // nil: nobody else has the tree
+	table *domainLock // the table's lock, or nil if nobody else has the tree
 	rows  *tree[entry[K]]
 }
 

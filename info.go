@@ -12,8 +12,9 @@ type TableInfo struct {
 	Rows     int
 	Position Position // after the last change
 
-	// The changes that writes to this table have made. Those of [Table.Apply] count. Those that
-	// were rolled back, and those that led to the rows of [Table.Restore] and [Table.Reset], do not.
+	// The numbers of changes that writes to this table have made. Changes of [Table.Apply] count.
+	// Changes that were rolled back do not, nor do those that led to the rows of [Table.Restore]
+	// and [Table.Reset].
 	Inserts, Updates, Deletes uint64
 
 	Retained int      // number of changes with which a feed can resume: see [Table.Retain]
@@ -65,15 +66,17 @@ func (t *Table[K, V]) Info() TableInfo {
 type ViewInfo struct {
 	Name    string
 	Kind    string // the function that made the view, such as "Group"
-	Writes  uint64 // number of changes of this table that reached the view
-	Changes uint64 // number of changes that the view has made, also those for other sources
+	Writes  uint64 // number of changes of this table that have reached the view
+	Changes uint64 // number of changes of the view since it was made, for all of its sources
 }
 
-// Views returns the figures of the table's views, in the order in which they were made. It does not return views
-// of these views. A Join of the table with itself comes twice. A change does not reach a view if its rows are not in
-// the selection that the view is made of, or are outside a [Top]. Changes divided by Writes is what such a write costs
-// for the view, in writes. It is above 1 if a write changes several rows of the view. Writes that were rolled back
-// count in Writes.
+// Views returns the figures of the table's views, in the order in which the views were made. It does not return views
+// of these views. A [Join] of the table with itself comes twice. Like [Table.Info], Views waits for at most one write
+// or transaction.
+//
+// A change does not reach a view if its rows are outside the selection that the view is made of, or outside a [Top].
+// Writes also counts changes that were rolled back. In a view of one source, Changes divided by Writes says how many
+// rows of the view a write changes on average. Each of them costs about as much as one more write.
 func (t *Table[K, V]) Views() []ViewInfo {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -87,7 +90,7 @@ func (t *Table[K, V]) Views() []ViewInfo {
 
 func (t *Table[K, V]) changesLocked() uint64 { return t.made[Insert] + t.made[Update] + t.made[Delete] }
 
-// An about is the options of a feed that only its figures show.
+// An about has the options of a feed that only its figures show.
 type about struct {
 	name     string
 	overflow Overflow
@@ -123,7 +126,7 @@ func (p *keysPart[K, V]) String() string      { return p.text("key") }
 func (p *indexPart[S, K, V]) String() string  { return p.values.text(p.index.name) }
 func (p *valuesPart[S, K, V]) String() string { return p.text(p.index.name) }
 
-// text describes the interval, if the elements have that name.
+// text describes the interval. name is the name of its elements.
 func (iv *interval[B]) text(name string) string {
 	switch iv.extent {
 	case onwards:
@@ -136,7 +139,7 @@ func (iv *interval[B]) text(name string) string {
 	return ""
 }
 
-// text describes the set, if the points have that name.
+// text describes the set. name is the name of its points.
 func (p *pointSet[B, K, V]) text(name string) string {
 	const shown = 3
 	var texts []string

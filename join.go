@@ -2,14 +2,14 @@ package changefeed
 
 import "cmp"
 
-// Joined is a row of [Join] and [LeftJoin]: a row of the left source, and the row of the right one to
-// which it refers. Both are the stored rows, and must not be modified.
+// Joined is a row of [Join] and [LeftJoin]: a row of the left source, and the row of the right source to which it
+// refers. Left and Right point to the stored rows, which must not be modified.
 type Joined[L, R any] struct {
 	Left  *L `json:"left"`
-	Right *R `json:"right"` // nil: there is none, which only LeftJoin has
+	Right *R `json:"right"` // nil if there is no such row, which happens only in a LeftJoin
 }
 
-// Equal reports whether both have the same stored rows.
+// Equal reports whether j and other have the same stored rows. It compares pointers.
 func (j Joined[L, R]) Equal(other Joined[L, R]) bool { return j == other }
 
 // Clone returns j, because stored rows never change.
@@ -19,23 +19,26 @@ func (j Joined[L, R]) Clone() Joined[L, R] { return j }
 type joinView[F cmp.Ordered, K, L, R any] struct {
 	left  tap[K, L]
 	right tap[F, R]
-	byRef *Index[F, K, L] // the rows of left's table, by ref
+	byRef *Index[F, K, L] // a hidden index of left's table, by ref
 	to    *Table[K, Joined[L, R]]
 	ref   func(row *L) F
 	outer bool
 }
 
-// Join makes a view with a row for each row of left that refers to one of right: ref returns the key of
-// the right row for a left one. The keys are those of left. Several left rows can refer to one right row.
+// Join makes a view with a row for each row of left that refers to a row of right. The function ref returns the key
+// of the right row to which a left row refers. Several left rows can refer to one right row. The view has the keys of
+// left.
 //
-// A write to left writes one row of the view. A write to right writes one for each left row that refers to
-// it, all under the lock. The view keeps an index of left. The tables of both sources share a lock from
-// then on, also after Drop.
+// A write to left writes at most one row of the view. A write to right writes a row of the view for each left row that
+// refers to the right row, and holds the lock meanwhile. The view keeps an index of left by ref. Join makes the tables
+// of both sources share a lock, also after the view is dropped.
+//
+// Join panics if a source or ref is nil. See [View] for what ref may do.
 func Join[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Joined[L, R]] {
 	return newJoin(left, right, "Join", name, ref, false)
 }
 
-// LeftJoin is like [Join] but has a row for each row of left. Its Right is nil if there is no such row.
+// LeftJoin is like [Join] but has a row for each row of left. Right is nil if the left row refers to no row of right.
 func LeftJoin[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Joined[L, R]] {
 	return newJoin(left, right, "LeftJoin", name, ref, true)
 }
@@ -56,7 +59,7 @@ func newJoin[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], 
 	return v
 }
 
-// row returns the row of the view for one of left, or nil.
+// row returns the row of the view for a row of left, or nil if the view has none. left may be nil.
 func (d *joinView[F, K, L, R]) row(left *L) *Joined[L, R] {
 	if left == nil {
 		return nil
@@ -68,7 +71,7 @@ func (d *joinView[F, K, L, R]) row(left *L) *Joined[L, R] {
 	return &Joined[L, R]{left, right}
 }
 
-// A joinLeft and a joinRight are a joinView, as the tables of its sources use it.
+// A joinLeft is a joinView as the table of its left source uses it. A joinRight is for that of the right source.
 type (
 	joinLeft[F cmp.Ordered, K, L, R any]  joinView[F, K, L, R]
 	joinRight[F cmp.Ordered, K, L, R any] joinView[F, K, L, R]

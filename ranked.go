@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// A RankedChange is a [Change] of a view with the ranks of its row: see [Ranked]. The first rank is 1. A rank of 0
-// means that the row was not in the view before the change, or is not after it.
+// A RankedChange is a [Change] of a view with the ranks of its row: see [Ranked]. The first row has rank 1. OldRank is
+// 0 if the row was not in the view before the change. NewRank is 0 if it is not in the view after the change.
 type RankedChange[V any] struct {
 	Change[V]
 	OldRank, NewRank int
@@ -30,7 +30,7 @@ func (c RankedChange[V]) String() string {
 }
 
 // MarshalJSON returns the JSON of the change with old_offset and new_offset, as RethinkDB writes a change with
-// include_offsets. An offset is a rank less 1. It is null for a rank of 0. [Ready] has no offsets, and [Initial] has
+// include_offsets. An offset is the rank minus 1, or null if the rank is 0. [Ready] has no offsets, and [Initial] has
 // only new_offset.
 func (c RankedChange[V]) MarshalJSON() ([]byte, error) {
 	switch c.Kind {
@@ -85,18 +85,21 @@ func rankOf(offset *int) int {
 	return *offset + 1
 }
 
-// Ranked follows a view, and adds to each change the ranks of its row before and after. The rank of a row is its place
-// in [View.All]. A program that has a list of the rows, such as a leaderboard, removes the row at OldRank, and then
-// inserts the new one at NewRank. Between a [Delete] and an [Insert] of one write, it has a row less than the view.
-// A row whose rank changes only because others pass it is not reported.
+// Ranked follows a view, and adds to each change the ranks of its row before and after. The rank of a row is its
+// position in [View.All], beginning with 1. A row is not reported if its rank changes only because other rows pass it.
 //
-// The stream begins with the present rows, as with [IncludeInitial], in the order of their ranks. After skipped
-// changes, it begins with them again, as with [Resync]. With [OnOverflow] and [Fail] it ends instead. [Skip] and
-// [After] cannot be used, because the ranks would not be known. In all else it is a stream of [View.Changes].
+// A program that keeps a list of the rows, such as a leaderboard, removes the row at OldRank, and then inserts the new
+// row at NewRank. If one write deletes a row of the view and inserts another, the list has one row less between these
+// two changes.
 //
-// The stream holds a pointer to each row of the view. A change takes time in proportion to the rows of the view,
-// to move pointers. The functions that return a row's value in an index run in the loop's goroutine. Ranked panics
-// if ctx, the view or an option is nil.
+// The stream begins with the present rows, as with [IncludeInitial], in the order of their ranks. After skipped changes
+// it begins with them again, as with [Resync]. With [OnOverflow] and [Fail] it ends instead. With [Skip] or [After] the
+// ranks would not be known, so the stream yields only [ErrInvalidOption]. Otherwise it behaves like a stream of
+// [View.Changes].
+//
+// The stream holds a pointer to each row of the view. The loop spends time on each change in proportion to the number
+// of rows, because it moves pointers. The function of the index by which a view is ranked also runs in the loop's
+// goroutine. Ranked panics if ctx, the view or an option is nil.
 func Ranked[K, V any](ctx context.Context, v *View[K, V], opts ...FeedOption) Stream[RankedChange[V]] {
 	if v == nil {
 		panic("changefeed: Ranked: nil view")
@@ -119,7 +122,7 @@ func Ranked[K, V any](ctx context.Context, v *View[K, V], opts ...FeedOption) St
 	}
 }
 
-// compareRanks returns the order in which [Table.All] has rows.
+// compareRanks returns a function that compares two rows in the order of [Table.All].
 func (t *Table[K, V]) compareRanks() func(a, b *V) int {
 	if p, ok := t.allPart.(interface{ compareRanks(a, b *V) int }); ok {
 		return p.compareRanks
@@ -136,13 +139,13 @@ func (p *rankPart[P, K, V]) compareRanks(a, b *V) int {
 	return c
 }
 
-// A ranking is the rows that a feed has delivered, in the order of their ranks.
+// A ranking has the rows of a view as the feed has reported them, in the order of their ranks.
 type ranking[V any] struct {
 	compare func(a, b *V) int
 	rows    []*V
 }
 
-// add makes a change, and returns it with its ranks.
+// add applies a change to the rows, and returns the change with its ranks.
 func (r *ranking[V]) add(c Change[V]) RankedChange[V] {
 	ranked := RankedChange[V]{Change: c}
 	if c.Old != nil {

@@ -9,12 +9,16 @@ type selectView[K, V, W any] struct {
 	make func(row *V) *W
 }
 
-// Select makes a view with a row for each row of a source for which f returns one. It has the keys of the
-// source: key returns the key of a row of the view, which must be that of the source's row. A write to the
-// source writes one row of the view.
+// Select makes a view that has the row f(row) for each row of a source. If f returns nil, the view has no row for
+// that row of the source.
 //
-// The name is for messages. f must return a row that belongs to the view, or nil. See [View] for what it may
-// do. Select panics if a function is nil.
+// The view has the keys of the source. The function key returns the key of a row of the view, which must be the
+// key of the source's row. If it is another key, Select panics, or the write that calls f.
+//
+// The row that f returns belongs to the view, with everything that the row refers to. f may return the source's row
+// itself. [View] says what f and key may do. The name is for messages.
+//
+// A write to the source writes at most one row of the view. Select panics if the source or a function is nil.
 func Select[W, K, V any](s Source[K, V], name string, key func(row *W) K, f func(row *V) *W) *View[K, W] {
 	if key == nil || f == nil {
 		panic("changefeed: Select: nil function")

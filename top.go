@@ -2,36 +2,41 @@ package changefeed
 
 import "cmp"
 
-// A topView is the definition of [Top], [Bottom], [TopEach] and [BottomEach]. Its rows are the stored rows of the
-// source. P is the type of the values by which they are ranked.
+// A topView is the definition of [Top], [Bottom], [TopEach] and [BottomEach]. The rows of the view are the stored
+// rows of the source. P is the type of the values by which rows are ranked.
+//
+// Comments in this file call an entry of an index a place. A place is behind another if it comes later in the order
+// of the ranks.
 type topView[P, K, V any] struct {
 	from   tap[K, V]
-	ranked *Index[P, K, V] // of the source
-	rank   *Index[P, K, V] // of the view, in the same order
+	ranked *Index[P, K, V] // the index of the source
+	rank   *Index[P, K, V] // the view's own index, in the same order
 	to     *Table[K, V]
 	n      int
-	bottom bool              // the order of the ranks is that of the indexes, not the reverse
-	same   func(a, b P) bool // whether two values are of one group; nil: there is one group
+	bottom bool              // the ranks are in the order of the indexes. Otherwise they are in the reverse order
+	same   func(a, b P) bool // reports whether two values are of one group, or is nil if there is one group
 }
 
-// Top makes a view of the n rows with the largest values in an index. Of rows with one value, those with
-// the larger keys come first. The keys are those of the table.
+// Top makes a view of the n rows with the largest values in an index. If several rows have one value, those with the
+// larger keys come first. The view has the keys of the index's table.
 //
-// A row that is pushed out is a [Delete] in the view's feeds, and then the row that comes is an [Insert], in one
-// batch. The others are not reported. [View.All], [View.Backward] and selections with [View.Where] have the rows
-// in the order of their ranks, the largest value first. So do feeds, where they begin with the present rows.
-// [View.Row], [View.Rows], [View.Range] and [View.From] select by key, and have the order of the keys. [Ranked]
-// reports the ranks.
+// A row that is pushed out of the view is a [Delete] in its feeds. The row that takes its place is then an [Insert], in
+// the same batch. The feeds do not report other rows whose ranks change. [Ranked] reports ranks.
 //
-// A write to a row that is and was outside costs one comparison. Others cost at most two more writes. Top makes
-// the view in one step, while others wait. It panics if the index is nil or one of [NewMultiIndex], or if n is
-// below 1.
+// [View.All] and selections by [View.Where] have the rows in the order of their ranks, the largest value first.
+// [View.Backward] has them in the opposite order. A feed that begins with the present rows has them in the order of
+// the ranks, too. [View.Row], [View.Rows], [View.Range] and [View.From] select by key, and have the order of the keys.
+//
+// A write to a row that is outside the view before and after adds a lookup and a comparison with the view's last row.
+// Any other write costs at most two more writes. Top makes the view in one step, which takes time in proportion to n,
+// while other readers and writers of the table wait. It panics if the index is nil or was made by [NewMultiIndex] or
+// [NewMultiIndexFunc], or if n is below 1. The name is for messages.
 func Top[S, K, V any](x *Index[S, K, V], name string, n int) *View[K, V] {
 	return newTop(x, "Top", name, n, false)
 }
 
-// Bottom is like [Top] but with the smallest values, the smallest first. Of rows with one value, those with
-// the smaller keys come first.
+// Bottom is like [Top] but has the rows with the smallest values, the smallest first. If several rows have one value,
+// those with the smaller keys come first.
 func Bottom[S, K, V any](x *Index[S, K, V], name string, n int) *View[K, V] {
 	return newTop(x, "Bottom", name, n, true)
 }
@@ -54,24 +59,27 @@ func newTop[S, K, V any](x *Index[S, K, V], function, name string, n int, bottom
 	return v
 }
 
-// TopEach makes a view of the n rows of each group with the largest values in an index. by returns the group of a
-// row. With n = 1 it has the row with the largest value of each group: the latest message of each room, the best
-// score of each player.
+// TopEach makes a view of the n rows of each group that have the largest values in an index. The function by returns
+// the group of a row. With n = 1, the view has one row of each group, such as the latest message of each room or the
+// best score of each player.
 //
-// It is like [Top] in each group. In the order of the ranks, the groups come in their order. The view keeps an index
-// of the source by group and value. A write costs one to that index, and a search of the view's rows of the group,
-// up to n of them. If the row is or was in the view, it costs at most two more writes, or four if it changes its
-// group. TopEach also panics if by is nil.
+// Within a group, the view is like [Top]. In the order of the ranks, the groups come one after the other, in ascending
+// order. The view is made a few rows at a time: see [View].
+//
+// The view keeps an index of the source by group and value. A write to the source also writes to that index, and
+// visits up to n rows of the view, those of the row's group. If the row is in the view before or after, the write costs
+// at most two more writes, or four if the row moves to another group. TopEach panics as Top does, and also if by is
+// nil. See [View] for what by may do.
 func TopEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], name string, n int, by func(row *V) G) *View[K, V] {
 	return newTopEach(x, "TopEach", name, n, by, false)
 }
 
-// BottomEach is like [TopEach] but with the smallest values, as [Bottom] is to [Top].
+// BottomEach is like [TopEach] but has the rows with the smallest values of each group, in the order of [Bottom].
 func BottomEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], name string, n int, by func(row *V) G) *View[K, V] {
 	return newTopEach(x, "BottomEach", name, n, by, true)
 }
 
-// A groupValue is what the rows of [TopEach] are ranked by.
+// A groupValue is the value by which [TopEach] ranks a row.
 type groupValue[G, S any] struct {
 	group G
 	value S
@@ -90,7 +98,7 @@ func newTopEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], function, name st
 	d.ranked = newHiddenIndex(&d.from, value, func(a, b groupValue[G, S]) int {
 		c := cmp.Compare(a.group, b.group)
 		if !bottom {
-			c = -c // ranks go backward, and groups forward
+			c = -c // ranks go backward in the index, but groups must come in ascending order
 		}
 		return cmp.Or(c, x.order(a.value, b.value))
 	})
@@ -98,7 +106,7 @@ func newTopEach[G cmp.Ordered, S, K, V any](x *Index[S, K, V], function, name st
 	return growView(d.to, &d.from, d)
 }
 
-// checkTop panics if a view of the n first rows of an index cannot be made.
+// checkTop panics if the index or n does not fit the function.
 func checkTop[S, K, V any](x *Index[S, K, V], function string, n int) {
 	switch {
 	case x == nil:
@@ -110,7 +118,7 @@ func checkTop[S, K, V any](x *Index[S, K, V], function string, n int) {
 	}
 }
 
-// init makes the view's table, which has its rows in the order of their ranks.
+// init makes the view's table, whose rows are in the order of their ranks.
 func (d *topView[P, K, V]) init(name string) {
 	source := d.ranked.table
 	d.from.dependent, d.from.unchanged = d, d.isOutside
@@ -140,8 +148,8 @@ func (d *topView[P, K, V]) startLocked() {
 
 func (d *topView[P, K, V]) viewTable() txTable { return d.to }
 
-// walk calls visit with the entries of an index in the order of their ranks, or if back is true, in the reverse
-// order. If from is not nil, it begins behind the place of that entry.
+// walk calls visit with the entries of an index in the order of their ranks. If back is true, it goes in the reverse
+// order. If from is not nil, walk begins with the next entry after that place.
 func (d *topView[P, K, V]) walk(x *Index[P, K, V], from *indexEntry[P, K], back bool, visit func(e indexEntry[P, K]) (more bool)) {
 	behind := func(e indexEntry[P, K]) bool {
 		return from != nil && x.compare(e, *from) == 0 || visit(e)
@@ -158,7 +166,7 @@ func (d *topView[P, K, V]) walk(x *Index[P, K, V], from *indexEntry[P, K], back 
 	}
 }
 
-// compare compares the places of two entries of rows.
+// compare compares two places in the order of the index. Both must be entries of rows.
 func (x *Index[S, K, V]) compare(a, b indexEntry[S, K]) int {
 	if c := x.order(a.value, b.value); c != 0 {
 		return c
@@ -166,7 +174,7 @@ func (x *Index[S, K, V]) compare(a, b indexEntry[S, K]) int {
 	return x.table.order(a.key, b.key)
 }
 
-// isBehind reports whether a comes after b in the order of the ranks.
+// isBehind reports whether a comes after b in the order of the ranks. It uses only their values and keys.
 func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K]) bool {
 	c := d.rank.compare(a, b)
 	if d.bottom {
@@ -176,7 +184,7 @@ func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K]) bool {
 }
 
 func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
-	var at indexEntry[P, K] // the place of the row
+	var at indexEntry[P, K] // the place of the new row
 	if new != nil {
 		at = indexEntry[P, K]{value: d.ranked.value(new), key: key}
 	}
@@ -195,7 +203,8 @@ func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
 	return d.enter(tx, at, new)
 }
 
-// isOutside reports whether the row of a key is not in the view, and does not come into it if it is new, or nil.
+// isOutside reports whether the view has no row with the key, and would not take new, which may be nil. It depends on
+// the rows of the view alone, so it can be called before and after the source has the row.
 func (d *topView[P, K, V]) isOutside(key K, new *V) bool {
 	if d.to.cellLocked(key).latest() != nil {
 		return false
@@ -210,7 +219,8 @@ func (d *topView[P, K, V]) isOutside(key K, new *V) bool {
 
 func (d *topView[P, K, V]) sameGroup(a, b P) bool { return d.same == nil || d.same(a, b) }
 
-// enter makes the change of a row that is not in the view.
+// enter makes the view follow a change of a row that is not in it. If the group is full, the row pushes out the last
+// row, unless it comes behind that row.
 func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K], row *V) error {
 	if last, full := d.lastIfFull(at); full {
 		if d.isBehind(at, last) {
@@ -223,7 +233,8 @@ func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K], row *V) error {
 	return d.to.setLocked(tx, at.key, row)
 }
 
-// move makes the change of a row of the view that stays in its group.
+// move makes the view follow a change of one of its rows that stays in its group. If the row falls behind a row that is
+// not in the view, that row takes its place.
 func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K], row *V) error {
 	if last := d.lastWithout(was); d.isBehind(at, last) {
 		if next, ok := d.next(last); ok && d.to.order(next.key, at.key) != 0 {
@@ -233,7 +244,7 @@ func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K], row *V) error 
 	return d.to.setLocked(tx, at.key, row)
 }
 
-// leave makes the change of a row of the view that is not in its group any more.
+// leave removes a row of the view that was deleted or has left its group. The next row of the group takes its place.
 func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K]) error {
 	if next, ok := d.next(d.lastWithout(was)); ok {
 		return d.replace(tx, was.key, next)
@@ -241,7 +252,7 @@ func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K]) error {
 	return d.to.setLocked(tx, was.key, nil)
 }
 
-// replace removes a row of the view and adds another.
+// replace removes the row of a key from the view, and adds the source's row at the entry by.
 func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K]) error {
 	if err := d.to.setLocked(tx, key, nil); err != nil {
 		return err
@@ -249,7 +260,7 @@ func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K]) error {
 	return d.to.setLocked(tx, by.key, (*cell[K, V])(by.cell).latest())
 }
 
-// next returns the first entry of the source behind a place of a group, if there is one in the group.
+// next returns the first entry of the source behind a place, if it is in the same group.
 func (d *topView[P, K, V]) next(at indexEntry[P, K]) (next indexEntry[P, K], ok bool) {
 	d.walk(d.ranked, &at, false, func(e indexEntry[P, K]) (more bool) {
 		next, ok = e, d.sameGroup(e.value, at.value)
@@ -258,8 +269,8 @@ func (d *topView[P, K, V]) next(at indexEntry[P, K]) (next indexEntry[P, K], ok 
 	return next, ok
 }
 
-// lastWithout returns the place behind which the view's group has no row but the one at was. All rows of the source
-// that are before it are in the view.
+// lastWithout returns the place of the view's last row in the group of was, other than the row at was. If there is
+// no other row, it returns was. Rows of the group that come before this place in the source are in the view.
 func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K]) indexEntry[P, K] {
 	if last, ok := d.lastOther(was); ok {
 		return last
@@ -267,7 +278,8 @@ func (d *topView[P, K, V]) lastWithout(was indexEntry[P, K]) indexEntry[P, K] {
 	return was
 }
 
-// lastIfFull returns the entry of the last row in the group of at, if the group has n rows. None of them is at at.
+// lastIfFull returns the place of the view's last row in the group of at, if the view has n rows of the group. The
+// view must have no row at the place at.
 func (d *topView[P, K, V]) lastIfFull(at indexEntry[P, K]) (last indexEntry[P, K], full bool) {
 	if d.count(at) < d.n {
 		return last, false
@@ -276,7 +288,8 @@ func (d *topView[P, K, V]) lastIfFull(at indexEntry[P, K]) (last indexEntry[P, K
 	return last, true
 }
 
-// lastOther returns the entry of the view's last row in the group of at, other than the row at this place.
+// lastOther returns the place of the view's last row in the group of at, other than the row at the place at. ok is
+// false if there is none.
 func (d *topView[P, K, V]) lastOther(at indexEntry[P, K]) (last indexEntry[P, K], ok bool) {
 	if d.same == nil {
 		end := d.rank.rows.tree.Min
@@ -300,7 +313,7 @@ func (d *topView[P, K, V]) lastOther(at indexEntry[P, K]) (last indexEntry[P, K]
 	return last, ok
 }
 
-// count returns the number of the view's rows in the group of at, where it has no row.
+// count returns the number of the view's rows in the group of at. The view must have no row at the place at.
 func (d *topView[P, K, V]) count(at indexEntry[P, K]) (n int) {
 	if d.same == nil {
 		return d.to.len
@@ -314,14 +327,14 @@ func (d *topView[P, K, V]) count(at indexEntry[P, K]) (n int) {
 	return n
 }
 
-// walkGroup is walk over the view's rows in the group of at.
+// walkGroup is like walk, over the view's rows in the group of at that come behind at, or before it if back is true.
 func (d *topView[P, K, V]) walkGroup(at indexEntry[P, K], back bool, visit func(e indexEntry[P, K]) (more bool)) {
 	d.walk(d.rank, &at, back, func(e indexEntry[P, K]) (more bool) {
 		return d.sameGroup(e.value, at.value) && visit(e)
 	})
 }
 
-// A rankPart is all rows of a view, in the order of their ranks.
+// A rankPart is the part that has all rows of a view, in the order of their ranks.
 type rankPart[P, K, V any] struct {
 	indexPart[P, K, V]
 	bottom bool

@@ -29,7 +29,7 @@ func newRanker(t *testing.T, rows ...game) ranker {
 
 func playerOf(g *game) string { return g.Player }
 
-// ranked returns the first n rows of the table, or of each player.
+// ranked returns the first n rows of the table. If each is true, it returns the first n of each player.
 func (r ranker) ranked(n int, bottom, each bool) (rows []game) {
 	all := r.scores.Backward()
 	if bottom {
@@ -60,8 +60,8 @@ func idsOf(rows []game) (ids []int) {
 }
 
 // Top, Bottom, TopEach and BottomEach have the first n rows by value and key, also with n = 1, and of rows with one value.
-// All is in the order of the ranks, Backward in the reverse order. A write makes one batch in the feed: an update, or the
-// delete of the row that is pushed out, and then the insert of the one that comes. The other rows are untouched.
+// All is in the order of the ranks, and Backward in the reverse order. A write makes one batch in the feed. It is an
+// update, or a delete of the row that is pushed out and then an insert of the new row. The other rows are untouched.
 func TestTopAgainstAModel(t *testing.T) {
 	type made struct {
 		*View[int, game]
@@ -145,8 +145,8 @@ func TestTopAgainstAModel(t *testing.T) {
 	requireOutcomes(t, shapes, "", "insert", "delete", "update", "delete insert", "delete insert delete insert", "delete delete insert", "delete insert insert")
 }
 
-// A row that is pushed out is a Delete, and then the row that comes is an Insert, in one batch. Of rows with one value,
-// those with the larger keys come first.
+// The feed reports a Delete of the row that is pushed out, and then an Insert of the new row, in one batch. Of rows with
+// one value, those with the larger keys come first.
 func TestTopFeed(t *testing.T) {
 	r := newRanker(t, game{ID: 1, Score: 10}, game{ID: 2, Score: 20}, game{ID: 3, Score: 30})
 	best, worst := Top(r.scores, "best", 2), Bottom(r.scores, "worst", 2)
@@ -260,8 +260,8 @@ func TestTopOrders(t *testing.T) {
 	require.Equal(t, []int{3, 1, 2, 4, 2, 3, 4, 1}, ids)
 }
 
-// Top with n of at least the number of rows is all rows of the index in its Backward order, and Bottom in its order. So it
-// is of a unique index, of an index with another order, of an index of a view, and of a Top.
+// If n is at least the number of rows, Top has all rows in the order of the index's Backward, and Bottom has them in the
+// order of its All. That also holds for a unique index, an index with another order, an index of a view, and one of a Top.
 func TestTopOfAllRows(t *testing.T) {
 	rand := newRand(t)
 	r := newRanker(t)
@@ -309,7 +309,7 @@ func bothOf[S any](t *testing.T, x *Index[S, int, game]) struct {
 	}
 }
 
-// A board of ranks is a list that follows the changes of [Ranked].
+// A rankedList is a list of rows that follows the changes of [Ranked].
 type rankedList struct {
 	t    *testing.T
 	rows []game
@@ -335,8 +335,8 @@ func (l *rankedList) apply(c RankedChange[game], err error) {
 	}
 }
 
-// The changes of Ranked, made on a list, give the view's All: with each option, after Resync, and of views of all kinds of
-// order. Breaking out of the loop pauses it.
+// The changes of Ranked, applied to a list, give the view's All. That holds with each option, after Resync, and for views
+// in every kind of order. Breaking out of the loop pauses it.
 func TestRankedAgainstAModel(t *testing.T) {
 	rand := newRand(t)
 	r := newRanker(t, game{1, "A", 5}, game{2, "B", 5}, game{3, "B", 4})
@@ -469,7 +469,7 @@ func TestRankedChangeString(t *testing.T) {
 	require.Equal(t, "none", fmt.Sprint(RankedChange[game]{}))
 }
 
-// The JSON of a ranked change is RethinkDB's with include_offsets, and comes back as it was, without Seq.
+// The JSON of a ranked change is that of RethinkDB with include_offsets. It can be decoded to the same change, without Seq.
 func TestRankedChangeJSON(t *testing.T) {
 	one, two := &game{ID: 1, Score: 10}, &game{ID: 1, Score: 20}
 	for _, test := range []struct {
@@ -624,8 +624,8 @@ func TestViewsRefuseNilPointers(t *testing.T) {
 	}
 }
 
-// A selection of a view, and one of an index of a view, can be read in a transaction that holds a source of it, as the view
-// can: see View.In.
+// In a transaction that holds a source of a view, selections of the view and of its indexes can be read, as the view can:
+// see View.In.
 func TestSelectionOfAViewInATransaction(t *testing.T) {
 	r := newRanker(t, game{ID: 1, Score: 10}, game{ID: 2, Score: 20})
 	best := Top(r.scores, "best", 2)
@@ -635,7 +635,7 @@ func TestSelectionOfAViewInATransaction(t *testing.T) {
 	}, r.Table))
 }
 
-// A program can reach the table of a view by a selection, but not write to it.
+// A program can get the table of a view from a selection, but a write to that table panics.
 func TestWritesToAViewPanic(t *testing.T) {
 	games := newGames()
 	all := Select(games, "all", func(g *game) int { return g.ID }, func(g *game) *game { return g })

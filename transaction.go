@@ -13,9 +13,9 @@ import (
 
 // A Tx is a running transaction or Read: see [Transact] and [Read].
 type Tx struct {
-	tables  []txTable  // in the order of their lockIDs
-	domains domainList // of the tables of a transaction, which are locked
-	views   []anyView  // what [Read] sees of the tables, or nil for a transaction
+	tables  []txTable  // those passed to it, in the order of their lockIDs, and then the views that it has reached
+	domains domainList // the locked domains of the tables that were passed to a transaction
+	views   []anyView  // the tables as [Read] sees them, or nil for a transaction
 	*outcome
 	spare   []version  // for rows that the transaction writes
 	written int        // number of versions used
@@ -25,8 +25,8 @@ type Tx struct {
 	failed  error      // why the transaction cannot commit, or nil
 	ended   atomic.Bool
 
-	single       bool       // it is one write to a table with views
-	firstDomains [2]*domain // the memory for domains, if there are few
+	single       bool       // it is one write to a table with views, or one step of making a view
+	firstDomains [2]*domain // the memory for domains, if there are at most two
 }
 
 // AnyTable is a *[Table] or a *[View] with keys and rows of any type.
@@ -76,15 +76,16 @@ type txTable interface {
 // then as it was. A transaction can move an amount from one row to another, or keep two
 // tables in step, which a single write cannot.
 //
-// The tables are locked until Transact returns. Transact locks them in an order of its
-// own, so transactions do not deadlock, whatever order they name the tables in. In fn,
-// tables are reached through [Table.In] and [Selection.In] only. Any other call to one of the
-// tables, or a read of one of their selections, blocks forever. The exceptions are
-// [Table.Name], [Table.String], and [Table.Get] of a table that [NewTable] made, which
-// returns the row before the transaction. A range over one of their streams may block, too.
-// fn must call no other table at all, because it would be locked out of order: two
-// transactions that only read each other's table deadlock. Pass all tables that fn reads or
-// writes.
+// The tables are locked until Transact returns, and with them all tables that a [View]
+// connects with them. Transact locks them in an order of its own, so transactions do not
+// deadlock, whatever order they name the tables in. In fn, tables are reached through
+// [Table.In], [View.In] and [Selection.In] only. Any other call to one of the tables, or a
+// read of one of their selections, blocks forever. The exceptions are [Table.Name],
+// [Table.String], and [Table.Get] of a table that [NewTable] made, which returns the row
+// before the transaction. A range over one of their streams may block, too. fn must call no
+// other table at all, because it would be locked out of order: two transactions that only
+// read each other's table deadlock. Pass all tables that fn reads or writes. A view of one of
+// them need not be passed.
 //
 // fn runs in the caller's goroutine. It should be quick, because writers of the tables
 // wait, and ranges that begin. It sees its own writes. To read several tables without making
@@ -139,8 +140,8 @@ func newTx(function string, tables []AnyTable) *Tx {
 }
 
 // run locks the tables, calls fn, and publishes its writes or rolls them back. The
-// functions that it returns wake loops, and are to be called without the locks. A
-// transaction costs about what its writes cost (BenchmarkTransact).
+// functions that it returns wake loops. The caller calls them when it holds no lock. A
+// transaction costs about as much as its writes (BenchmarkTransact).
 func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	tx.domains = lockDomains(tx.firstDomains[:0], tx.tables, (*domain).lock, (*domain).Unlock)
 	defer tx.domains.release((*domain).Unlock)
@@ -152,7 +153,7 @@ func (tx *Tx) run(op string, fn func(tx *Tx) error) (wake []func(), err error) {
 	return tx.runLocked(fn)
 }
 
-// runLocked is run with the tables locked. They are not dropped.
+// runLocked is like run, for tables that are locked and not dropped.
 func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 	tx.begin()
 	for _, t := range tx.tables {
@@ -181,7 +182,7 @@ func (tx *Tx) runLocked(fn func(tx *Tx) error) (wake []func(), err error) {
 // commitLocked publishes the writes of the transaction, and ends it in its tables.
 func (tx *Tx) commitLocked() (wake []func()) {
 	defer tx.endTablesLocked()
-	if !tx.single { // which no scan has seen
+	if !tx.single { // a single write has no open ranges, and stages no contents
 		for _, t := range tx.tables {
 			t.prepareLocked()
 		}
@@ -222,9 +223,9 @@ func endLocked(tables []txTable) {
 // maxSpare is the largest number of versions that are allocated at a time.
 const maxSpare = 64
 
-// begin makes the transaction one that has not committed.
+// begin gives the transaction an outcome that has not committed, and its first versions.
 func (tx *Tx) begin() {
-	var first struct { // in one allocation, and not used again: readers without the lock may still have it
+	var first struct { // one allocation, which is never used again, because readers without the lock may still have it
 		outcome
 		versions [2]version
 	}
@@ -262,10 +263,10 @@ type txState[K, V any] struct {
 	seq     uint64             // Table.seq before it
 	made    [Delete + 1]uint64 // Table.made before it
 	cells   []*cell[K, V]      // the cells that it has written to, each once
-	saved   savepoint[K, V]    // before the cascade that is under way
-	scans   []*scan[K, V]      // that are not closed
+	saved   savepoint[K, V]    // the table before the cascade that is under way
+	scans   []*scan[K, V]      // the scans that are not closed
 	writing bool               // one of its writes is running
-	refill  *refill[K, V]      // of a Restore or Reset, or nil
+	refill  *refill[K, V]      // the new contents of a Restore or Reset, or nil
 }
 
 func (s *txState[K, V]) running() bool { return s.tx != nil }
@@ -304,7 +305,8 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 }
 
 // prepareLocked is called before the transaction commits. If a Restore or Reset has staged other
-// contents, it makes readers without the lock use them from that moment.
+// contents, it makes readers without the lock use them from the moment of the commit. A table
+// with views has got the new rows by writes instead.
 func (t *Table[K, V]) prepareLocked() {
 	t.endScansLocked()
 	if r := t.tx.refill; r != nil && t.dependents == nil {
@@ -369,7 +371,8 @@ func (t *Table[K, V]) endScansLocked() {
 	}
 }
 
-// endTxLocked removes the cells that have no row any more, or have got none.
+// endTxLocked ends the transaction in the table. It removes the cells that the transaction has
+// written to and that have no row now.
 func (t *Table[K, V]) endTxLocked() {
 	cells := t.tx.cells
 	t.tx.tx, t.tx.cells, t.tx.scans, t.tx.refill, t.tx.writing = nil, nil, nil, nil, false

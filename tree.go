@@ -14,7 +14,7 @@ const degree = 32
 // key is equal to that of the row in the cell. It may still be another value, if the order
 // treats several values as one key.
 //
-// The element of a tree does not depend on the type of the rows. So the compiler makes one copy of
+// The type of an entry does not depend on the type of the rows. The compiler therefore makes one copy of
 // the B-tree for each type of keys. Copies for each type of rows would take much longer to compile.
 type entry[K any] struct {
 	key  K
@@ -23,13 +23,13 @@ type entry[K any] struct {
 
 func entryOf[K, V any](c *cell[K, V]) entry[K] { return entry[K]{c.key, unsafe.Pointer(c)} }
 
-// A tree is a B-tree, and a clone of it for readers. put, remove and clear are called with
-// the table's lock held for writing, the other methods with the lock held for reading at
-// least. mu keeps these apart, because Clone writes to the tree that it reads.
+// A tree is a B-tree, and a clone of it for readers. put, remove, clear and take are called
+// with the table's lock held for writing. get and freeze need the lock for reading at least.
+// mu keeps get and freeze apart, because Clone writes to the tree that it reads.
 type tree[E any] struct {
 	less   btree.LessFunc[E]
 	tree   *btree.BTreeG[E]
-	mu     sync.RWMutex     // a leaf
+	mu     sync.RWMutex     // no other lock is taken while it is held
 	frozen *btree.BTreeG[E] // a clone of tree as it is now, or nil
 }
 
@@ -55,8 +55,8 @@ func (s *tree[E]) clear() {
 	s.tree.Clear(false)
 }
 
-// take takes over the elements of another tree in the same order, which is not used any more.
-// A clone for readers remains as it is.
+// take takes over the elements of another tree, which has the same order and is not used any
+// more. A clone that readers have stays as it is.
 func (s *tree[E]) take(from *tree[E]) { s.tree, s.frozen = from.tree, nil }
 
 func (s *tree[E]) get(e E) (E, bool) {
@@ -65,9 +65,9 @@ func (s *tree[E]) get(e E) (E, bool) {
 	return s.tree.Get(e)
 }
 
-// freeze returns a clone of the tree as it is now, to which nobody writes. The clone is kept
-// for other readers until the next put or remove. These copy the nodes that they touch,
-// each once. T5
+// freeze returns a clone of the tree as it is now. Nobody writes to the clone, and other
+// readers get the same one until the tree changes. put and remove then copy the nodes that
+// they touch, each once. T5
 func (s *tree[E]) freeze() *btree.BTreeG[E] {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// A Source is what a view can be made of: a *[Table], a *[View], or a [Selection] of one of them.
+// A Source is a *[Table], a *[View], or a [Selection] of one of them. Views are made of sources.
 type Source[K, V any] interface{ source() Selection[K, V] }
 
-// Rows is what an index can be made of: a *[Table] or a *[View].
+// Rows is a *[Table] or a *[View]. Indexes are made of either: see [NewIndex].
 type Rows[K, V any] interface {
 	Source[K, V]
 	tableOf() *Table[K, V]
@@ -35,69 +35,86 @@ func (v *View[K, V]) tableOf() *Table[K, V] {
 	return v.table
 }
 
-// A View is a table that follows others. Its rows are at any time what its definition makes of theirs.
-// It is read and followed as a table is, can have indexes, and can be a source of further views. Nobody
-// writes to it. Make a view with [Select], [Group], [Count], [Join], [LeftJoin], [Top], [Bottom], [TopEach]
-// or [BottomEach]. A zero View must not be used.
+// A View is a table whose rows follow from the rows of other tables or views, its sources. At any time, its rows
+// are what its definition makes of the rows of its sources. A view is read and followed like a table. It can have
+// indexes, and can be a source of further views. A program cannot write to it. Make a view with [Select], [Group],
+// [Count], [Join], [LeftJoin], [Top], [Bottom], [TopEach] or [BottomEach]. A zero View must not be used.
 //
-// A write to a source writes to its views before it returns. Readers see both at one moment, and so do
-// feeds: what one write or transaction changes in a view is one batch. A change of a source that leaves
-// the view's row equal to the one before is no change of the view.
+// A write to a source updates its views before it returns. Readers see the source and its views change at one
+// moment. So do feeds: all changes that one write or transaction makes to a view are one batch. If a change of a
+// source leaves a row of the view equal to the one before, it is no change of the view.
 //
-// The functions of a definition run under the lock of the source, also those of a [Selection.Where] that
-// is a source. They must depend on their arguments alone, must be quick, and must call no table at all: see
-// [Table]. They may be called again for rows written long ago. If one panics during a write, the panic
-// reaches the caller, and nothing was written. If a unique index of a view refuses a row, the write fails
-// with [ErrDuplicateKey], and the error names the view. In a transaction, only the write that fails is
-// undone.
+// The functions that define a view run under the lock of its sources. So does the predicate of a
+// [Selection.Where] that is a source. These functions must depend on their arguments alone, must be quick, and must
+// call no table at all: see [Table]. They may be called again for rows that were written long ago.
 //
-// The transaction that writes to a source and its views costs about as much as one more write, and as much
-// again for each row of a view that it writes (BenchmarkViews). A write is no such transaction if no view has
-// the row, before or after: it is not in their selections, or outside a [Top].
+// If one of these functions panics during a write, the panic reaches the writer, and nothing is written. If a
+// unique index of a view refuses a row, the write fails with [ErrDuplicateKey], and the error names the view. In a
+// transaction, only the write that fails is undone.
 //
-// To make a view takes linear time. Other goroutines may use the sources meanwhile: they wait for a few
-// rows at a time. A write that one makes meanwhile goes on to the view if it has the row already.
+// A write to a source and its views is a transaction. It costs about as much as one more write, and as much again
+// for each row that it writes in a view (BenchmarkViews). If no view takes the row, neither before nor after the
+// write, the write is an ordinary one. A view does not take a row that is outside the selection that the view is
+// made of. Nor does a [Top] take a row that ranks behind its rows.
 //
-// A view shares the lock of its sources. It has a history and sequence numbers of its own, which begin
-// when it is made. A [Table.Reset] of a source changes the rows of the view that differ, and is no Reset
-// of the view. It is not stored with its sources: a program that restores them makes the view again. Feeds of
-// the new view cannot resume at a position in the old one.
+// Making a view takes linear time. Other goroutines can use the sources meanwhile, because the view takes a few rows
+// at a time. If another goroutine writes to a row that the view has taken, the write updates the view, too. Top and
+// [Bottom] are made in one step, which takes time in proportion to the rows of the view.
 //
-// A source holds its views until [View.Drop]. If a source is dropped, its views are dropped, too. A view of a
-// dropped table is born dropped, and is empty.
+// A view shares the lock of its sources. It has a history and sequence numbers of its own, which begin when the
+// view is made. A [Table.Reset] of a source writes only the rows of the view that differ, and is no Reset of the
+// view. A view is not stored with its sources: a program that restores the sources makes the view again. Feeds of
+// the new view cannot resume at a position in the old view.
 //
-// A view has its rows in the order of their keys, also if its source is a view with another order. Only Top and its
-// like have them in the order of their ranks.
+// A source keeps a reference to its views until they are dropped, by [View.Drop] or because a source is dropped. A
+// view of a dropped table is itself dropped, and is empty.
+//
+// A view has its rows in the order of their keys, even if its source is a view with another order. Only Top, Bottom,
+// TopEach and BottomEach have them in the order of their ranks.
 type View[K, V any] struct{ table *Table[K, V] }
 
-// A dependent is the definition of a view, as a table with rows V uses it.
+// A dependent is the definition of a view, as a source with rows of type V uses it. These invariants hold for
+// every view. Code that keeps one names it.
+//
+//	V1  Whenever the lock is free, the rows of a view are what its definition makes of the rows of its
+//	    sources.
+//	V2  The changes of a view, applied to the rows with which it was made, give its rows.
+//	V3  The changes that one write or transaction makes, in sources and views, are published together. A
+//	    feed gets them as one batch.
+//	V4  A write that fails in a view leaves sources, views, sequence numbers and feeds as they were. In a
+//	    transaction, only this write fails, and the transaction can continue.
+//	V5  The functions of a definition depend on their arguments alone, and call no table. The library may
+//	    call them again for old rows. This is the user's part.
+//	V6  A change that leaves a view's row equal is no change of the view, and goes no further.
 type dependent[K, V any] interface {
-	// follow makes a change of the table also that of the view. One of old and new may be nil. It
-	// calls functions of the user.
+	// follow makes the changes to the view that follow from a change of the source. Either old or new may be
+	// nil. It calls functions of the user.
 	follow(tx *Tx, key K, old, new *V) error
 
 	viewTable() txTable
 }
 
-// A tap is what a view takes from a source: a selection, and while the view is being made, only of the
-// first rows. It is guarded by the table's lock.
+// A tap passes the changes of a source to a view: those of the rows in a selection. While the view is being made,
+// it passes only the changes of rows that the view has reached. A tap is guarded by the table's lock.
 type tap[K, V any] struct {
 	Selection[K, V]
-	whole     bool // it selects all rows
+	whole     bool // the selection has all rows
 	dependent dependent[K, V]
-	kind      string // of the view
+	kind      string // the function that made the view
 	followed  uint64 // number of changes that the view has followed
 
-	// unchanged reports whether a change of a row that the view sees leaves it as it is, before it is made. It is
-	// nil if the view follows all changes. It may call functions of the user.
+	// unchanged reports whether the view stays as it is if new becomes the row of key. new is nil if the row is
+	// removed. It is called before the view follows the change, and may call functions of the user. It is nil if
+	// the view follows all changes.
 	unchanged func(key K, new *V) bool
 
 	growing bool             // the view is being made
-	upTo    *K               // it then has the rows up to this key; nil: none
-	hidden  tableIndex[K, V] // which only the view uses, or nil
+	upTo    *K               // while it is: the last key that the view has reached, or nil for none
+	hidden  tableIndex[K, V] // an index of the source that only the view uses, or nil
 }
 
-// newTap returns what a view takes from a source. function makes the view.
+// newTap returns a tap of a source. It panics if there is no source. The message names the function that makes the
+// view.
 func newTap[K, V any](s Source[K, V], function string) tap[K, V] {
 	var selection Selection[K, V]
 	if s != nil {
@@ -117,7 +134,7 @@ func newTap[K, V any](s Source[K, V], function string) tap[K, V] {
 	}
 }
 
-// see returns row if the view has it, and nil otherwise. row may be nil.
+// see returns row if the tap passes it to the view, and nil otherwise. row may be nil.
 func (p *tap[K, V]) see(row *V) *V {
 	if p.growing {
 		row = p.reached(row)
@@ -128,7 +145,8 @@ func (p *tap[K, V]) see(row *V) *V {
 	return nil
 }
 
-// reached returns row if a view that is being made has come to it, and nil otherwise. row may be nil.
+// reached is used while the view is being made. It returns row if the view has reached the row's key, and nil
+// otherwise. row may be nil.
 func (p *tap[K, V]) reached(row *V) *V {
 	if row == nil || p.upTo == nil || p.table.order(p.table.key(row), *p.upTo) > 0 {
 		return nil
@@ -143,7 +161,7 @@ func (p *tap[K, V]) concerns(key K, old, new *V) (seenOld, seenNew *V, ok bool) 
 	return old, new, ok
 }
 
-// follow makes a change of the table also that of the view.
+// follow makes the view follow a change of the table, if the change concerns it.
 func (p *tap[K, V]) follow(tx *Tx, key K, old, new *V) error {
 	old, new, ok := p.concerns(key, old, new)
 	if !ok {
@@ -153,6 +171,8 @@ func (p *tap[K, V]) follow(tx *Tx, key K, old, new *V) error {
 	return p.dependent.follow(tx, key, old, new)
 }
 
+// attachLocked adds the tap to its table, and the hidden index if there is one. It returns false if the table is
+// dropped.
 func (p *tap[K, V]) attachLocked() (ok bool) {
 	t := p.table
 	if t.dropped {
@@ -167,6 +187,7 @@ func (p *tap[K, V]) attachLocked() (ok bool) {
 
 func (p *tap[K, V]) sourceTable() txTable { return p.table }
 
+// detachLocked undoes attachLocked. It makes a new list of dependents, because dropLocked ranges over the old one.
 func (p *tap[K, V]) detachLocked() {
 	t := p.table
 	t.dependents = slices.DeleteFunc(slices.Clone(t.dependents), func(other *tap[K, V]) bool { return other == p })
@@ -178,17 +199,19 @@ func (p *tap[K, V]) detachLocked() {
 	}
 }
 
-// growSize is the number of rows that a view which is being made takes before it lets others have the lock.
+// growSize is the number of rows that a view takes in one step while it is made. Between two steps, other goroutines
+// can have the lock.
 const growSize = 16
 
-// grow gives a new view all rows of the table, a few at a time. Meanwhile, the view follows the changes of
-// rows that it has come to.
+// grow gives a new view all rows of the table, a few at a time. Between these steps, the view follows the changes
+// of rows that it has reached.
 func (p *tap[K, V]) grow() {
 	for p.growMore() {
 		runtime.Gosched() // a writer that waits for the lock comes first
 	}
 }
 
+// growMore gives the view the next rows. It reports whether there may be more of them.
 func (p *tap[K, V]) growMore() (more bool) {
 	t := p.table
 	t.mu.Lock()
@@ -210,7 +233,7 @@ func (p *tap[K, V]) growMore() (more bool) {
 			p.upTo = &c.key
 			row := c.row.Load()
 			if row == nil {
-				continue // only followed
+				continue // the cell has no row: it is only followed
 			}
 			if p.hidden != nil {
 				if err := p.hidden.add(c, row); err != nil {
@@ -238,7 +261,7 @@ func (p *tap[K, V]) growMore() (more bool) {
 	return false
 }
 
-// nextCells returns the cells to which the view comes next.
+// nextCells returns the next growSize cells that the view has not reached, or fewer at the end.
 func (p *tap[K, V]) nextCells() []*cell[K, V] {
 	cells := make([]*cell[K, V], 0, growSize)
 	add := func(e entry[K]) bool {
@@ -255,13 +278,14 @@ func (p *tap[K, V]) nextCells() []*cell[K, V] {
 	return cells
 }
 
-// bornLocked makes the rows of a view those with which it was made, which have no sequence numbers.
+// bornLocked ends the making of a view. The rows that it has by now are those that it was made with. They have no
+// sequence numbers, so the next change is number 1.
 func (t *Table[K, V]) bornLocked() {
 	t.seq, t.made = 0, [Delete + 1]uint64{}
 	t.history.Load().published.Store(0)
 }
 
-// newViewTable returns the table of a view that has the keys of a source.
+// newViewTable returns the table of a view that has the keys of a source, in the order of the source.
 func newViewTable[K, V, W any](source *Table[K, V], name string, key func(row *W) K) *Table[K, W] {
 	t := newTable(name, key, source.order, func(a, b entry[K]) bool { return source.order(a.key, b.key) < 0 })
 	t.keysDiffer, t.keys = source.keysDiffer, source.keys.another(&t.mu, &t.rows)
@@ -270,13 +294,13 @@ func newViewTable[K, V, W any](source *Table[K, V], name string, key func(row *W
 
 // An anyTap is a *[tap] of a source with rows of any type.
 type anyTap interface {
-	attachLocked() (ok bool) // false: the source is dropped
+	attachLocked() (ok bool)
 	detachLocked()
 	sourceTable() txTable
 }
 
-// newViewLocked returns a view without rows that follows sources, whose lock it shares. If one of them is dropped,
-// the view is, too.
+// newViewLocked returns a view without rows, whose sources have the taps. The view shares the lock of the sources,
+// which the caller holds. If a source is dropped, the view is dropped, too.
 func newViewLocked[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *View[K, V] {
 	v := &View[K, V]{table: t}
 	t.self, t.closed = v, true
@@ -291,14 +315,14 @@ func newViewLocked[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *
 	return v
 }
 
-// newView is newViewLocked when the lock is not held.
+// newView is like newViewLocked, but takes the lock.
 func newView[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *View[K, V] {
 	lock.Lock()
 	defer lock.Unlock()
 	return newViewLocked(t, lock, taps...)
 }
 
-// growView makes a view of one source, and gives it its rows.
+// growView makes a view of one source, and gives it the rows that follow from those of the source.
 func growView[L, W, K, V any](t *Table[L, W], from *tap[K, V], d dependent[K, V]) *View[L, W] {
 	from.dependent, from.growing = d, true
 	v := newView(t, &from.table.mu, from)
@@ -306,19 +330,22 @@ func growView[L, W, K, V any](t *Table[L, W], from *tap[K, V], d dependent[K, V]
 	return v
 }
 
-// Drop ends the view, as [Table.Drop] ends a table, and all views that are made of it. Its sources stay as they
-// are.
+// Drop drops the view, as [Table.Drop] drops a table, and all views that are made of it. The sources of the view
+// stay as they are.
 func (v *View[K, V]) Drop() { v.table.Drop() }
 
-// In returns the view as it is in a transaction, or as it is in [Read]. In a transaction, it has the
-// writes that the transaction has made to the view's sources. It panics if tx is nil or has ended. It
-// also panics if neither the view nor a table that it is connected with was passed to [Transact], or if
+// In returns the view as it is in a transaction, or in [Read]. In a transaction, the view shows the writes that
+// the transaction has made to its sources. The view need not be passed to [Transact] itself. It is enough that a
+// table or view is passed which shares the view's lock, such as a source.
+//
+// In panics if tx is nil or has ended, or if the transaction does not hold the view's lock. In Read, it panics if
 // the view was not passed to Read.
 func (v *View[K, V]) In(tx *Tx) TxView[K, V] {
 	return TxView[K, V]{v.table.In(tx)}
 }
 
-// A TxView is a view in a transaction, or in [Read]: see [View.In]. The rules of [TxTable] hold.
+// A TxView is a view in a transaction, or in [Read]: see [View.In]. It follows the rules of [TxTable], but has no
+// writes. A zero TxView must not be used.
 type TxView[K, V any] struct{ in TxTable[K, V] }
 
 // Get is like [View.Get].
@@ -342,7 +369,8 @@ func (v *View[K, V]) String() string { return v.table.String() }
 // Len is like [Table.Len].
 func (v *View[K, V]) Len() int { return v.table.Len() }
 
-// Seq is like [Table.Seq]. The rows with which the view was made have no numbers.
+// Seq is like [Table.Seq]. It counts the changes since the view was made. The rows with which it was made have no
+// numbers.
 func (v *View[K, V]) Seq() uint64 { return v.table.Seq() }
 
 // Get is like [Table.Get].

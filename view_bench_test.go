@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// What views cost a write to their source, as a ratio to the same write without them.
+// The time of a write to a table with views, as a ratio to the same write without views.
 func BenchmarkViews(b *testing.B) {
 	const rows, round = 10_000, 2000
 	type bench struct {
@@ -82,10 +82,13 @@ func BenchmarkViews(b *testing.B) {
 	}
 }
 
-// How long a write to a table of a million rows takes while another goroutine makes a Join and a Group of it. The
-// longest write is a ratio to the longest while nobody else uses the table, and to the longest while another goroutine
-// writes to it all the time. The longest of all but one in a thousand writes is a ratio to the same while nobody else
-// uses the table. The time to make the views is a ratio to that of inserting the rows.
+// The time of a write to a table of a million rows while another goroutine makes a Join and a Group of it:
+//
+//   - longest-ms is the longest write.
+//   - longest/quiet is its ratio to the longest write while nobody else uses the table.
+//   - longest/busy is its ratio to the longest write while another goroutine writes to the table all the time.
+//   - 99.9%/quiet is the ratio of the 99.9th percentile to that while nobody else uses the table.
+//   - creation-ratio is the time to make the views, as a ratio to the time to insert the rows.
 func BenchmarkViewCreation(b *testing.B) {
 	const rows = 1_000_000
 	customers := NewTable("customers", func(c *customer) string { return c.Name })
@@ -107,7 +110,7 @@ func BenchmarkViewCreation(b *testing.B) {
 			panic(err)
 		}
 	}
-	// during calls f while another goroutine writes, and returns the sorted times of the writes, and the time of f.
+	// during calls f while another goroutine writes. It returns the sorted times of the writes, and the time of f.
 	during := func(f func()) (writes []time.Duration, total time.Duration) {
 		done, result := make(chan struct{}), make(chan []time.Duration)
 		go func() {

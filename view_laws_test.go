@@ -209,7 +209,7 @@ func (s *shop) text(v any) string {
 	return string(text)
 }
 
-// contents returns the rows of all tables, views and indexes.
+// contents returns the rows of all tables, views and indexes, as they are in the transaction if tx is not nil.
 func (s *shop) contents(tx *Tx) string {
 	var texts []string
 	for _, w := range s.watched {
@@ -218,7 +218,7 @@ func (s *shop) contents(tx *Tx) string {
 	return strings.Join(texts, "\n")
 }
 
-// delivered returns the batches that the feeds have, by the name of the feed, and takes them out.
+// delivered reads what the feeds have, and returns their batches by the name of the feed.
 func (s *shop) delivered() map[string][]string {
 	delivered := map[string][]string{}
 	for _, w := range s.watched {
@@ -286,7 +286,7 @@ var shopWrites = []shopWrite{
 	}},
 }
 
-// panics calls f, and makes the n-th call of a function of a definition panic. It reports whether there was one.
+// panics calls f, and makes the n-th call of a function of a definition panic. It reports whether there was an n-th call.
 func (s *shop) panics(function string, n int, f func() error) (panicked bool) {
 	s.hook = func(called string) {
 		if called == function {
@@ -306,7 +306,7 @@ func (s *shop) panics(function string, n int, f func() error) (panicked bool) {
 	return false
 }
 
-// A snapshotOfShop is what a failed write must leave as it was.
+// A snapshotOfShop is the state that a failed write must leave as it was.
 type snapshotOfShop struct {
 	states   []any
 	figures  []TableInfo
@@ -317,14 +317,14 @@ func (s *shop) snapshot() snapshotOfShop {
 	return snapshotOfShop{s.states(), s.figures(), s.contents(nil)}
 }
 
-// requireUnchanged requires that the shop is as it was, and that no feed has anything.
+// requireUnchanged requires that the shop is as it was, and that no feed has a change.
 func (s *shop) requireUnchanged(was snapshotOfShop, why string) {
 	s.t.Helper()
 	require.Equal(s.t, was, s.snapshot(), why)
 	require.Empty(s.t, s.delivered(), why)
 }
 
-// An outcomeOfShop is what a write that succeeds makes of a shop.
+// An outcomeOfShop is the state of a shop after a write that succeeds.
 type outcomeOfShop struct {
 	figures   []TableInfo
 	contents  string
@@ -335,9 +335,9 @@ func (s *shop) outcome() outcomeOfShop {
 	return outcomeOfShop{s.figures(), s.contents(nil), s.delivered()}
 }
 
-// V4: a write that fails in a view leaves sources, views, sequences and feeds as they were. Each call of each function
-// of a definition panics once in each write. After the write that succeeds, the shop is like one in which none has
-// failed.
+// V4: a write that fails in a view leaves sources, views, sequence numbers and feeds as they were. Each write is tried
+// until it succeeds. At each try, another call of a function panics. After the write has succeeded, the shop is like one
+// in which no write has failed.
 func TestV4PanicInASingleWrite(t *testing.T) {
 	panics := map[string]int{}
 	for _, write := range shopWrites {
@@ -357,8 +357,8 @@ func TestV4PanicInASingleWrite(t *testing.T) {
 	requireOutcomes(t, panics, functions...)
 }
 
-// V4: in a transaction, a write that fails in a view fails alone, and the transaction may go on. It commits the writes
-// that have succeeded, as if no other had been tried.
+// V4: in a transaction, only the write that fails in a view is undone, and the transaction can continue. It commits the
+// writes that have succeeded, as if no other write had been tried.
 func TestV4PanicInATransaction(t *testing.T) {
 	panics := map[string]int{}
 	transact := func(s *shop, try func(tx *Tx, write shopWrite)) {
@@ -417,7 +417,7 @@ func TestV4PanicEndsATransaction(t *testing.T) {
 	}
 }
 
-// A rollback calls no function of a definition, also not that of a failed write in a transaction that goes on.
+// A rollback calls no function of a definition. Nor does undoing a failed write in a transaction that continues.
 func TestRollbackCallsNoFunction(t *testing.T) {
 	s := newShop(t).watch()
 	was := s.snapshot()
@@ -457,7 +457,8 @@ func TestRollbackCallsNoFunction(t *testing.T) {
 	s.requireUnchanged(was, "panicked in a transaction")
 }
 
-// V4 for a unique index of a view. The error names the operation, and each table and key on the way to the index.
+// V4 for a unique index of a view that refuses a write. The error names the operation, and each table and key on the way
+// to the index.
 func TestV4UniqueIndexOfAView(t *testing.T) {
 	s := newShop(t).watch()
 	_, err := NewUniqueIndex(s.richest, "rank", func(*Grouped[string, int]) int { return 0 }) // it has one row
@@ -496,7 +497,7 @@ func TestV4UniqueIndexOfAView(t *testing.T) {
 	}
 	require.Equal(t, twin.outcome(), s.outcome())
 
-	// The path has each view on the way.
+	// The error names each view on the way.
 	games := newGames()
 	sums := Group(games, "sums", func(g *game) string { return g.Player }, func(sum *int, g *game, sign int) { *sum += sign * g.Score })
 	same := Select(sums, "same", func(g *Grouped[string, int]) string { return g.Group }, func(g *Grouped[string, int]) *Grouped[string, int] { return g })
@@ -718,9 +719,9 @@ func TestV3ReadSeesOneMoment(t *testing.T) {
 	writers.Wait()
 }
 
-// Zero's four phases, for V1 and V2 of a graph of all kinds of views: remove all rows one by one, add them back, edit each
-// across every boundary, and edit it back. The views are compared with a recomputation after each step. In the end they
-// are as at first.
+// V1 and V2 hold for a graph of all kinds of views in four phases, which come from Zero's tests. The phases remove all rows
+// one by one, add them back, edit each row across every boundary, and edit it back. After each step, the views are compared
+// with a recomputation. In the end they are as they were at first.
 func TestFourPhases(t *testing.T) {
 	m := newViewModel(t)
 	r := newRand(t)
@@ -880,8 +881,8 @@ func TestSplitAndMerged(t *testing.T) {
 	require.Equal(t, want, run(func(r *rand.Rand) int { return 1 }, true))
 }
 
-// Select of all rows as they are is the source, and sums and counts over groups are those over the source. A Join of two
-// tables by their keys has the same pairs whichever is left.
+// A Select that leaves all rows as they are has the rows of its source. The sums and counts of all groups add up to those
+// of the source. A Join of two tables by their keys has the same pairs whichever table is left.
 func TestViewsMetamorphic(t *testing.T) {
 	r := newRand(t)
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
@@ -931,8 +932,8 @@ func TestViewsMetamorphic(t *testing.T) {
 	require.Equal(t, batchesOf(changes, -1), batchesOf(copied, -1), "the changes of a source are those of the same rows")
 }
 
-// V6: a write that leaves a view's row equal is no change of the view, and ends there. The functions of the next view are
-// not called.
+// V6: a write that leaves a view's row equal is no change of the view, and goes no further. The functions of the next view
+// are not called.
 func TestV6EqualRows(t *testing.T) {
 	games := newGames()
 	high := Select(games, "high", func(l *line) int { return l.ID }, func(g *game) *line { return &line{ID: g.ID, Score: g.Score / 10} })
@@ -964,7 +965,7 @@ func TestV6EqualRows(t *testing.T) {
 // A bankAccount is a row of the bank: Player is the owner, and Score the balance.
 type bankAccount = game
 
-// The bank: the sum over a Group of a Join is constant at every look, while goroutines transfer amounts and owners move.
+// While goroutines transfer amounts and owners move, every reader of a Group of a Join finds the same sum over all groups.
 // Run with -race.
 func TestBank(t *testing.T) {
 	const count, balance, goroutines = 20, 100, 8
@@ -1147,8 +1148,8 @@ func requireHiddenIndexes(t *testing.T, games *Table[int, game]) {
 	require.Equal(t, 2, checked)
 }
 
-// V1 holds for views that are made beside goroutines that write, commit and roll back. A view's Seq counts only the
-// changes since it was made.
+// V1 holds for views that are made while other goroutines write, commit and roll back. A view's Seq counts only the
+// changes since the view was made.
 func TestViewsMadeBesideWriters(t *testing.T) {
 	const rows, goroutines = 2000, 4
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
@@ -1451,7 +1452,8 @@ func TestSourceDroppedWhileAViewIsMade(t *testing.T) {
 }
 
 // Drop of a view leaves its sources as they are, and drops its views. Drop of a source drops its views. Feeds end with
-// ErrTableDropped, which names the view, after what is buffered. Views of a dropped source are born dropped, and empty.
+// ErrTableDropped, which names the view, after the buffered changes. A view of a dropped source is itself dropped, and is
+// empty.
 func TestDropOfViews(t *testing.T) {
 	for _, dropped := range []string{"orders", "customers", "billed", "countries", "lines", "worst each", "best"} {
 		s := newShop(t).watch()
@@ -1539,7 +1541,7 @@ func TestDropOfViews(t *testing.T) {
 	}
 }
 
-// A view of a dropped table is born dropped, and is empty.
+// A view of a dropped table is itself dropped, and is empty.
 func TestViewOfADroppedTable(t *testing.T) {
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
 	must[game](t)(games.Insert(game{ID: 1}))
@@ -1579,8 +1581,8 @@ func wordsErr[T any](s Stream[T]) string {
 	return pairs[0].err.Error()
 }
 
-// A Read that is open stays valid while views and their hidden indexes are dropped and made: each index is read in its own
-// tree.
+// A running Read stays valid while views and their hidden indexes are dropped and made. It reads each index in the tree
+// of that index.
 func TestReadStaysValidWhileViewsAreDropped(t *testing.T) {
 	s := newShop(t).watch()
 	first := TopEach(s.byAmount, "first", 1, func(o *order) int { return o.ID % 3 })
@@ -1808,8 +1810,8 @@ func TestRestoreAndResetOfSources(t *testing.T) {
 	require.Equal(t, "[8]", batchesOf(feed, -1))
 }
 
-// "If Reset returns an error, the table is as it was." So another Reset can follow in the transaction. The same holds for a
-// write that fails in a view (V4).
+// The documentation says: "If Reset returns an error, the table is as it was." Another Reset can therefore follow in the
+// transaction. The same holds for a write that fails in a view (V4).
 func TestResetAfterAFailureInAView(t *testing.T) {
 	games := newGames()
 	same := Select(games, "same", func(g *game) int { return g.ID }, func(g *game) *game { return g })
@@ -1869,7 +1871,7 @@ func TestResetOfSeveralSources(t *testing.T) {
 	require.Equal(t, 3, s.all.Len())
 }
 
-// Apply to a replica with views: they follow, as one batch. If a view refuses one of the changes, none is applied.
+// The views of a replica follow Apply, with one batch. If a view refuses one of the changes, none is applied.
 func TestApplyToASourceOfViews(t *testing.T) {
 	source, replica := newGames(), newGames()
 	same := Select(replica, "same", func(g *game) int { return g.ID }, func(g *game) *game { return &game{g.ID, g.Player, g.Score} })
@@ -1909,8 +1911,8 @@ func TestApplyToASourceOfViews(t *testing.T) {
 	require.Empty(t, batchesOf(feed, -1))
 }
 
-// A write that reaches no view pays nothing for views: Update allocates its row alone. No view has the row, or all were
-// dropped.
+// A write that reaches no view allocates nothing for views: Update allocates its row alone. That is so if no view has the
+// row, and if all views were dropped.
 func TestNoAllocationsWithoutViews(t *testing.T) {
 	if reflect.TypeFor[rowGuard[int, game]]().Size() > 0 {
 		t.Skip("with the tag changefeed_debug, the library takes more memory")

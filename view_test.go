@@ -20,7 +20,7 @@ type (
 	customer = user
 )
 
-// before returns the ID of another order, if there is one.
+// before returns the ID of another order, which need not exist.
 func before(o *order) int { return o.Score / 8 }
 
 var (
@@ -28,14 +28,14 @@ var (
 	errDefinition = errors.New("a definition has panicked")
 )
 
-// A viewModel is a graph of views over two tables. After each step, every view is compared with what its
-// definition makes of its sources' rows, and every feed with its view.
+// A viewModel is a graph of views over two tables. After each step, every view is compared with the rows that its
+// definition makes of the rows of its sources, and every feed with its view.
 type viewModel struct {
 	t         *testing.T
 	orders    *Table[int, order]
 	customers *Table[string, customer]
-	calls     int      // of functions of definitions that are left before one panics
-	feeds     []func() // of the tables: read a feed, and compare it with its table
+	calls     int      // a function of a definition panics at this call from now, or never if it is 0
+	feeds     []func() // each reads a feed of a table, and compares it with the table
 	list      []*modelView
 }
 
@@ -46,9 +46,9 @@ type modelView struct {
 	make func()
 	drop func()
 
-	table AnyTable     // nil: it is not made
-	law   func(tx *Tx) // V1
-	feed  func() error // V2; returns how the feed has ended, or nil
+	table AnyTable     // nil if the view is not made
+	law   func(tx *Tx) // checks V1
+	feed  func() error // checks V2, and returns the error that has ended the feed, or nil
 }
 
 // call is called by each function of a definition.
@@ -58,7 +58,7 @@ func (m *viewModel) call() {
 	}
 }
 
-// orderRows are the rows of the orders, in the transaction if tx is not nil.
+// orderRows returns the rows of the orders, as they are in the transaction if tx is not nil.
 func (m *viewModel) orderRows(tx *Tx) map[int]order { return rowsIn(tx, m.orders.Selection()) }
 
 func rowsIn[K comparable, V any](tx *Tx, s Selection[K, V]) map[K]V {
@@ -83,7 +83,7 @@ func viewRowsIn[K, V any](tx *Tx, v *View[K, V]) (rows, backward []V) {
 	return rows, backward
 }
 
-// define adds a view of others, with the rows that it must have, in their order.
+// define adds a view of other views. want returns the rows that it must have, in their order.
 func define[K comparable, V any](m *viewModel, of []*modelView, make func() *View[K, V], want func(tx *Tx) []V) *modelView {
 	d := &modelView{of: of}
 	d.make = func() {
@@ -116,7 +116,8 @@ func byKey[K cmp.Ordered, V any](rows map[K]V) (list []V) {
 	return list
 }
 
-// fold adds a feed. Its changes, folded over the rows that there are now, must be the rows. V2
+// fold follows a part of a table. The function that it returns applies the changes of the feed to the rows that there
+// were at first, and compares the result with the rows that there are. V2
 func fold[K comparable, V any](m *viewModel, s Selection[K, V]) func() error {
 	rows, seq := maps.Collect(s.All()), s.table.Seq()
 	batches := s.Batches(m.t.Context(), 1, Poll(nil))
@@ -420,7 +421,7 @@ func (m *viewModel) dropped(v *modelView) {
 	}
 }
 
-// state is what a failed write must not change. V4
+// state returns the figures that a failed write must not change. V4
 func (m *viewModel) state() (info []TableInfo) {
 	info = append(info, m.orders.Info(), m.customers.Info())
 	for _, v := range m.list {
@@ -537,7 +538,7 @@ func TestViewsAgainstAModel(t *testing.T) {
 	t.Log(ended)
 	require.Len(t, ended, 6)
 
-	// Without views, the tables are as if there never had been any.
+	// When all views are dropped, the tables are as if there had never been a view.
 	for _, v := range m.list {
 		if v.table != nil {
 			m.makeOrDrop(v)

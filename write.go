@@ -110,7 +110,7 @@ func (t *Table[K, V]) writeAndPublish(key K, next rule[V]) (c Change[V], w wakeL
 	return c, w, err
 }
 
-// checkNoView panics if the table has the rows of a view.
+// checkNoView panics if the table is the table of a view, to which only the view's definition writes.
 func (t *Table[K, V]) checkNoView() {
 	if t.isView() {
 		panic(fmt.Sprintf("changefeed: a write to the view %q; write to its sources", t.name))
@@ -124,9 +124,10 @@ func (t *Table[K, V]) publishLocked() wakeList[V] {
 	return w
 }
 
-// writeLocked makes a write without publishing it. Everything that can fail or panic has
-// happened when commitLocked begins (T4). The caller must defer endWrite or
-// forgetPlansLocked, which release the plans also after a panic.
+// writeLocked makes a write without publishing it. Everything in this table that can fail or
+// panic has happened when commitLocked begins (T4). A view can fail later, and cascadeLocked then
+// undoes the write. The caller must defer endWrite or forgetPlansLocked, which release the plans
+// also after a panic.
 func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	at := t.cellLocked(key)
 	old := at.latest()
@@ -148,7 +149,7 @@ func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	return c, nil
 }
 
-// makeLocked makes a change to the row of a cell, which is nil if the key has none.
+// makeLocked makes a change to the row of a key. The cell of the key is at, or nil if there is none.
 func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	for _, x := range t.indexes {
 		x.plan(c.Old, c.New)

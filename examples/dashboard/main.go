@@ -100,8 +100,8 @@ func serve(ctx context.Context, addr string, devices, rate int, stdout io.Writer
 	return errors.Join(shutdown(server), <-simulated, ignoreClosed(<-served))
 }
 
-// shutdown ends the server, and with it the feeds. Shutdown would wait for seconds for a connection
-// that a browser has opened without a request.
+// shutdown ends the server, and with it the feeds. It gives [http.Server.Shutdown] 200 ms, and then closes all
+// connections. Shutdown would otherwise wait for seconds for a connection on which a browser has sent no request.
 func shutdown(server *http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()

@@ -109,7 +109,7 @@ func run(ctx context.Context, show *screen, writes int, every time.Duration, ran
 		return err
 	}
 	for logged.Load() < players.Seq() && players.Seq() > start.Seq {
-		time.Sleep(time.Millisecond) // a dropped table retains nothing for a follower that resumes
+		time.Sleep(time.Millisecond) // wait for the log, because a dropped table retains nothing for it to resume with
 	}
 	players.Drop() // ends every feed once it has delivered its buffered changes
 	followers.Wait()
@@ -218,10 +218,10 @@ type screen struct {
 	best    *changefeed.View[string, Player]
 	inPlace bool
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	out   io.Writer
-	said  map[string]string
-	lines int // drawn last
+	said  map[string]string // the newest message of each follower
+	lines int               // the number of lines that were drawn last
 }
 
 func (s *screen) say(who, what string) {

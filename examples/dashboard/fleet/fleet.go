@@ -19,7 +19,7 @@ import (
 	"github.com/seed-637b77f9/changefeed"
 )
 
-// A Status tells how a device is.
+// A Status is the condition of a device.
 type Status string
 
 // The statuses of a device. Its temperature decides between the first three.
@@ -44,7 +44,7 @@ type Device struct {
 	Updated     int64       `json:"updated"`     // when it was polled last, in milliseconds since 1970
 }
 
-// A Total is how many devices of a region have each status, and the sum of their temperatures. The sum
+// A Total has the number of a region's devices with each status, and the sum of their temperatures. The sum
 // is in tenths of °C, because a sum of integers is exact when devices are added and removed.
 type Total struct {
 	OK      int `json:"ok"`
