@@ -494,6 +494,43 @@ func TestAPanicInTheRollbackOfATableLeavesNoOtherOneHalfDone(t *testing.T) {
 	}
 }
 
+// A panic at the end of a transaction that has committed, which only a compare function can cause, reaches the caller. The
+// transaction has ended in all tables, and they are free.
+func TestAPanicAtTheEndOfATransactionLeavesNoTableInIt(t *testing.T) {
+	for bad := range 3 {
+		over, value := false, errors.New("in compare")
+		var tables []*Table[int, game]
+		var given []AnyTable
+		for i := range 3 {
+			games := NewTableFunc("games", func(g *game) int { return g.ID }, func(a, b int) int {
+				if over && i == bad {
+					panic(value)
+				}
+				return a - b
+			})
+			insertRows(t, games, 1, 2)
+			tables, given = append(tables, games), append(given, games)
+		}
+		require.PanicsWithValue(t, value, func() {
+			_ = Transact(func(tx *Tx) error {
+				for _, games := range tables {
+					must[game](t)(games.In(tx).Delete(2)) // its cell is removed at the end
+				}
+				over = true
+				return nil
+			}, given...)
+		})
+		over = false
+		for i, games := range tables {
+			require.True(t, games.mu.TryLock(), "the lock of table %d must be free", i)
+			require.False(t, games.tx.running(), "table %d", i)
+			games.mu.Unlock()
+			require.Equal(t, 1, games.Len())
+			insertRows(t, games, 2, 3)
+		}
+	}
+}
+
 // What a large transaction needed is released when it is over, also if it is taken
 // back: neither the rows that it replaced nor the space for its list is held, and in an
 // index neither their values nor the space for those.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -643,6 +644,53 @@ func TestV3CommitsOfViews(t *testing.T) {
 		"games: 2 insert {2  5}", "games: 3 update {1  15} -> {1  25}", "high: 2 update {1  15} -> {1  25}",
 		"count: 2 delete {1 1}", "count: 3 insert {2 1}",
 	}, texts)
+}
+
+// F3: a single write to a source, and a transaction, wake the loops that wait for the source, for its view, and for both.
+func TestWritesWakeLoopsOfViews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		games := newGames()
+		same := Select(games, "same", func(g *game) int { return g.ID }, func(g *game) *game { return g })
+		source, view := follow(games.Changes(t.Context()), nil), follow(same.Changes(t.Context()), nil)
+		commits := 0
+		go func() {
+			for range Commits(t.Context(), []AnyTable{games, same}) {
+				commits++
+			}
+		}()
+		synctest.Wait()
+		for n, write := range []func(){func() { insertRows(t, games, 1) }, func() { transactWrites(t, games, 1) }} {
+			write()
+			synctest.Wait()
+			require.Equal(t, []string{"+1", "+1 2"}[n], source.String())
+			require.Equal(t, source.String(), view.String())
+			require.Equal(t, n+1, commits)
+		}
+	})
+}
+
+// Domains are locked in the order of their ids, each once: a view has that of its source. If one of them was merged before
+// it was locked, none stays locked.
+func TestDomainsOfTables(t *testing.T) {
+	first, second := newGames(), newGames()
+	count := Count(first, "count", func(g *game) int { return g.Score })
+	tables := []txTable{first, second, count.table}
+	for range 2 {
+		domains := domainsOf(nil, tables)
+		require.Len(t, domains, 2)
+		require.Same(t, &first.mu.own, domains[0])
+		require.Same(t, &second.mu.own, domains[1])
+		slices.Reverse(tables)
+	}
+
+	domains := domainsOf(nil, tables)
+	mergeDomains(first, second)
+	require.False(t, domains.acquire((*domain).lock, (*domain).Unlock))
+	require.True(t, domains[1].TryLock())
+	domains[1].Unlock()
+	require.Len(t, domainsOf(nil, tables), 1)
+	insertRows(t, first, 1)
+	insertRows(t, second, 1)
 }
 
 // V3: Read of sources and views sees one moment, while writers write.
@@ -1302,8 +1350,10 @@ func TestViewIsMadeWithoutChanges(t *testing.T) {
 		info := v.Info()
 		require.Equal(t, TableInfo{Name: v.Name(), Rows: 200, Position: v.At(0)}, info)
 		v.Retain(10)
-		feed := v.Changes(t.Context(), Poll(nil))
+		var tracked Feed
+		feed := v.Changes(t.Context(), Poll(nil), Track(&tracked))
 		require.Empty(t, take(feed, 1))
+		require.Equal(t, v.At(0), tracked.Position())
 		must[game](t)(games.Upsert(game{ID: 7, Score: int(games.Seq())}))
 		require.EqualValues(t, 1, v.Seq())
 		require.Equal(t, "1", wordsOf(feed, -1))
@@ -1793,6 +1843,8 @@ func TestRestoreAndResetOfSources(t *testing.T) {
 	require.ErrorIs(t, games.Restore(past()), ErrNotEmpty)
 	must[game](t)(games.Upsert(game{1, "Ann", 8}))
 	require.Equal(t, "[7]", batchesOf(feed, -1))
+	got, _ := games.Get(1)
+	require.Equal(t, game{1, "Ann", 8}, got)
 	require.Equal(t, rowsOf(t, games.All()), rowsOf(t, same.All()))
 
 	// V4 for a Reset that a view refuses, also in a transaction that goes on.
@@ -1804,10 +1856,17 @@ func TestRestoreAndResetOfSources(t *testing.T) {
 	requireState(t, ofSame, same.table)
 	require.NoError(t, Transact(func(tx *Tx) error {
 		require.ErrorIs(t, games.In(tx).Reset(past(game{5, "Eve", 1}, game{6, "Eve", 1})), ErrDuplicateKey)
+		_, err := games.In(tx).Upsert(game{1, "Ann", 7})
+		require.ErrorIs(t, err, ErrDuplicateKey, "a write after the Reset is checked")
 		must[game](t)(games.In(tx).Upsert(game{1, "Ann", 9}))
 		return nil
 	}, games))
 	require.Equal(t, "[8]", batchesOf(feed, -1))
+	require.Equal(t, rowsOf(t, games.All()), rowsOf(t, same.All()))
+
+	// The unique index is checked at the end of a Reset, so two rows can exchange their values.
+	require.NoError(t, games.Reset(past(game{1, "Ann", 7}, game{3, "Bob", 9}, game{4, "Cid", 1})))
+	require.Equal(t, "[9 10]", batchesOf(feed, -1))
 }
 
 // The documentation says: "If Reset returns an error, the table is as it was." Another Reset can therefore follow in the
