@@ -36,8 +36,10 @@ type groupView[G, K, V, R any] struct {
 //	func(sum *int, row *Order, sign int) { *sum += sign * row.Amount }
 //
 // fold can also be a method of the Value, such as (*Total).Add. The order in which rows are added and removed must
-// make no difference, so fold must be exact. A sum of floats is not exact, because x+y-x may differ from y in the
-// last bits. Sum integers instead, such as cents.
+// make no difference, and to remove a row must undo what adding it did. fold must not modify the row.
+//
+// So a maximum is no fold: use [TopEach] with n = 1. Nor is a sum of floats, because x+y-x may differ from y: the errors
+// add up, a large x can erase y, and a NaN stays until the group is empty. Sum integers instead, such as cents.
 //
 // A write to the source writes one row of the view, or two if it moves a row to another group. Each write to the view
 // first copies the group's Value, as [Table.Update] copies a row. Group panics if the source or a function is nil. See

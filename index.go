@@ -88,8 +88,8 @@ type tableIndex[K, V any] interface {
 	// check returns an error if the planned write would break a unique index.
 	check() error
 
-	// checkWritten returns an error if the writes since the last save have broken a unique index,
-	// and the key of a row with the value of another.
+	// checkWritten returns an error if the writes of the transaction since the last save have broken a unique
+	// index, and the key of a row with the value of another.
 	checkWritten() (key K, err error)
 
 	// apply makes the planned write, which was made to the cell of the key.

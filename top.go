@@ -27,6 +27,8 @@ type topView[P, K, V any] struct {
 // [View.Backward] has them in the opposite order. A feed that begins with the present rows has them in the order of
 // the ranks, too. [View.Row], [View.Rows], [View.Range] and [View.From] select by key, and have the order of the keys.
 //
+// For the largest of a selection of rows, make an index of a view with these rows: a [Select] whose f returns the row.
+//
 // A write to a row that is outside the view before and after adds a lookup and a comparison with the view's last row.
 // Any other write costs at most two more writes. Top makes the view in one step, which takes time in proportion to n,
 // while other readers and writers of the table wait. It panics if the index is nil or was made by [NewMultiIndex] or
@@ -64,7 +66,7 @@ func newTop[S, K, V any](x *Index[S, K, V], function, name string, n int, bottom
 // best score of each player.
 //
 // Within a group, the view is like [Top]. In the order of the ranks, the groups come one after the other, in ascending
-// order. The view is made a few rows at a time: see [View].
+// order. Its keys are those of the index's table, not the groups. The view is made a few rows at a time: see [View].
 //
 // The view keeps an index of the source by group and value. A write to the source also writes to that index, and
 // visits up to n rows of the view, those of the row's group. If the row is in the view before or after, the write costs

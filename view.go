@@ -45,12 +45,15 @@ func (v *View[K, V]) tableOf() *Table[K, V] {
 // source leaves a row of the view equal to the one before, it is no change of the view.
 //
 // The functions that define a view run under the lock of its sources. So does the predicate of a
-// [Selection.Where] that is a source. These functions must depend on their arguments alone, must be quick, and must
-// call no table at all: see [Table]. They may be called again for rows that were written long ago.
+// [Selection.Where] that is a source. These functions must depend on their arguments alone, must not modify a row of the
+// source, must be quick, and must call no table at all: see [Table]. They may be called again for rows that were written long ago.
 //
-// If one of these functions panics during a write, the panic reaches the writer, and nothing is written. If a
-// unique index of a view refuses a row, the write fails with [ErrDuplicateKey], and the error names the view. In a
-// transaction, only the write that fails is undone.
+// If one of these functions panics during a write, the panic reaches the writer, and nothing is written. If two
+// rows of a view have one value in a unique index at the end of a write, the write fails with [ErrDuplicateKey], and
+// the error names the view. In a transaction, only the write that fails is undone.
+//
+// One write can change a row of a view several times, for example a sum of two rows that one customer changes.
+// Changes then yields each step. Batches yields all of them together.
 //
 // A write to a source and its views is a transaction. It costs about as much as one more write, and as much again
 // for each row that it writes in a view (BenchmarkViews). If no view takes the row, neither before nor after the
@@ -336,7 +339,7 @@ func (v *View[K, V]) Drop() { v.table.Drop() }
 
 // In returns the view as it is in a transaction, or in [Read]. In a transaction, the view shows the writes that
 // the transaction has made to its sources. The view need not be passed to [Transact] itself. It is enough that a
-// table or view is passed which shares the view's lock, such as a source.
+// table or view is passed which shares the view's lock, such as a source. To write to a source, pass the source.
 //
 // In panics if tx is nil or has ended, or if the transaction does not hold the view's lock. In Read, it panics if
 // the view was not passed to Read.
