@@ -61,9 +61,13 @@ func (t *Table[K, V]) isView() bool { return t.taps != nil }
 func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	if !t.tx.running() {
 		t.beginSingleLocked()
+		if err := t.spreadLocked(c, key, at); err != nil {
+			return err
+		}
+		return t.single.checkViewsLocked()
 	}
 	tx := t.tx.tx
-	if tx.cascade.running {
+	if tx.single || tx.cascade.running {
 		return t.spreadLocked(c, key, at)
 	}
 	tx.beginCascade()

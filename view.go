@@ -230,7 +230,7 @@ func (p *tap[K, V]) growMore() (more bool) {
 		}
 	}()
 	cells := p.nextCells()
-	tx := &Tx{single: true, cascade: cascade{running: true}}
+	tx := &Tx{single: true}
 	_, err := tx.runLocked(func(tx *Tx) error {
 		for _, c := range cells {
 			p.upTo = &c.key
