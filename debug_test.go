@@ -531,7 +531,7 @@ func TestDebugAllowsCallsThatDoNotDeadlock(t *testing.T) {
 }
 
 // A function that runs under the lock of a table and calls another table panics if a view connects the two, because
-// they share a lock then. The message names both. A call between two tables that no view connects is not found.
+// they share a lock then (V5). The message names both. A call between two tables that no view connects is not found.
 func TestDebugNamesTheTablesThatShareALock(t *testing.T) {
 	orders := NewTable("orders", func(o *order) int { return o.ID })
 	customers := NewTable("customers", func(c *customer) string { return c.Name })

@@ -89,6 +89,7 @@ type View[K, V any] struct{ table *Table[K, V] }
 //	V5  The functions of a definition depend on their arguments alone, and call no table. The library may
 //	    call them again for old rows. This is the user's part.
 //	V6  A change that leaves a view's row equal is no change of the view, and goes no further.
+//	V7  Each source of a view was made before the view, so no view follows itself.
 type dependent[K, V any] interface {
 	// follow makes the changes to the view that follow from a change of the source. Either old or new may be
 	// nil. It calls functions of the user.

@@ -980,6 +980,30 @@ func TestViewsMetamorphic(t *testing.T) {
 	require.Equal(t, batchesOf(changes, -1), batchesOf(copied, -1), "the changes of a source are those of the same rows")
 }
 
+// V7: each source of a view was made before the view. The sources are those that the view follows.
+func TestSourcesAreMadeBeforeTheirViews(t *testing.T) {
+	s := newShop(t)
+	for _, v := range []struct {
+		view    txTable
+		taps    []anyTap
+		sources []txTable
+	}{
+		{s.lines.table, s.lines.table.taps, []txTable{s.orders}},
+		{s.totals.table, s.totals.table.taps, []txTable{s.orders}},
+		{s.billed.table, s.billed.table.taps, []txTable{s.orders, s.customers}},
+		{s.countries.table, s.countries.table.taps, []txTable{s.billed.table}},
+		{s.richest.table, s.richest.table.taps, []txTable{s.countries.table}},
+		{s.worstEach.table, s.worstEach.table.taps, []txTable{s.orders}},
+	} {
+		var sources []txTable
+		for _, p := range v.taps {
+			sources = append(sources, p.sourceTable())
+			require.Less(t, p.sourceTable().lockOrder(), v.view.lockOrder(), v.view.Name())
+		}
+		require.True(t, slices.Equal(v.sources, sources), v.view.Name())
+	}
+}
+
 // V6: a write that leaves a view's row equal is no change of the view, and goes no further. The functions of the next view
 // are not called.
 func TestV6EqualRows(t *testing.T) {
