@@ -13,9 +13,8 @@ import (
 
 // A cascade is the write to a table with views that is under way in a transaction.
 type cascade struct {
-	running bool
-	tables  []txTable // the tables that the cascade has reached
-	logged  int       // the length of Tx.log before the cascade
+	tables []txTable // the tables that the cascade has reached
+	logged int       // the length of Tx.log before the cascade
 }
 
 // A savepoint is the state of a table before a cascade.
@@ -39,12 +38,8 @@ type savedRing[V any] struct {
 	next uint64 // ring.next before the put
 }
 
-// cascades reports whether a change to the table is part of a cascade: the table is a view, or the change
-// concerns one of its views. It may call functions of the user.
+// cascades reports whether a change to the table concerns one of its views. It may call functions of the user.
 func (t *Table[K, V]) cascades(key K, old, new *V) bool {
-	if t.isView() {
-		return true
-	}
 	for _, p := range t.dependents {
 		if _, _, ok := p.concerns(key, old, new); ok {
 			return true
@@ -56,48 +51,39 @@ func (t *Table[K, V]) cascades(key K, old, new *V) bool {
 // isView reports whether the table has the rows of a view.
 func (t *Table[K, V]) isView() bool { return t.taps != nil }
 
-// cascadeLocked makes a planned change to a table that has views or is one, and then makes the views follow. If
-// no transaction is running, cascadeLocked begins one, which endWrite ends.
+// cascadeLocked makes a planned change to a table with views, and then makes the views follow. If no transaction is
+// running, cascadeLocked begins one, which endWrite ends.
 func (t *Table[K, V]) cascadeLocked(c *Change[V], key K, at *cell[K, V]) error {
 	if !t.tx.running() {
 		t.beginSingleLocked()
-		if err := t.spreadLocked(c, key, at); err != nil {
-			return err
-		}
+		t.spreadLocked(c, key, at)
 		return t.single.checkViewsLocked()
 	}
 	tx := t.tx.tx
-	if tx.single || tx.cascade.running {
-		return t.spreadLocked(c, key, at)
-	}
 	tx.beginCascade()
 	ok := false
 	defer func() { tx.endCascade(ok) }() // also if a function of the user panics
-	err := t.spreadLocked(c, key, at)
-	if err == nil {
-		err = tx.checkViewsLocked()
-	}
+	t.spreadLocked(c, key, at)
+	err := tx.checkViewsLocked()
 	ok = err == nil
 	return err
 }
 
-func (t *Table[K, V]) spreadLocked(c *Change[V], key K, at *cell[K, V]) error {
+// spreadLocked makes a planned change of a cascade, and then makes the views follow.
+func (t *Table[K, V]) spreadLocked(c *Change[V], key K, at *cell[K, V]) {
 	t.saveOnceLocked()
 	t.commitLocked(c, key, at)
-	return t.followLocked(key, c.Old, c.New)
+	t.followLocked(key, c.Old, c.New)
 }
 
 // followLocked makes the views of the table follow a change.
-func (t *Table[K, V]) followLocked(key K, old, new *V) error {
+func (t *Table[K, V]) followLocked(key K, old, new *V) {
 	for _, p := range t.dependents {
-		if err := p.follow(t.tx.tx, key, old, new); err != nil {
-			return err
-		}
+		p.follow(t.tx.tx, key, old, new)
 	}
-	return nil
 }
 
-func (tx *Tx) beginCascade() { tx.cascade.running, tx.cascade.logged = true, len(tx.log) }
+func (tx *Tx) beginCascade() { tx.cascade.logged = len(tx.log) }
 
 // endCascade ends the cascade. If ok is false, it first makes the tables what they were before the cascade.
 func (tx *Tx) endCascade(ok bool) {
@@ -112,7 +98,7 @@ func (tx *Tx) endCascade(ok bool) {
 		clear(tx.log[c.logged:])
 		tx.log = tx.log[:c.logged]
 	}
-	c.tables, c.running = recycle(c.tables), false
+	c.tables = recycle(c.tables)
 }
 
 // checkViewsLocked returns an error if the cascade has broken a unique index of a view. It is called at the end of the
@@ -130,8 +116,12 @@ func (tx *Tx) checkViewsLocked() error {
 	return nil
 }
 
-// checkWrittenLocked returns an error if the cascade, which has reached these tables, has broken a unique index.
+// checkWrittenLocked returns an error if the table is that of a view, and the cascade, which has reached these tables,
+// has broken one of its unique indexes.
 func (t *Table[K, V]) checkWrittenLocked(reached []txTable) error {
+	if !t.isView() {
+		return nil // makeLocked or a Reset has checked its indexes
+	}
 	for _, x := range t.indexes {
 		if key, err := x.checkWritten(); err != nil {
 			return &keyError{op: t.wayLocked("in view", reached), table: t.name, key: key, err: err}
@@ -205,25 +195,24 @@ func (t *Table[K, V]) joinLocked(tx *Tx) {
 }
 
 // setLocked stores row under a key of a view. If row is nil, it removes the row of the key.
-func (t *Table[K, V]) setLocked(tx *Tx, key K, row *V) error {
-	return t.setCellLocked(tx, key, t.cellLocked(key), row)
+func (t *Table[K, V]) setLocked(tx *Tx, key K, row *V) {
+	t.setCellLocked(tx, key, t.cellLocked(key), row)
 }
 
 // setCellLocked is like setLocked, but the caller passes the cell of the key, or nil if the key has none.
-func (t *Table[K, V]) setCellLocked(tx *Tx, key K, at *cell[K, V], row *V) error {
+func (t *Table[K, V]) setCellLocked(tx *Tx, key K, at *cell[K, V], row *V) {
 	t.joinLocked(tx)
 	old := at.latest()
 	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
 	if c.Kind == None || c.Kind == Update && t.equal(old, row) {
-		return nil // V6
+		return // V6
 	}
 	if t.indexes != nil {
 		defer t.forgetPlansLocked()
+		t.planLocked(&c)
 	}
-	if err := t.makeLocked(&c, key, at); err != nil {
-		return &keyError{op: "in view", table: t.name, key: key, err: err}
-	}
-	return nil
+	t.guard.keep(row)
+	t.spreadLocked(&c, key, at)
 }
 
 // beginSingleLocked begins a transaction for a single write.

@@ -83,7 +83,7 @@ func Count[G cmp.Ordered, K, V any](s Source[K, V], name string, by func(row *V)
 
 func (d *groupView[G, K, V, R]) viewTable() txTable { return d.to }
 
-func (d *groupView[G, K, V, R]) follow(tx *Tx, _ K, old, new *V) error {
+func (d *groupView[G, K, V, R]) follow(tx *Tx, _ K, old, new *V) {
 	var was, is G
 	if old != nil {
 		was = d.by(old)
@@ -92,21 +92,19 @@ func (d *groupView[G, K, V, R]) follow(tx *Tx, _ K, old, new *V) error {
 		is = d.by(new)
 	}
 	if old != nil && new != nil && d.to.order(was, is) == 0 {
-		return d.change(tx, is, old, new)
+		d.change(tx, is, old, new)
+		return
 	}
 	if old != nil {
-		if err := d.change(tx, was, old, nil); err != nil {
-			return err
-		}
+		d.change(tx, was, old, nil)
 	}
 	if new != nil {
-		return d.change(tx, is, nil, new)
+		d.change(tx, is, nil, new)
 	}
-	return nil
 }
 
 // change removes the row out from a group, and adds the row in. One of them may be nil.
-func (d *groupView[G, K, V, R]) change(tx *Tx, group G, out, in *V) error {
+func (d *groupView[G, K, V, R]) change(tx *Tx, group G, out, in *V) {
 	var made *R
 	at := d.to.cellLocked(group)
 	if stored := at.latest(); stored != nil {
@@ -124,5 +122,5 @@ func (d *groupView[G, K, V, R]) change(tx *Tx, group G, out, in *V) error {
 	if count == 0 {
 		made = nil
 	}
-	return d.to.setCellLocked(tx, group, at, made)
+	d.to.setCellLocked(tx, group, at, made)
 }

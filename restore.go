@@ -277,36 +277,29 @@ func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 		return true
 	})
 	for _, c := range gone {
-		if err := t.rewriteRowLocked(c.key, c, nil); err != nil {
-			return err
-		}
+		t.rewriteRowLocked(c.key, c, nil)
 	}
-	var err error
 	r.rows.tree.Ascend(func(e entry[K]) bool {
-		err = t.rewriteRowLocked(e.key, t.cellLocked(e.key), (*cell[K, V])(e.cell).row.Load())
-		return err == nil
+		t.rewriteRowLocked(e.key, t.cellLocked(e.key), (*cell[K, V])(e.cell).row.Load())
+		return true
 	})
-	if err == nil {
-		err = tx.checkViewsLocked()
-	}
+	err := tx.checkViewsLocked()
 	ok = err == nil
 	return err
 }
 
 // rewriteRowLocked makes row the row of a cell. The table reports no change. Its unique indexes were checked when
 // the contents were staged.
-func (t *Table[K, V]) rewriteRowLocked(key K, at *cell[K, V], row *V) error {
+func (t *Table[K, V]) rewriteRowLocked(key K, at *cell[K, V], row *V) {
 	defer t.forgetPlansLocked()
 	old := at.latest()
 	c := Change[V]{Kind: kindOf(old, row), Old: old, New: row}
 	if c.Kind == Update && t.equal(old, row) {
-		return nil
+		return
 	}
-	for _, x := range t.indexes {
-		x.plan(old, row)
-	}
+	t.planLocked(&c)
 	t.storeLocked(key, at, &c)
-	return t.followLocked(key, old, row)
+	t.followLocked(key, old, row)
 }
 
 // takeOverLocked makes the staged contents those of the table. Scans that are open keep the

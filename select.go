@@ -30,14 +30,15 @@ func Select[W, K, V any](s Source[K, V], name string, key func(row *W) K, f func
 
 func (d *selectView[K, V, W]) viewTable() txTable { return d.to }
 
-func (d *selectView[K, V, W]) follow(tx *Tx, key K, _, new *V) error {
+func (d *selectView[K, V, W]) follow(tx *Tx, key K, _, new *V) {
 	if new == nil {
-		return d.to.setLocked(tx, key, nil)
+		d.to.setLocked(tx, key, nil)
+		return
 	}
 	row := d.make(new)
 	if row != nil && d.to.order(d.to.key(row), key) != 0 {
 		panic(fmt.Sprintf("changefeed: Select: the row of %q for the key %s has the key %s; keep the key of the source",
 			d.to.name, quoted(key), quoted(d.to.key(row))))
 	}
-	return d.to.setLocked(tx, key, row)
+	d.to.setLocked(tx, key, row)
 }

@@ -91,7 +91,7 @@ type Table[K, V any] struct {
 	//	    reader holds this table's lock to begin, and while it drops up to roundSize
 	//	    earlier rows.
 
-	allScope scope[K, V] // of all changes; guarded by mu; first, so that its ring begins with a line of the cache
+	allScope scope[K, V] // of all changes, guarded by mu. It is first, so that its ring begins with a line of the cache
 
 	self  AnyTable       // the table, or the view that it is of
 	guard rowGuard[K, V] // see debug.go; without its tag, it has no size
@@ -123,7 +123,7 @@ type Table[K, V any] struct {
 
 	dependents []*tap[K, V] // the views of the table, in the order in which they were made
 	single     *Tx          // of single writes, which it is used for again; nil before the first
-	taps       []anyTap     // if the table is that of a view: what it takes from its sources; else nil
+	taps       []anyTap     // if the table is that of a view: the taps of its sources, otherwise nil
 
 	snapshots snapshots[K, V] // that readers have
 

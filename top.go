@@ -185,7 +185,7 @@ func (d *topView[P, K, V]) isBehind(a, b indexEntry[P, K]) bool {
 	return c < 0
 }
 
-func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
+func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) {
 	var at indexEntry[P, K] // the place of the new row
 	if new != nil {
 		at = indexEntry[P, K]{value: d.ranked.value(new), key: key}
@@ -193,16 +193,14 @@ func (d *topView[P, K, V]) follow(tx *Tx, key K, _, new *V) error {
 	if shown := d.to.cellLocked(key).latest(); shown != nil {
 		was := indexEntry[P, K]{value: d.ranked.value(shown), key: key}
 		if new != nil && d.sameGroup(was.value, at.value) {
-			return d.move(tx, was, at, new)
+			d.move(tx, was, at, new)
+			return
 		}
-		if err := d.leave(tx, was); err != nil {
-			return err
-		}
+		d.leave(tx, was)
 	}
-	if new == nil {
-		return nil
+	if new != nil {
+		d.enter(tx, at, new)
 	}
-	return d.enter(tx, at, new)
 }
 
 // isOutside reports whether the view has no row with the key, and would not take new, which may be nil. It depends on
@@ -223,43 +221,41 @@ func (d *topView[P, K, V]) sameGroup(a, b P) bool { return d.same == nil || d.sa
 
 // enter makes the view follow a change of a row that is not in it. If the group is full, the row pushes out the last
 // row, unless it comes behind that row.
-func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K], row *V) error {
+func (d *topView[P, K, V]) enter(tx *Tx, at indexEntry[P, K], row *V) {
 	if last, full := d.lastIfFull(at); full {
 		if d.isBehind(at, last) {
-			return nil
+			return
 		}
-		if err := d.to.setLocked(tx, last.key, nil); err != nil {
-			return err
-		}
+		d.to.setLocked(tx, last.key, nil)
 	}
-	return d.to.setLocked(tx, at.key, row)
+	d.to.setLocked(tx, at.key, row)
 }
 
 // move makes the view follow a change of one of its rows that stays in its group. If the row falls behind a row that is
 // not in the view, that row takes its place.
-func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K], row *V) error {
+func (d *topView[P, K, V]) move(tx *Tx, was, at indexEntry[P, K], row *V) {
 	if last := d.lastWithout(was); d.isBehind(at, last) {
 		if next, ok := d.next(last); ok && d.to.order(next.key, at.key) != 0 {
-			return d.replace(tx, was.key, next)
+			d.replace(tx, was.key, next)
+			return
 		}
 	}
-	return d.to.setLocked(tx, at.key, row)
+	d.to.setLocked(tx, at.key, row)
 }
 
 // leave removes a row of the view that was deleted or has left its group. The next row of the group takes its place.
-func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K]) error {
+func (d *topView[P, K, V]) leave(tx *Tx, was indexEntry[P, K]) {
 	if next, ok := d.next(d.lastWithout(was)); ok {
-		return d.replace(tx, was.key, next)
+		d.replace(tx, was.key, next)
+		return
 	}
-	return d.to.setLocked(tx, was.key, nil)
+	d.to.setLocked(tx, was.key, nil)
 }
 
 // replace removes the row of a key from the view, and adds the source's row at the entry by.
-func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K]) error {
-	if err := d.to.setLocked(tx, key, nil); err != nil {
-		return err
-	}
-	return d.to.setLocked(tx, by.key, (*cell[K, V])(by.cell).latest())
+func (d *topView[P, K, V]) replace(tx *Tx, key K, by indexEntry[P, K]) {
+	d.to.setLocked(tx, key, nil)
+	d.to.setLocked(tx, by.key, (*cell[K, V])(by.cell).latest())
 }
 
 // next returns the first entry of the source behind a place, if it is in the same group.

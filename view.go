@@ -93,7 +93,7 @@ type View[K, V any] struct{ table *Table[K, V] }
 type dependent[K, V any] interface {
 	// follow makes the changes to the view that follow from a change of the source. Either old or new may be
 	// nil. It calls functions of the user.
-	follow(tx *Tx, key K, old, new *V) error
+	follow(tx *Tx, key K, old, new *V)
 
 	viewTable() txTable
 }
@@ -166,13 +166,11 @@ func (p *tap[K, V]) concerns(key K, old, new *V) (seenOld, seenNew *V, ok bool) 
 }
 
 // follow makes the view follow a change of the table, if the change concerns it.
-func (p *tap[K, V]) follow(tx *Tx, key K, old, new *V) error {
-	old, new, ok := p.concerns(key, old, new)
-	if !ok {
-		return nil
+func (p *tap[K, V]) follow(tx *Tx, key K, old, new *V) {
+	if old, new, ok := p.concerns(key, old, new); ok {
+		p.followed++
+		p.dependent.follow(tx, key, old, new)
 	}
-	p.followed++
-	return p.dependent.follow(tx, key, old, new)
 }
 
 // attachLocked adds the tap to its table, and the hidden index if there is one. It returns false if the table is
@@ -247,14 +245,12 @@ func (p *tap[K, V]) growMore() (more bool) {
 			if row = p.see(row); row == nil {
 				continue
 			}
-			if err := p.dependent.follow(tx, t.keyOf(c, row), nil, row); err != nil {
-				return err
-			}
+			p.dependent.follow(tx, t.keyOf(c, row), nil, row)
 		}
 		return nil
 	})
 	if err != nil {
-		panic(err) // the view has no unique index yet
+		panic(err) // the hidden index is not unique
 	}
 	ok = true
 	if len(cells) == growSize {

@@ -149,20 +149,23 @@ func (t *Table[K, V]) writeLocked(key K, next rule[V]) (Change[V], error) {
 	return c, nil
 }
 
-// makeLocked makes a change to the row of a key. The cell of the key is at, or nil if there is none.
-func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
+// planLocked makes the indexes plan a change.
+func (t *Table[K, V]) planLocked(c *Change[V]) {
 	for _, x := range t.indexes {
 		x.plan(c.Old, c.New)
 	}
-	if !t.isView() { // whose indexes are checked at the end of the cascade
-		for _, x := range t.indexes {
-			if err := x.check(); err != nil {
-				return err
-			}
+}
+
+// makeLocked makes a change to the row of a key. The cell of the key is at, or nil if there is none.
+func (t *Table[K, V]) makeLocked(c *Change[V], key K, at *cell[K, V]) error {
+	t.planLocked(c)
+	for _, x := range t.indexes {
+		if err := x.check(); err != nil {
+			return err
 		}
 	}
 	t.guard.keep(c.New)
-	if (t.dependents != nil || t.isView()) && t.cascades(key, c.Old, c.New) {
+	if t.dependents != nil && t.cascades(key, c.Old, c.New) {
 		return t.cascadeLocked(c, key, at)
 	}
 	t.commitLocked(c, key, at)
