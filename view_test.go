@@ -491,9 +491,7 @@ func (m *viewModel) past(r *rand.Rand) Past[order] {
 
 func TestViewsAgainstAModel(t *testing.T) {
 	m := newViewModel(t)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	r := newRand(t)
 	m.check(nil)
 	ended := make(map[string]int)
 	for range 1000 {
