@@ -2,9 +2,13 @@ package changefeed
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -13,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/btree"
+	"github.com/stretchr/testify/require"
 )
 
 // The figures that count are ratios within one run: a benchmark that compares runs
@@ -1145,6 +1150,36 @@ func BenchmarkPoll(b *testing.B) {
 			}
 			b.ReportMetric(median(alls), "ns/write")
 			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}
+
+// BenchmarkCompile: time to compile a program that uses tables with n types of rows. The library is compiled before. The
+// compiler makes a copy of the library's generic code for each type.
+func BenchmarkCompile(b *testing.B) {
+	goBuild := func(args ...string) {
+		out, err := exec.CommandContext(b.Context(), "go", append([]string{"build"}, args...)...).CombinedOutput()
+		require.NoError(b, err, "%s", out)
+	}
+	goBuild(".")
+	for _, types := range []int{1, 3} {
+		b.Run(fmt.Sprintf("types=%d", types), func(b *testing.B) {
+			dir := b.TempDir()
+			program, overlay := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
+			at, err := filepath.Abs("compiled/main.go") // there is no such file, except for the compiler
+			require.NoError(b, err)
+			replace, err := json.Marshal(map[string]any{"Replace": map[string]string{at: program}})
+			require.NoError(b, err)
+			require.NoError(b, os.WriteFile(overlay, replace, 0o600))
+			for b.Loop() {
+				text := "package main\n\nimport \"github.com/seed-637b77f9/changefeed\"\n\nfunc main() {\n"
+				for range types {
+					row := fmt.Sprintf("struct { ID int; Field%d string }", rand.Uint64()) // so that no build is in the cache
+					text += fmt.Sprintf("changefeed.NewTable(\"rows\", func(r *%s) int { return r.ID })\n", row)
+				}
+				require.NoError(b, os.WriteFile(program, []byte(text+"}\n"), 0o600))
+				goBuild("-overlay", overlay, "-o", filepath.Join(dir, "program"), "./compiled")
+			}
 		})
 	}
 }

@@ -332,7 +332,7 @@ func TestTheEndOfAFeed(t *testing.T) {
 func TestAFeedIsNotDrainedBeforeItsLastChange(t *testing.T) {
 	games := newGames()
 	feed := games.Changes(t.Context())
-	window := &games.feeds.all()[0].window
+	window := &games.allSubscriptions()[0].window
 	feedWrites(t, games, 1)
 	games.Drop()
 	require.False(t, window.drained())
@@ -722,7 +722,7 @@ func holdBacklog(tb testing.TB, games *Table[int, game]) feedHeld {
 	require.NoError(tb, err)
 	_, err = games.Delete(7)
 	require.NoError(tb, err)
-	subs := games.feeds.all()
+	subs := games.allSubscriptions()
 	held := feedHeld{weak.Make(subs[len(subs)-1]), weak.Make(games.allScope.ring.tail.Load()), weak.Make(c.New)}
 	runtime.GC()
 	require.NotNil(tb, held.row.Value()) // or the test would show nothing

@@ -154,7 +154,7 @@ func Commits(ctx context.Context, tables []AnyTable, opts ...FeedOption) Stream[
 type commitSet struct {
 	id     uint64    // sets are locked in this order
 	tables []txTable // in the order of their lockIDs
-	feeds  feedSet[*commitSubscription]
+	feeds  feedSet
 	open   int        // feeds that have not left; guarded by the locks of all tables
 	held   domainList // of the tables, which are locked; guarded by these locks
 
@@ -166,7 +166,7 @@ type commitSet struct {
 // newCommitSet returns a set of tables, which are in the order of their lockIDs.
 func newCommitSet(tables []txTable) *commitSet {
 	s := &commitSet{tables: tables}
-	s.feeds.subs = newFeedTree[*commitSubscription]()
+	s.feeds.subs = newFeedTree()
 	s.ring.whole = true
 	return s
 }
@@ -378,12 +378,7 @@ type commitSubscription struct {
 	last    atomic.Pointer[FeedInfo]      // the figures when it ended
 }
 
-func (s *commitSubscription) number() uint64 {
-	if s == nil {
-		return 0
-	}
-	return s.id
-}
+func (s *commitSubscription) number() uint64 { return s.id }
 
 func (s *commitSubscription) position() Position { return Position{} }
 

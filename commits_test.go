@@ -1285,7 +1285,7 @@ func TestCommitsThatEndedHoldNothing(t *testing.T) {
 			row := weak.Make(must[game](t)(tables[1].Insert(game{ID: 7})).New)
 			s := tables.follow(ctx, "ab", test.opts...)
 			set := lastSet(tables[0])
-			held := commitsHeld{weak.Make(set.feeds.all()[0]), weak.Make(set), weak.Make(set.ring.tail.Load()), row}
+			held := commitsHeld{weak.Make(set.feeds.all()[0].(*commitSubscription)), weak.Make(set), weak.Make(set.ring.tail.Load()), row}
 			must[game](t)(tables[1].Delete(7))
 			feedWrites(t, tables[0], 2*maxPage)
 			runtime.GC()

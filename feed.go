@@ -37,12 +37,7 @@ type subscription[K, V any] struct {
 	progress *progress   // nil without Track
 }
 
-func (s *subscription[K, V]) number() uint64 {
-	if s == nil {
-		return 0
-	}
-	return s.id
-}
+func (s *subscription[K, V]) number() uint64 { return s.id }
 
 // A reader has changes that are ready to be read, by one goroutine at a time.
 type reader[V any] interface {
@@ -659,15 +654,14 @@ func (e *each[K, V]) pending() bool               { return false }
 // its own, because a subscription can end while the table's lock is held. Changes takes the
 // set's lock while it holds the table's. The set's lock is therefore held for at most maxListed
 // steps (T6).
-type feedSet[S subscriber] struct {
-	mu   sync.Mutex       // a leaf, guards subs
-	subs *btree.BTreeG[S] // oldest first
+type feedSet struct {
+	mu   sync.Mutex                // a leaf, guards subs
+	subs *btree.BTreeG[subscriber] // newest first
 }
 
-// A subscriber is a subscription in a feedSet.
+// A subscriber is a *[subscription] or a *[commitSubscription].
 type subscriber interface {
-	comparable
-	number() uint64 // in order of subscription, or 0 for a nil pointer
+	number() uint64 // in order of subscription
 	info() FeedInfo
 
 	end()       // when the context is done
@@ -681,26 +675,28 @@ const maxListed = 64
 // feeds is the number of feeds made, of all tables.
 var feeds atomic.Uint64
 
-func newFeedTree[S subscriber]() *btree.BTreeG[S] {
-	return btree.NewG(degree, func(a, b S) bool { return a.number() < b.number() })
+// newFeedTree returns an empty tree of subscriptions, the newest first. A node that fills up keeps its first half and
+// its memory, so the nodes that are left behind take no more memory than they need.
+func newFeedTree() *btree.BTreeG[subscriber] {
+	return btree.NewG(degree, func(a, b subscriber) bool { return a.number() > b.number() })
 }
 
 // add stores the next number in *number, and adds s.
-func (f *feedSet[S]) add(s S, number *uint64) {
+func (f *feedSet) add(s subscriber, number *uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	*number = feeds.Add(1)
 	f.subs.ReplaceOrInsert(s)
 }
 
-func (f *feedSet[S]) isEmpty() bool {
+func (f *feedSet) isEmpty() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.subs.Len() == 0
 }
 
 // remove reports whether s was in the set.
-func (f *feedSet[S]) remove(s S) bool {
+func (f *feedSet) remove(s subscriber) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, ok := f.subs.Delete(s)
@@ -708,7 +704,7 @@ func (f *feedSet[S]) remove(s S) bool {
 }
 
 // len returns the number of subscriptions.
-func (f *feedSet[S]) len() int {
+func (f *feedSet) len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.subs.Len()
@@ -717,9 +713,9 @@ func (f *feedSet[S]) len() int {
 // oldestFirst yields the subscriptions in the order in which they were added. It yields
 // every subscription that is in the set during the whole range. The set's lock is not held
 // while yield runs.
-func (f *feedSet[S]) oldestFirst() iter.Seq[S] {
-	return func(yield func(S) bool) {
-		var last S // nil, which comes before the first
+func (f *feedSet) oldestFirst() iter.Seq[subscriber] {
+	return func(yield func(subscriber) bool) {
+		var last subscriber
 		for list := f.next(last, nil); len(list) > 0; list = f.next(last, list[:0]) {
 			for _, last = range list {
 				if !yield(last) {
@@ -731,21 +727,26 @@ func (f *feedSet[S]) oldestFirst() iter.Seq[S] {
 }
 
 // next appends up to maxListed subscriptions that were added after the given one, which may
-// have left the set.
-func (f *feedSet[S]) next(after S, list []S) []S {
+// have left the set. If after is nil, it begins with the oldest.
+func (f *feedSet) next(after subscriber, list []subscriber) []subscriber {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.subs.AscendGreaterOrEqual(after, func(s S) bool {
+	add := func(s subscriber) bool {
 		if s != after {
 			list = append(list, s)
 		}
 		return len(list) < maxListed
-	})
+	}
+	if after == nil {
+		f.subs.Descend(add)
+	} else {
+		f.subs.DescendLessOrEqual(after, add)
+	}
 	return list
 }
 
 // infos appends the figures of each subscription.
-func (f *feedSet[S]) infos(to []FeedInfo) []FeedInfo {
+func (f *feedSet) infos(to []FeedInfo) []FeedInfo {
 	for s := range f.oldestFirst() {
 		to = append(to, s.info())
 	}
@@ -855,12 +856,27 @@ func (i FeedInfo) Options() string {
 // Feeds takes linear time in the number of subscriptions. No writer waits that long, because
 // Feeds releases its lock after every few subscriptions.
 func (t *Table[K, V]) Feeds() []FeedInfo {
-	infos := t.feeds.infos([]FeedInfo{})
-	for _, s := range t.commitSets() {
+	return feedInfos(&t.feeds, t.commitSets())
+}
+
+func feedInfos(feeds *feedSet, sets []*commitSet) []FeedInfo {
+	infos := feeds.infos([]FeedInfo{})
+	for _, s := range sets {
 		infos = s.feeds.infos(infos)
 	}
 	slices.SortFunc(infos, func(a, b FeedInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return infos
+}
+
+// subscriptions yields the subscriptions of the table: see [feedSet.oldestFirst].
+func (t *Table[K, V]) subscriptions() iter.Seq[*subscription[K, V]] {
+	return func(yield func(*subscription[K, V]) bool) {
+		for s := range t.feeds.oldestFirst() {
+			if !yield(s.(*subscription[K, V])) {
+				return
+			}
+		}
+	}
 }
 
 func (s *subscription[K, V]) info() FeedInfo {

@@ -15,18 +15,23 @@ import (
 )
 
 // all returns the subscriptions, oldest first.
-func (f *feedSet[S]) all() []S { return slices.Collect(f.oldestFirst()) }
+func (f *feedSet) all() []subscriber { return slices.Collect(f.oldestFirst()) }
+
+// allSubscriptions returns the subscriptions of a table, oldest first.
+func (t *Table[K, V]) allSubscriptions() []*subscription[K, V] {
+	return slices.Collect(t.subscriptions())
+}
 
 // newFeedSet returns a set of n subscriptions.
-func newFeedSet(n int) *feedSet[*subscription[int, game]] {
-	f := &feedSet[*subscription[int, game]]{subs: newFeedTree[*subscription[int, game]]()}
+func newFeedSet(n int) *feedSet {
+	f := &feedSet{subs: newFeedTree()}
 	for range n {
 		addSubscription(f)
 	}
 	return f
 }
 
-func addSubscription(f *feedSet[*subscription[int, game]]) *subscription[int, game] {
+func addSubscription(f *feedSet) subscriber {
 	s := new(subscription[int, game])
 	f.add(s, &s.id)
 	return s
@@ -62,7 +67,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 		f := newFeedSet(rng.IntN(4 * maxListed))
 		in := f.all()
 		stay := slices.Clone(in)
-		var listed []*subscription[int, game]
+		var listed []subscriber
 		for s := range f.oldestFirst() {
 			listed = append(listed, s)
 			if rng.IntN(8) == 0 && len(in) < 8*maxListed {
@@ -77,12 +82,12 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 				require.True(t, f.remove(leaves))
 				require.False(t, f.remove(leaves), "it is gone")
 				in = slices.Delete(in, i, i+1)
-				stay = slices.DeleteFunc(stay, func(s *subscription[int, game]) bool { return s == leaves })
+				stay = slices.DeleteFunc(stay, func(s subscriber) bool { return s == leaves })
 			}
 		}
 		require.True(t, slices.Equal(in, f.all()))
-		require.True(t, slices.IsSortedFunc(listed, func(a, b *subscription[int, game]) int {
-			if a.id < b.id {
+		require.True(t, slices.IsSortedFunc(listed, func(a, b subscriber) int {
+			if a.number() < b.number() {
 				return -1
 			}
 			return 1
@@ -93,7 +98,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 		if len(listed) > maxListed && len(stay) > 0 {
 			reached["some stay, of several steps"]++
 		}
-		if len(listed) > 0 && len(f.all()) > 0 && listed[len(listed)-1].id > uint64(len(stay)) {
+		if len(listed) > 0 && len(f.all()) > 0 && listed[len(listed)-1].number() > uint64(len(stay)) {
 			reached["one that came is listed"]++
 		}
 	}
@@ -111,7 +116,7 @@ func TestFeedSetListsInOrderWhileFeedsComeAndGo(t *testing.T) {
 func TestNoWriterWaitsForAllThatDropSeesTo(t *testing.T) {
 	games := newGames()
 	games.Changes(t.Context(), Squash(0))
-	q := games.feeds.all()[0].squash
+	q := games.allSubscriptions()[0].squash
 	q.mu.Lock()
 	dropped, refused := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -443,7 +443,7 @@ func notifications(wake chan struct{}) (n int) {
 
 // awaitNotified waits until the goroutines that notify the table's feeds have ended.
 func awaitNotified[K, V any](t *Table[K, V]) {
-	for s := range t.feeds.oldestFirst() {
+	for s := range t.subscriptions() {
 		awaitIdle(&s.scope.ring)
 	}
 	for _, s := range t.commitSets() {

@@ -713,7 +713,7 @@ func TestFeedsOfOneSelectionOfSeveralShareAScope(t *testing.T) {
 	for _, s := range []Selection[int, game]{b.Rows(1, 2), b.digits.Any(1, 2)} {
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second := s.Changes(ctx, Poll(nil)), s.Where(always).Changes(t.Context(), Poll(nil))
-		subs := b.feeds.all()
+		subs := b.allSubscriptions()
 		require.Len(t, subs, 2)
 		require.Same(t, subs[0].scope, subs[1].scope)
 		c := must[game](t)(b.Upsert(game{ID: 1, Score: 12})) // under both values, and delivered once

@@ -108,7 +108,7 @@ var mayUse = map[string]string{
 	"domain.go":  "debug_off.go transaction.go",
 	"cascade.go": "cell.go changefeed.go debug_off.go errors.go index.go ringbuffer.go scope.go table.go transaction.go view.go write.go",
 	"view.go":    "cell.go changefeed.go commits.go domain.go feed.go hash.go index.go info.go option.go position.go query.go selection.go table.go transaction.go tree.go",
-	"select.go":  "cascade.go errors.go selection.go table.go transaction.go view.go",
+	"select.go":  "cascade.go errors.go table.go transaction.go view.go",
 	"group.go":   "cascade.go cell.go table.go transaction.go view.go write.go",
 	"join.go":    "cascade.go cell.go domain.go index.go selection.go table.go transaction.go view.go write.go",
 	"top.go":     "cascade.go cell.go debug_off.go domain.go index.go interval.go read.go scan.go scope.go table.go transaction.go tree.go view.go write.go",

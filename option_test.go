@@ -447,7 +447,7 @@ func TestResyncOfAFeedWhoseContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	feed := games.Changes(ctx, Buffer(2), OnOverflow(Resync))
 	feedWrites(t, games, 10)
-	sub := games.feeds.all()[0]
+	sub := games.allSubscriptions()[0]
 	got := make(chan string)
 	games.mu.Lock()
 	go func() { got <- allOf(feed) }()
@@ -498,7 +498,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 			if test.want == "" {
 				require.Len(t, games.Feeds(), 2, sel.name)
 				runtime.KeepAlive(streams)
-				for _, s := range games.feeds.all() {
+				for _, s := range games.allSubscriptions() {
 					s.forget()
 				}
 				continue

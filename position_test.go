@@ -408,7 +408,7 @@ func TestAPositionWhenTheContextEndsAtAnyStep(t *testing.T) {
 					feedWrites(t, b.Table, 10)
 				}
 				stream := unbatched(test.of(b), ctx, test.batch, opts)
-				sub = b.feeds.all()[0]
+				sub = b.allSubscriptions()[0]
 				if !test.after {
 					feedWrites(t, b.Table, 10)
 				}

@@ -109,14 +109,13 @@ func (t *Table[K, V]) refillError(op string, err error) error {
 	return fmt.Errorf("changefeed: %s %q: %w", op, t.name, err)
 }
 
-// A refill is the new contents of a table, before the table takes them over. They are the
-// contents of a table that nobody else has.
+// A refill is the new contents of a table, before the table takes them over.
 type refill[K, V any] struct {
-	*Table[K, V]
-	onlyNew bool // the table that takes them over must be new
-	names   lineage
-	newest  [][]Change[V]
-	of      []tableIndex[K, V] // for each index, the table's that it will replace
+	contents *Table[K, V] // a table that nobody else has
+	onlyNew  bool         // the table that takes them over must be new
+	names    lineage
+	newest   [][]Change[V]
+	of       []tableIndex[K, V] // for each index, the table's that it will replace
 }
 
 func (t *Table[K, V]) newRefill(p *Past[V], onlyNew bool) (*refill[K, V], error) {
@@ -138,13 +137,13 @@ func (t *Table[K, V]) newRefillLocked(p *Past[V], onlyNew bool) (*refill[K, V], 
 		return nil, err
 	}
 	r := &refill[K, V]{
-		Table:   &Table[K, V]{guard: t.guard, key: t.key, order: t.order},
-		onlyNew: onlyNew,
-		names:   slices.Clone(lineage(p.Lineage)),
+		contents: &Table[K, V]{guard: t.guard, key: t.key, order: t.order},
+		onlyNew:  onlyNew,
+		names:    slices.Clone(lineage(p.Lineage)),
 	}
-	r.seq = r.names[len(r.names)-1].Seq
-	r.rows.init(t.rows.less)
-	r.keys = t.keys.another(nil, &r.rows)
+	r.contents.seq = r.names[len(r.names)-1].Seq
+	r.contents.rows.init(t.rows.less)
+	r.contents.keys = t.keys.another(nil, &r.contents.rows)
 	for _, x := range t.shownIndexes() {
 		r.addIndex(x)
 	}
@@ -176,11 +175,12 @@ func (l lineage) check() error {
 
 // fill adds the rows and the newest commits.
 func (r *refill[K, V]) fill(p *Past[V]) error {
-	if err := r.fillRows(p.Rows); err != nil {
+	if err := r.contents.fillRows(p.Rows); err != nil {
 		return err
 	}
-	if uint64(r.len) > r.seq {
-		return fmt.Errorf("%d rows after %d changes; each row takes a change", r.len, r.seq)
+	length, seq := r.contents.len, r.contents.seq
+	if uint64(length) > seq {
+		return fmt.Errorf("%d rows after %d changes; each row takes a change", length, seq)
 	}
 	if p.Newest == nil {
 		return nil
@@ -195,34 +195,34 @@ func (r *refill[K, V]) fill(p *Past[V]) error {
 		}
 		r.newest = append(r.newest, slices.Clone(commit))
 	}
-	if last > 0 && last != r.seq {
-		return fmt.Errorf("%w: Newest ends with %d, and the Lineage with %d", ErrGap, last, r.seq)
+	if last > 0 && last != seq {
+		return fmt.Errorf("%w: Newest ends with %d, and the Lineage with %d", ErrGap, last, seq)
 	}
 	return nil
 }
 
-// fillRows adds the rows to the tree, to keys and to the indexes. It fills one after the other,
-// because each stays in the processor's caches then (BenchmarkRestore).
-func (r *refill[K, V]) fillRows(rows iter.Seq[V]) error {
+// fillRows adds rows to the tree, to keys and to the indexes of a table that nobody else has. It fills one after the
+// other, because each stays in the processor's caches then (BenchmarkRestore).
+func (t *Table[K, V]) fillRows(rows iter.Seq[V]) error {
 	if rows == nil {
 		return nil
 	}
 	for row := range rows {
-		c := &cell[K, V]{key: r.key(&row)}
+		c := &cell[K, V]{key: t.key(&row)}
 		c.row.Store(&row)
-		if _, ok := r.rows.put(entryOf(c)); ok {
+		if _, ok := t.rows.put(entryOf(c)); ok {
 			return fmt.Errorf("%w %s", ErrDuplicateKey, quoted(c.key))
 		}
-		r.guard.keep(&row)
-		r.len++
+		t.guard.keep(&row)
+		t.len++
 	}
-	cells := make([]*K, 0, r.len)
-	r.rows.tree.Ascend(func(e entry[K]) bool {
+	cells := make([]*K, 0, t.len)
+	t.rows.tree.Ascend(func(e entry[K]) bool {
 		cells = append(cells, (*K)(e.cell))
 		return true
 	})
-	r.keys.fill(cells)
-	for _, x := range r.indexes {
+	t.keys.fill(cells)
+	for _, x := range t.indexes {
 		if err := x.addAll(); err != nil {
 			return err
 		}
@@ -257,8 +257,8 @@ func (x TxTable[K, V]) stage(op string, r *refill[K, V]) error {
 
 // addIndex adds an empty index like one of the table.
 func (r *refill[K, V]) addIndex(x tableIndex[K, V]) tableIndex[K, V] {
-	other := x.another(r.Table)
-	r.indexes, r.of = append(r.indexes, other), append(r.of, x)
+	other := x.another(r.contents)
+	r.contents.indexes, r.of = append(r.contents.indexes, other), append(r.of, x)
 	return other
 }
 
@@ -271,7 +271,7 @@ func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 	t.saveOnceLocked()
 	var gone []*cell[K, V]
 	t.rows.tree.Ascend(func(e entry[K]) bool {
-		if c := (*cell[K, V])(e.cell); c.row.Load() != nil && !r.rows.tree.Has(entry[K]{key: e.key}) {
+		if c := (*cell[K, V])(e.cell); c.row.Load() != nil && !r.contents.rows.tree.Has(entry[K]{key: e.key}) {
 			gone = append(gone, c)
 		}
 		return true
@@ -279,7 +279,7 @@ func (t *Table[K, V]) rewriteLocked(tx *Tx, r *refill[K, V]) error {
 	for _, c := range gone {
 		t.rewriteRowLocked(c.key, c, nil)
 	}
-	r.rows.tree.Ascend(func(e entry[K]) bool {
+	r.contents.rows.tree.Ascend(func(e entry[K]) bool {
 		t.rewriteRowLocked(e.key, t.cellLocked(e.key), (*cell[K, V])(e.cell).row.Load())
 		return true
 	})
@@ -307,13 +307,13 @@ func (t *Table[K, V]) rewriteRowLocked(key K, at *cell[K, V], row *V) {
 func (t *Table[K, V]) takeOverLocked(r *refill[K, V]) {
 	now := t.momentLocked()
 	if t.dependents == nil {
-		t.rows.take(&r.rows)
-		t.keys.take(r.keys)
+		t.rows.take(&r.contents.rows)
+		t.keys.take(r.contents.keys)
 		for i, x := range r.of {
-			x.take(r.indexes[i])
+			x.take(r.contents.indexes[i])
 		}
 	}
-	t.len, t.seq = r.len, r.seq
+	t.len, t.seq = r.contents.len, r.contents.seq
 	t.ahead = now + 1 - t.seq
 }
 
@@ -325,7 +325,7 @@ func (t *Table[K, V]) publishRefillLocked(r *refill[K, V]) (w wakeList[V]) {
 	rings := map[*ring[Change[V]]]bool{&t.allScope.ring: true}
 	t.allScope.ring.resetTableLocked(t.seq, to, r.newest)
 	w.add(&t.allScope.ring)
-	for s := range t.feeds.oldestFirst() {
+	for s := range t.subscriptions() {
 		if p, ok := s.part.(*keyPart[K, V]); ok {
 			p.keepScopeLocked(s.scope)
 		}

@@ -203,7 +203,7 @@ func TestTheOutboxKeepsNothing(t *testing.T) {
 			}
 			do(games)
 			games.outbox.requireEmpty(t)
-			for _, s := range games.feeds.all() {
+			for _, s := range games.allSubscriptions() {
 				require.False(t, s.scope.before || s.scope.after)
 				if s.squash != nil {
 					require.False(t, s.squash.publishing)
@@ -225,7 +225,7 @@ func TestAnEndedScopeIsReleased(t *testing.T) {
 	players := NewIndex(games, "player", func(g *game) string { return g.Player })
 	ctx, cancel := context.WithCancel(t.Context())
 	feed := players.Equal("Bob").Changes(ctx)
-	held := weak.Make(games.feeds.all()[0].scope)
+	held := weak.Make(games.allSubscriptions()[0].scope)
 	must[game](t)(games.Insert(game{ID: 1, Player: "Bob"}))
 	require.Equal(t, "+1", wordsOf(feed, 1))
 	runtime.GC()
@@ -407,7 +407,7 @@ func TestAScopeGoesWithItsLastFeed(t *testing.T) {
 				feeds, cancels = append(feeds, selection.Changes(ctx, opts...)), append(cancels, cancel)
 				b.mu.Lock()
 				defer b.mu.Unlock()
-				subs := b.feeds.all()
+				subs := b.allSubscriptions()
 				return subs[len(subs)-1].scope
 			}
 			first := open()
@@ -483,7 +483,7 @@ func TestAForgottenStreamOfASelectionIsReleased(t *testing.T) {
 				keep, predicate := weakPredicate()
 				feed := part.of(b).Where(keep).Changes(ctx)
 				keep = nil
-				sub := b.feeds.all()[0]
+				sub := b.allSubscriptions()[0]
 				held := feedHeld{sub: weak.Make(sub), page: weak.Make(sub.scope.ring.tail.Load())}
 				sub = nil
 				held.row = writeAlone(t, b)

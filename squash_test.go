@@ -123,7 +123,7 @@ func TestAPanicInEqualWhileASetIsDelivered(t *testing.T) {
 func TestSquashHoldsOneChangeARow(t *testing.T) {
 	games := newGames()
 	feed := games.Changes(t.Context(), Squash(0), Poll(nil))
-	q := games.feeds.all()[0].squash
+	q := games.allSubscriptions()[0].squash
 	rowOf := func(c Change[game], err error) weak.Pointer[game] {
 		require.NoError(t, err)
 		return weak.Make(c.New)
@@ -366,7 +366,7 @@ func TestAnEndedSquashHoldsNothing(t *testing.T) {
 func TestAnEndedSquashTakesNothing(t *testing.T) {
 	games := newGames()
 	feed := games.Changes(t.Context(), Squash(0))
-	q := games.feeds.all()[0].squash
+	q := games.allSubscriptions()[0].squash
 	q.close()
 	insertRows(t, games, 1)
 	require.Zero(t, q.rows.Len())

@@ -133,7 +133,7 @@ type Table[K, V any] struct {
 	tx     txState[K, V] // of the running transaction
 	locked []*commitSet  // that a single write has locked
 
-	feeds feedSet[*subscription[K, V]]
+	feeds feedSet
 	sets  atomic.Pointer[[]*commitSet] // with this table that are followed; changes under the table's lock
 }
 
@@ -200,7 +200,7 @@ func newTable[K, V any](name string, key func(row *V) K, order func(a, b K) int,
 	t.seqOf = func(c Change[V]) uint64 { return c.Seq }
 	t.allScope.ring.seqOf = t.seqOf
 	t.ranges.order, t.ranges.seqOf = order, t.seqOf
-	t.feeds.subs = newFeedTree[*subscription[K, V]]()
+	t.feeds.subs = newFeedTree()
 	t.guard.begin(t)
 	return t
 }
@@ -279,7 +279,7 @@ func (t *Table[K, V]) Drop() {
 
 // endFeeds ends the streams of a dropped table.
 func (t *Table[K, V]) endFeeds() {
-	for s := range t.feeds.oldestFirst() { // all of them: none is added to a dropped table
+	for s := range t.subscriptions() { // all of them: none is added to a dropped table
 		if r := &s.scope.ring; r.close() {
 			r.wake(1)
 		}

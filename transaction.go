@@ -310,7 +310,7 @@ func (t *Table[K, V]) beginLocked(tx *Tx) {
 func (t *Table[K, V]) prepareLocked() {
 	t.endScansLocked()
 	if r := t.tx.refill; r != nil && t.dependents == nil {
-		t.keys.stage(r.keys, t.tx.tx.outcome)
+		t.keys.stage(r.contents.keys, t.tx.tx.outcome)
 	}
 }
 

@@ -638,7 +638,7 @@ func TestAFeedThatEndsDuringATransaction(t *testing.T) {
 				must[game](t)(b.In(tx).Upsert(game{1, "Bob", i + 1}))
 				if i == 10 {
 					cancel()
-					for len(b.feeds.all()) > 1 {
+					for len(b.allSubscriptions()) > 1 {
 						runtime.Gosched()
 					}
 				}

@@ -101,8 +101,9 @@ type dependent[K, V any] interface {
 // A tap passes the changes of a source to a view: those of the rows in a selection. While the view is being made,
 // it passes only the changes of rows that the view has reached. A tap is guarded by the table's lock.
 type tap[K, V any] struct {
-	Selection[K, V]
-	whole     bool // the selection has all rows
+	table     *Table[K, V]
+	selection Selection[K, V] // of the table
+	whole     bool            // the selection has all rows
 	dependent dependent[K, V]
 	kind      string // the function that made the view
 	followed  uint64 // number of changes that the view has followed
@@ -132,7 +133,8 @@ func newTap[K, V any](s Source[K, V], function string) tap[K, V] {
 		panic("changefeed: " + function + ": " + what + "; pass a table, a view or a selection")
 	}
 	return tap[K, V]{
-		Selection: selection,
+		table:     selection.table,
+		selection: selection,
 		whole:     selection.keep == nil && selection.part == selection.table.allPart,
 		kind:      function,
 	}
@@ -143,7 +145,7 @@ func (p *tap[K, V]) see(row *V) *V {
 	if p.growing {
 		row = p.reached(row)
 	}
-	if row == nil || p.whole || p.part.has(row) && p.selects(row) {
+	if row == nil || p.whole || p.selection.part.has(row) && p.selection.selects(row) {
 		return row
 	}
 	return nil
