@@ -39,6 +39,7 @@ func Join[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], nam
 }
 
 // LeftJoin is like [Join] but has a row for each row of left. Right is nil if the left row refers to no row of right.
+// Functions of views that are made of a LeftJoin must allow for that.
 func LeftJoin[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Joined[L, R]] {
 	return newJoin(left, right, "LeftJoin", name, ref, true)
 }
