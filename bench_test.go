@@ -1,6 +1,7 @@
 package changefeed
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -1172,12 +1173,14 @@ func BenchmarkCompile(b *testing.B) {
 			require.NoError(b, err)
 			require.NoError(b, os.WriteFile(overlay, replace, 0o600))
 			for b.Loop() {
-				text := "package main\n\nimport \"github.com/seed-637b77f9/changefeed\"\n\nfunc main() {\n"
+				var text bytes.Buffer
+				fmt.Fprintln(&text, "package main\n\nimport \"github.com/seed-637b77f9/changefeed\"\n\nfunc main() {")
 				for range types {
 					row := fmt.Sprintf("struct { ID int; Field%d string }", rand.Uint64()) // so that no build is in the cache
-					text += fmt.Sprintf("changefeed.NewTable(\"rows\", func(r *%s) int { return r.ID })\n", row)
+					fmt.Fprintf(&text, "changefeed.NewTable(\"rows\", func(r *%s) int { return r.ID })\n", row)
 				}
-				require.NoError(b, os.WriteFile(program, []byte(text+"}\n"), 0o600))
+				fmt.Fprintln(&text, "}")
+				require.NoError(b, os.WriteFile(program, text.Bytes(), 0o600))
 				goBuild("-overlay", overlay, "-o", filepath.Join(dir, "program"), "./compiled")
 			}
 		})
