@@ -25,7 +25,7 @@ type Commit []AnyChange
 // modified.
 type AnyChange struct {
 	Table   AnyTable
-	History HistoryID // present name of the table's history when the change was made; zero if Initial
+	History HistoryID // present name of the table's history when the change was made, or zero if Initial
 	Seq     uint64    // sequence number in the history
 	Kind    Kind
 	Old     any // the row before, or nil for an insert
@@ -155,10 +155,10 @@ type commitSet struct {
 	id     uint64    // sets are locked in this order
 	tables []txTable // in the order of their lockIDs
 	feeds  feedSet
-	open   int        // feeds that have not left; guarded by the locks of all tables
-	held   domainList // of the tables, which are locked; guarded by these locks
+	open   int        // feeds that have not left, guarded by the locks of all tables
+	held   domainList // the locked domains of the tables, guarded by these locks
 
-	mu      sync.Mutex     // guards dropped, and puts into the ring; ring.mu comes after it
+	mu      sync.Mutex     // guards dropped, and puts into the ring. ring.mu comes after it
 	ring    ring[logEntry] // an element continues if the next one is of the same commit
 	dropped string         // the name of the table that was dropped first
 }
@@ -684,7 +684,7 @@ func (f *commitFeed) finish(err error) {
 // A presentTables is the present rows that a feed of commits has yet to deliver.
 type presentTables struct {
 	tables []presentRows
-	next   int // the first one that is not delivered; the reader's
+	next   int // the first one that is not delivered. It belongs to the reader
 }
 
 // A presentRows is the present rows of one table.

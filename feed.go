@@ -213,8 +213,8 @@ type feed[K, V any] struct {
 	ranging  atomic.Bool
 	wake     chan<- struct{} // the channel given to Poll, which may be nil
 
-	// keepBacklog is like keep, but for the backlog, which has changes of other rows, too. It is
-	// not in the backlog, because the table refers to that: see AddCleanup in newFeed.
+	// keepBacklog selects the feed's rows in the backlog, which also has changes of other rows. It
+	// is not in the backlog, because the table refers to that: see AddCleanup in endWith.
 	keepBacklog func(row *V) bool
 
 	notice *notice // to be delivered next, or nil

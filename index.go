@@ -243,7 +243,7 @@ func (x *Index[S, K, V]) buildLocked() error {
 // newHiddenIndex returns an empty index that only a view uses, of what it takes from a source.
 func newHiddenIndex[S, K, V any](p *tap[K, V], value func(row *V) S, compare func(a, b S) int) *Index[S, K, V] {
 	x := &Index[S, K, V]{hidden: true, tap: p, value: value}
-	x.init(p.table, "", oneValue(value), compare)
+	x.init(p.selection.table, "", oneValue(value), compare)
 	p.hidden = x
 	return x
 }

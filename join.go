@@ -49,7 +49,7 @@ func newJoin[F cmp.Ordered, K, L, R any](left Source[K, L], right Source[F, R], 
 		panic("changefeed: " + function + ": nil function; pass one that returns the key of the right row")
 	}
 	d := &joinView[F, K, L, R]{left: newTap(left, function), right: newTap(right, function), ref: ref, outer: outer}
-	l, r := d.left.table, d.right.table
+	l, r := d.left.selection.table, d.right.selection.table
 	d.to = newViewTable(l, name, func(row *Joined[L, R]) K { return l.key(row.Left) })
 	d.left.dependent, d.left.growing = (*joinLeft[F, K, L, R])(d), true
 	d.right.dependent = (*joinRight[F, K, L, R])(d)
@@ -65,7 +65,7 @@ func (d *joinView[F, K, L, R]) row(left *L) *Joined[L, R] {
 	if left == nil {
 		return nil
 	}
-	right := d.right.see(d.right.table.cellLocked(d.ref(left)).latest())
+	right := d.right.see(d.right.selection.table.cellLocked(d.ref(left)).latest())
 	if right == nil && !d.outer {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (j *joinRight[F, K, L, R]) follow(tx *Tx, key F, _, _ *R) {
 	d.byRef.each(key, func(e indexEntry[F, K]) (more bool) {
 		c := (*cell[K, L])(e.cell)
 		left := c.latest()
-		d.to.setLocked(tx, d.left.table.keyOf(c, left), d.row(d.left.see(left)))
+		d.to.setLocked(tx, d.left.selection.table.keyOf(c, left), d.row(d.left.see(left)))
 		return true
 	})
 }

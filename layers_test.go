@@ -18,9 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fileUses returns, for each file of the package, the files that declare the names that
-// it uses, with one such name for each.
-func fileUses(t *testing.T) map[string]map[string]string {
+// checked returns the package without its tests, as the type checker sees it.
+func checked(t *testing.T) (fset *token.FileSet, files []*ast.File, info *types.Info, pkg *types.Package) {
 	goList := func(args ...string) iter.Seq[string] {
 		out, err := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...).Output()
 		require.NoError(t, err)
@@ -33,18 +32,23 @@ func fileUses(t *testing.T) map[string]map[string]string {
 	}
 	lookup := func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) }
 
-	fset := token.NewFileSet()
-	var files []*ast.File
+	fset = token.NewFileSet()
 	for name := range goList("-f", `{{join .GoFiles " "}}`, ".") {
 		file, err := parser.ParseFile(fset, name, nil, 0)
 		require.NoError(t, err)
 		files = append(files, file)
 	}
-	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
+	info = &types.Info{Uses: make(map[*ast.Ident]types.Object)}
 	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", lookup)}
 	pkg, err := conf.Check("changefeed", fset, files, info)
 	require.NoError(t, err)
+	return fset, files, info, pkg
+}
 
+// fileUses returns, for each file of the package, the files that declare the names that
+// it uses, with one such name for each.
+func fileUses(t *testing.T) map[string]map[string]string {
+	fset, files, info, pkg := checked(t)
 	uses := make(map[string]map[string]string)
 	for _, file := range files {
 		uses[fset.Position(file.Pos()).Filename] = make(map[string]string)
@@ -108,7 +112,7 @@ var mayUse = map[string]string{
 	"domain.go":  "debug_off.go transaction.go",
 	"cascade.go": "cell.go changefeed.go debug_off.go errors.go index.go ringbuffer.go scope.go table.go transaction.go view.go write.go",
 	"view.go":    "cell.go changefeed.go commits.go domain.go feed.go hash.go index.go info.go option.go position.go query.go selection.go table.go transaction.go tree.go",
-	"select.go":  "cascade.go errors.go table.go transaction.go view.go",
+	"select.go":  "cascade.go errors.go selection.go table.go transaction.go view.go",
 	"group.go":   "cascade.go cell.go table.go transaction.go view.go write.go",
 	"join.go":    "cascade.go cell.go domain.go index.go selection.go table.go transaction.go view.go write.go",
 	"top.go":     "cascade.go cell.go debug_off.go domain.go index.go interval.go read.go scan.go scope.go table.go transaction.go tree.go view.go write.go",
@@ -134,4 +138,26 @@ func TestLayers(t *testing.T) {
 			require.Contains(t, names, other, "%s need not be allowed for %s any more", other, file)
 		}
 	}
+}
+
+// No generic struct embeds a table or a selection. The compiler would make all of their methods again for each type of
+// rows (BenchmarkCompile).
+func TestNoGenericStructEmbedsATable(t *testing.T) {
+	_, _, _, pkg := checked(t)
+	structs := 0
+	for _, name := range pkg.Scope().Names() {
+		named, ok := pkg.Scope().Lookup(name).Type().(*types.Named)
+		if !ok || named.TypeParams().Len() == 0 {
+			continue
+		}
+		fields, ok := named.Underlying().(*types.Struct)
+		if !ok {
+			continue
+		}
+		structs++
+		for field := range fields.Fields() {
+			require.False(t, field.Embedded() && (field.Name() == "Table" || field.Name() == "Selection"), "%s embeds %s", name, field.Name())
+		}
+	}
+	require.Greater(t, structs, 20)
 }

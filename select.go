@@ -24,7 +24,7 @@ func Select[W, K, V any](s Source[K, V], name string, key func(row *W) K, f func
 		panic("changefeed: Select: nil function")
 	}
 	d := &selectView[K, V, W]{from: newTap(s, "Select"), make: f}
-	d.to = newViewTable(d.from.table, name, key)
+	d.to = newViewTable(d.from.selection.table, name, key)
 	return growView(d.to, &d.from, d)
 }
 

@@ -439,8 +439,8 @@ func (t *Table[K, V]) value(stored *V) (row V, ok bool) {
 // no lock. The rows are copies as in [Table.Get].
 //
 // Beginning a range takes the same time for many rows as for few. While it runs, the first
-// write to each row keeps the earlier row in memory, and an insert or a delete copies the
-// nodes of the tree that it touches, each node once. If a range never ends, the rows stay.
+// write to each row keeps the earlier row in memory. An insert or a delete copies the nodes
+// of the tree that it touches, each node once. If a range never ends, the rows stay.
 // This happens to an [iter.Pull2] whose stop function is not called: it is not garbage, even
 // if nobody can reach it. It costs at most one earlier row for each row.
 func (t *Table[K, V]) All() iter.Seq2[K, V] { return t.Selection().All() }

@@ -101,9 +101,8 @@ type dependent[K, V any] interface {
 // A tap passes the changes of a source to a view: those of the rows in a selection. While the view is being made,
 // it passes only the changes of rows that the view has reached. A tap is guarded by the table's lock.
 type tap[K, V any] struct {
-	table     *Table[K, V]
-	selection Selection[K, V] // of the table
-	whole     bool            // the selection has all rows
+	selection Selection[K, V]
+	whole     bool // the selection has all rows
 	dependent dependent[K, V]
 	kind      string // the function that made the view
 	followed  uint64 // number of changes that the view has followed
@@ -133,7 +132,6 @@ func newTap[K, V any](s Source[K, V], function string) tap[K, V] {
 		panic("changefeed: " + function + ": " + what + "; pass a table, a view or a selection")
 	}
 	return tap[K, V]{
-		table:     selection.table,
 		selection: selection,
 		whole:     selection.keep == nil && selection.part == selection.table.allPart,
 		kind:      function,
@@ -154,7 +152,7 @@ func (p *tap[K, V]) see(row *V) *V {
 // reached is used while the view is being made. It returns row if the view has reached the row's key, and nil
 // otherwise. row may be nil.
 func (p *tap[K, V]) reached(row *V) *V {
-	if row == nil || p.upTo == nil || p.table.order(p.table.key(row), *p.upTo) > 0 {
+	if row == nil || p.upTo == nil || p.selection.table.order(p.selection.table.key(row), *p.upTo) > 0 {
 		return nil
 	}
 	return row
@@ -178,7 +176,7 @@ func (p *tap[K, V]) follow(tx *Tx, key K, old, new *V) {
 // attachLocked adds the tap to its table, and the hidden index if there is one. It returns false if the table is
 // dropped.
 func (p *tap[K, V]) attachLocked() (ok bool) {
-	t := p.table
+	t := p.selection.table
 	if t.dropped {
 		return false
 	}
@@ -189,11 +187,11 @@ func (p *tap[K, V]) attachLocked() (ok bool) {
 	return true
 }
 
-func (p *tap[K, V]) sourceTable() txTable { return p.table }
+func (p *tap[K, V]) sourceTable() txTable { return p.selection.table }
 
 // detachLocked undoes attachLocked. It makes a new list of dependents, because dropLocked ranges over the old one.
 func (p *tap[K, V]) detachLocked() {
-	t := p.table
+	t := p.selection.table
 	t.dependents = slices.DeleteFunc(slices.Clone(t.dependents), func(other *tap[K, V]) bool { return other == p })
 	if len(t.dependents) == 0 {
 		t.dependents = nil
@@ -217,7 +215,7 @@ func (p *tap[K, V]) grow() {
 
 // growMore gives the view the next rows. It reports whether there may be more of them.
 func (p *tap[K, V]) growMore() (more bool) {
-	t := p.table
+	t := p.selection.table
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	view := p.dependent.viewTable()
@@ -267,15 +265,15 @@ func (p *tap[K, V]) growMore() (more bool) {
 func (p *tap[K, V]) nextCells() []*cell[K, V] {
 	cells := make([]*cell[K, V], 0, growSize)
 	add := func(e entry[K]) bool {
-		if p.upTo == nil || p.table.order(e.key, *p.upTo) > 0 {
+		if p.upTo == nil || p.selection.table.order(e.key, *p.upTo) > 0 {
 			cells = append(cells, (*cell[K, V])(e.cell))
 		}
 		return len(cells) < growSize
 	}
 	if p.upTo == nil {
-		p.table.rows.tree.Ascend(add)
+		p.selection.table.rows.tree.Ascend(add)
 	} else {
-		p.table.rows.tree.AscendGreaterOrEqual(entry[K]{key: *p.upTo}, add)
+		p.selection.table.rows.tree.AscendGreaterOrEqual(entry[K]{key: *p.upTo}, add)
 	}
 	return cells
 }
@@ -327,7 +325,7 @@ func newView[K, V any](t *Table[K, V], lock *domainLock, taps ...anyTap) *View[K
 // growView makes a view of one source, and gives it the rows that follow from those of the source.
 func growView[L, W, K, V any](t *Table[L, W], from *tap[K, V], d dependent[K, V]) *View[L, W] {
 	from.dependent, from.growing = d, true
-	v := newView(t, &from.table.mu, from)
+	v := newView(t, &from.selection.table.mu, from)
 	from.grow()
 	return v
 }
