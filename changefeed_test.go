@@ -915,17 +915,10 @@ func TestAnEndedFeedHoldsNothing(t *testing.T) {
 	}
 }
 
-// A feedBlob is a row large enough to show in the size of the heap. The first number is its key.
-type feedBlob [20]int
-
-func newBlobs() *Table[int, feedBlob] {
-	return NewTable("blobs", func(b *feedBlob) int { return b[0] })
-}
-
-func writeBlobs(tb testing.TB, blobs *Table[int, feedBlob], n int) {
+func writeBlobs(tb testing.TB, blobs *Table[float64, blob], n int) {
 	tb.Helper()
 	for range n {
-		_, err := blobs.Update(1, func(b *feedBlob) { b[1]++ })
+		_, err := blobs.Update(1, func(b *blob) { b[1]++ })
 		require.NoError(tb, err)
 	}
 }

@@ -44,18 +44,19 @@ type groupView[G, K, V, R any] struct {
 // A write to the source writes one row of the view, or two if it moves a row to another group. Each write to the view
 // first copies the group's Value, as [Table.Update] copies a row. Group panics if the source or a function is nil. See
 // [View] for what the functions may do.
-func Group[G cmp.Ordered, A, K, V any](s Source[K, V], name string, by func(row *V) G, fold func(value *A, row *V, sign int)) *View[G, Grouped[G, A]] {
+func Group[G cmp.Ordered, A, K, V any, Row interface{ Grouped[G, A] }](s Source[K, V], name string, by func(row *V) G, fold func(value *A, row *V, sign int)) *View[G, Row] {
 	if by == nil || fold == nil {
 		panic("changefeed: Group: nil function")
 	}
-	d := &groupView[G, K, V, Grouped[G, A]]{
+	d := &groupView[G, K, V, Row]{
 		from:  newTap(s, "Group"),
-		to:    NewTable(name, func(row *Grouped[G, A]) G { return row.Group }),
+		to:    NewTable(name, func(row *Row) G { return any(row).(*Grouped[G, A]).Group }),
 		by:    by,
-		first: func(group G) Grouped[G, A] { return Grouped[G, A]{Group: group} },
-		fold: func(to *Grouped[G, A], row *V, sign int) int {
+		first: func(group G) Row { return Row(Grouped[G, A]{Group: group}) },
+		fold: func(row *Row, of *V, sign int) int {
+			to := any(row).(*Grouped[G, A])
 			to.Count += sign
-			fold(&to.Value, row, sign)
+			fold(&to.Value, of, sign)
 			return to.Count
 		},
 	}
@@ -64,16 +65,17 @@ func Group[G cmp.Ordered, A, K, V any](s Source[K, V], name string, by func(row 
 
 // Count is like [Group] but without a Value. It makes a view with a row for each group of a source's rows, and the row
 // has the number of the group's rows. The function by returns the group of a row.
-func Count[G cmp.Ordered, K, V any](s Source[K, V], name string, by func(row *V) G) *View[G, Counted[G]] {
+func Count[G cmp.Ordered, K, V any, Row interface{ Counted[G] }](s Source[K, V], name string, by func(row *V) G) *View[G, Row] {
 	if by == nil {
 		panic("changefeed: Count: nil function")
 	}
-	d := &groupView[G, K, V, Counted[G]]{
+	d := &groupView[G, K, V, Row]{
 		from:  newTap(s, "Count"),
-		to:    NewTable(name, func(row *Counted[G]) G { return row.Group }),
+		to:    NewTable(name, func(row *Row) G { return any(row).(*Counted[G]).Group }),
 		by:    by,
-		first: func(group G) Counted[G] { return Counted[G]{Group: group} },
-		fold: func(to *Counted[G], _ *V, sign int) int {
+		first: func(group G) Row { return Row(Counted[G]{Group: group}) },
+		fold: func(row *Row, _ *V, sign int) int {
+			to := any(row).(*Counted[G])
 			to.Count += sign
 			return to.Count
 		},

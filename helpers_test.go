@@ -818,9 +818,11 @@ type doc struct {
 
 func newDocs() *Table[int, doc] { return NewTable("docs", func(d *doc) int { return d.ID }) }
 
-// newFloats returns a table whose keys are the first numbers of its rows.
-func newFloats() *Table[float64, [2]float64] {
-	return NewTable("floats", func(row *[2]float64) float64 { return row[0] })
+// A blob is a row large enough to show in the size of the heap. The first number is its key.
+type blob [20]float64
+
+func newBlobs() *Table[float64, blob] {
+	return NewTable("blobs", func(b *blob) float64 { return b[0] })
 }
 
 // A user is a row with a key that is a string.

@@ -54,9 +54,9 @@ func TestAThousandStalledSubscribersHoldWhatOneHolds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		blobs := newBlobs()
-		_, err := blobs.Insert(feedBlob{1})
+		_, err := blobs.Insert(blob{1})
 		require.NoError(t, err)
-		feeds := make([]Stream[Change[feedBlob]], subscribers)
+		feeds := make([]Stream[Change[blob]], subscribers)
 		size := heldBy(func() {
 			for i := range feeds {
 				feeds[i] = blobs.Changes(ctx)
@@ -93,9 +93,9 @@ func TestWhatIsReadIsNotHeld(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			blobs := newBlobs()
-			_, err := blobs.Insert(feedBlob{1})
+			_, err := blobs.Insert(blob{1})
 			require.NoError(t, err)
-			var stalled, keepUp []Stream[Change[feedBlob]]
+			var stalled, keepUp []Stream[Change[blob]]
 			for _, n := range test.stalled {
 				stalled = append(stalled, blobs.Changes(t.Context(), Buffer(n)))
 				writeBlobs(t, blobs, 1) // not all at one place
@@ -128,7 +128,7 @@ func TestWhatIsReadIsNotHeld(t *testing.T) {
 // R3 again: what a loop has read of a backlog is not held, though nobody writes.
 func TestABacklogIsReleasedAsItIsRead(t *testing.T) {
 	blobs := newBlobs()
-	_, err := blobs.Insert(feedBlob{1})
+	_, err := blobs.Insert(blob{1})
 	require.NoError(t, err)
 	const n, size = 10_000, 32 + 160 // of a change and a row
 	feed := blobs.Changes(t.Context())
@@ -221,7 +221,7 @@ func TestWaitingAllocatesNothing(t *testing.T) {
 // when there is nothing to hold. R3
 func TestRetainHoldsTheNewestAndNothingElse(t *testing.T) {
 	blobs := newBlobs()
-	_, err := blobs.Insert(feedBlob{1})
+	_, err := blobs.Insert(blob{1})
 	require.NoError(t, err)
 	const n, size = 5000, 32 + 160 // of a change and a row
 	held := heldBy(func() {

@@ -197,21 +197,21 @@ func TestRestoreTables(t *testing.T) {
 		require.Equal(t, max(n-5000, 0)+1, games.Len())
 	}
 
-	floats := newFloats()
+	blobs := newBlobs()
 	nan, minusZero := math.NaN(), math.Copysign(0, -1)
-	require.NoError(t, floats.Restore(Past[[2]float64]{
-		Lineage: []Position{{newHistoryID(), 4}}, Rows: slices.Values([][2]float64{{3, 1}, {nan, 2}, {minusZero, 3}, {-5, 4}}),
+	require.NoError(t, blobs.Restore(Past[blob]{
+		Lineage: []Position{{newHistoryID(), 4}}, Rows: slices.Values([]blob{{3, 1}, {nan, 2}, {minusZero, 3}, {-5, 4}}),
 	}))
-	for _, want := range [][2]float64{{3, 1}, {nan, 2}, {0, 3}, {-5, 4}} {
-		row, ok := floats.Get(want[0])
+	for _, want := range []blob{{3, 1}, {nan, 2}, {0, 3}, {-5, 4}} {
+		row, ok := blobs.Get(want[0])
 		require.True(t, ok)
 		require.Equal(t, want[1], row[1])
 	}
-	_, err := floats.Insert([2]float64{nan, 1})
+	_, err := blobs.Insert(blob{nan, 1})
 	require.ErrorIs(t, err, ErrDuplicateKey)
-	twice := Past[[2]float64]{Lineage: floats.Lineage(), Rows: slices.Values([][2]float64{{nan}, {1}, {nan}})}
-	require.ErrorIs(t, floats.Reset(twice), ErrDuplicateKey)
-	require.Equal(t, 4, floats.Len())
+	twice := Past[blob]{Lineage: blobs.Lineage(), Rows: slices.Values([]blob{{nan}, {1}, {nan}})}
+	require.ErrorIs(t, blobs.Reset(twice), ErrDuplicateKey)
+	require.Equal(t, 4, blobs.Len())
 
 	users := newUsers()
 	countries, err := NewUniqueIndex(users, "country", func(u *user) string { return u.Country })

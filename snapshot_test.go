@@ -221,13 +221,13 @@ func TestEarlierRowsDoNotAccumulate(t *testing.T) {
 	blobs := newBlobs()
 	const rows = 1000
 	for id := range rows {
-		must[feedBlob](t)(blobs.Insert(feedBlob{id}))
+		must[blob](t)(blobs.Insert(blob{float64(id)}))
 	}
 	newcomer := blobs.Changes(t.Context(), IncludeInitial(), Buffer(1))
 	churn := func() {
 		for id := range rows {
 			for range blobs.All() {
-				must[feedBlob](t)(blobs.Update(id, func(b *feedBlob) { b[1]++ }))
+				must[blob](t)(blobs.Update(float64(id), func(b *blob) { b[1]++ }))
 				break
 			}
 		}

@@ -147,7 +147,7 @@ func TestSquashHoldsOneChangeARow(t *testing.T) {
 	runtime.KeepAlive(feed)
 
 	blobs := newBlobs()
-	_, err := blobs.Insert(feedBlob{1})
+	_, err := blobs.Insert(blob{1})
 	require.NoError(t, err)
 	squashed := blobs.Changes(t.Context(), Squash(0))
 	require.Less(t, heldBy(func() { writeBlobs(t, blobs, 10_000) }), 10_000)

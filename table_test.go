@@ -64,25 +64,25 @@ func TestKeysThatCompareAsZeroAreOneKey(t *testing.T) {
 // "Keys are in the order of [cmp.Compare], so all NaN are one key, the lowest", as 0 and -0
 // are one.
 func TestFloatKeysAreComparedWithCmpCompare(t *testing.T) {
-	floats := newFloats()
+	blobs := newBlobs()
 	nan, otherNaN := math.NaN(), math.Float64frombits(math.Float64bits(math.NaN())^1)
 	for _, x := range []float64{1, math.Inf(-1), nan, 0} {
-		must[[2]float64](t)(floats.Insert([2]float64{x}))
+		must[blob](t)(blobs.Insert(blob{x}))
 	}
 	for _, x := range []float64{otherNaN, math.Copysign(0, -1)} {
-		_, err := floats.Insert([2]float64{x})
+		_, err := blobs.Insert(blob{x})
 		require.ErrorIs(t, err, ErrDuplicateKey)
 	}
-	must[[2]float64](t)(floats.Update(otherNaN, func(row *[2]float64) { row[1] = 5 }))
-	got, _ := floats.Get(nan)
+	must[blob](t)(blobs.Update(otherNaN, func(row *blob) { row[1] = 5 }))
+	got, _ := blobs.Get(nan)
 	require.EqualValues(t, 5, got[1])
 	var keys []float64
-	for x := range floats.All() {
+	for x := range blobs.All() {
 		keys = append(keys, x)
 	}
 	require.Equal(t, "[NaN -Inf 0 1]", fmt.Sprint(keys))
-	must[[2]float64](t)(floats.Delete(otherNaN))
-	require.Equal(t, 3, floats.Len())
+	must[blob](t)(blobs.Delete(otherNaN))
+	require.Equal(t, 3, blobs.Len())
 }
 
 // A range is in the order of keys, and sees the table as it was when the range began. No

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -599,7 +600,7 @@ func TestV3CommitsOfViews(t *testing.T) {
 		}
 		return &line{ID: g.ID, Score: g.Score}
 	})
-	count := Count(high, "count", func(l *line) int { return l.Score / 10 })
+	count := Count(high, "count", func(l *line) string { return strconv.Itoa(l.Score / 10) })
 	commits := Commits(t.Context(), []AnyTable{count, games, high}, Poll(nil))
 	next := func() (commit Commit) {
 		t.Helper()
@@ -627,7 +628,7 @@ func TestV3CommitsOfViews(t *testing.T) {
 	require.Equal(t, Change[line]{Seq: 1, Kind: Insert, New: &line{ID: 1, Score: 15}}, c)
 	counted, ok := count.Typed(commit[2])
 	require.True(t, ok)
-	require.Equal(t, Change[Counted[int]]{Seq: 1, Kind: Insert, New: &Counted[int]{1, 1}}, counted)
+	require.Equal(t, Change[Counted[string]]{Seq: 1, Kind: Insert, New: &Counted[string]{"1", 1}}, counted)
 	require.Equal(t, "count: 1 insert {1 1}", commit[2].String())
 	require.Equal(t, count.Position(), commit[2].Position())
 
@@ -673,7 +674,7 @@ func TestWritesWakeLoopsOfViews(t *testing.T) {
 // it was locked, none stays locked.
 func TestDomainsOfTables(t *testing.T) {
 	first, second := newGames(), newGames()
-	count := Count(first, "count", func(g *game) int { return g.Score })
+	count := Count(first, "count", playerOf)
 	tables := []txTable{first, second, count.table}
 	for range 2 {
 		domains := domainsOf(nil, tables)
@@ -936,7 +937,7 @@ func TestViewsMetamorphic(t *testing.T) {
 	games, others := newGames(), NewTable("others", func(l *line) int { return l.ID })
 	same := Select(games, "same", func(g *game) int { return g.ID }, func(g *game) *game { return g })
 	sums := Group(games, "sums", func(g *game) string { return g.Player }, func(sum *int, g *game, sign int) { *sum += sign * g.Score })
-	counts := Count(games, "counts", func(g *game) int { return g.Score % 3 })
+	counts := Count(games, "counts", func(g *game) string { return strconv.Itoa(g.Score % 3) })
 	oneWay := Join(games, others, "one way", func(g *game) int { return g.ID })
 	otherWay := Join(others, games, "other way", func(l *line) int { return l.ID })
 	changes, copied := games.Batches(t.Context(), 1, Poll(nil)), same.Batches(t.Context(), 1, Poll(nil))
@@ -1010,7 +1011,7 @@ func TestV6EqualRows(t *testing.T) {
 	games := newGames()
 	high := Select(games, "high", func(l *line) int { return l.ID }, func(g *game) *line { return &line{ID: g.ID, Score: g.Score / 10} })
 	calls := 0
-	count := Count(high, "count", func(l *line) int { calls++; return l.Score })
+	count := Count(high, "count", func(l *line) string { calls++; return strconv.Itoa(l.Score) })
 	must[game](t)(games.Insert(game{ID: 1, Score: 15}))
 	all := Commits(t.Context(), []AnyTable{high, count}, Poll(nil))
 	feed := high.Changes(t.Context(), Poll(nil))
@@ -1052,7 +1053,7 @@ func TestBank(t *testing.T) {
 	joined := Join(accounts, owners, "joined", func(a *bankAccount) string { return a.Player })
 	fold := func(sum *int, j *Joined[bankAccount, customer], sign int) { *sum += sign * j.Left.Score }
 	countries := Group(joined, "countries", func(j *Joined[bankAccount, customer]) string { return j.Right.Country }, fold)
-	total := Group(joined, "total", func(*Joined[bankAccount, customer]) int { return 0 }, fold)
+	total := Group(joined, "total", func(*Joined[bankAccount, customer]) string { return "all" }, fold)
 	batches := countries.Batches(t.Context(), 1, Poll(nil))
 	folded := maps.Collect(countries.All())
 
@@ -1096,9 +1097,9 @@ func TestBank(t *testing.T) {
 	}
 	began := countries.Seq()
 	for countries.Seq() < began+1000 {
-		got, ok := total.Get(0)
+		got, ok := total.Get("all")
 		require.True(t, ok)
-		require.Equal(t, Grouped[int, int]{0, count, count * balance}, got)
+		require.Equal(t, Grouped[string, int]{"all", count, count * balance}, got)
 		require.Equal(t, count*balance, sumOf(values(countries.All())))
 		require.Equal(t, count*balance, sumOf(values(countries.Backward())))
 		require.NoError(t, Read(func(tx *Tx) error {
@@ -1132,10 +1133,10 @@ func TestBank(t *testing.T) {
 func TestGetSeesSourcesAndViewsAtOnce(t *testing.T) {
 	games := newGames()
 	for i := range 50 { // so that it takes longer to publish a write
-		Count(games.Row(1), fmt.Sprint("count ", i), func(g *game) int { return g.Score })
+		Count(games.Row(1), fmt.Sprint("count ", i), scoreText)
 	}
 	same := Select(games, "same", func(g *game) int { return g.ID }, func(g *game) *game { return &game{g.ID, "", g.Score} })
-	sums := Group(same, "sums", func(g *game) int { return g.ID }, func(sum *int, g *game, sign int) { *sum += sign * g.Score })
+	sums := Group(same, "sums", func(g *game) string { return strconv.Itoa(g.ID) }, func(sum *int, g *game, sign int) { *sum += sign * g.Score })
 	must[game](t)(games.Insert(game{ID: 1}))
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
@@ -1164,7 +1165,7 @@ func TestGetSeesSourcesAndViewsAtOnce(t *testing.T) {
 	gets := []func(id int) int{
 		func(id int) int { g, _ := games.Get(id); return g.Score },
 		func(id int) int { g, _ := same.Get(id); return g.Score },
-		func(id int) int { g, _ := sums.Get(id); return g.Value },
+		func(id int) int { g, _ := sums.Get(strconv.Itoa(id)); return g.Value },
 	}
 	r := newRand(t)
 	last, seconds := 0, 0
@@ -1367,7 +1368,7 @@ func TestViewIsMadeWithoutChanges(t *testing.T) {
 			return Select(games, "same", func(g *game) int { return g.ID }, func(g *game) *game { return g })
 		},
 		func() *View[int, game] { return Top(scores, "top", 1000) },
-		func() *View[int, game] { return TopEach(scores, "top each", 1000, func(*game) int { return 0 }) },
+		func() *View[int, game] { return TopEach(scores, "top each", 1000, func(*game) string { return "all" }) },
 	} {
 		v := make()
 		require.Equal(t, 200, v.Len())
@@ -1414,7 +1415,8 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 			top(other, "v", rows)
 		}
 	}
-	by := func(g *game) int { call(); return g.ID % 10 }
+	ref := func(g *game) int { call(); return g.ID % 10 }
+	by := func(g *game) string { return strconv.Itoa(ref(g)) }
 	same := func(g *game) *game { return g }
 	key := func(g *game) int { return g.ID }
 	fold := func(*int, *game, int) {}
@@ -1423,10 +1425,10 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 		"Select key":  func() { Select(games, "v", func(g *game) int { call(); return g.ID }, same) },
 		"Where":       func() { Select(games.Where(func(*game) bool { call(); return true }), "v", key, same) },
 		"Group by":    func() { Group(games, "v", by, fold) },
-		"Group fold":  func() { Group(games, "v", func(*game) int { return 1 }, func(*int, *game, int) { call() }) },
+		"Group fold":  func() { Group(games, "v", func(*game) string { return "all" }, func(*int, *game, int) { call() }) },
 		"Count":       func() { Count(games, "v", by) },
-		"Join":        func() { Join(games, others, "v", by) },
-		"LeftJoin":    func() { LeftJoin(games, others, "v", by) },
+		"Join":        func() { Join(games, others, "v", ref) },
+		"LeftJoin":    func() { LeftJoin(games, others, "v", ref) },
 		"right Where": func() { Join(games, others.Where(func(*line) bool { call(); return true }), "v", key) },
 		"Top":         makes(Top[int, int, game]),
 		"Bottom":      makes(Bottom[int, int, game]),
@@ -1435,7 +1437,7 @@ func TestPanicWhileAViewIsMade(t *testing.T) {
 		"another Seq": func() {
 			Select(games, "v", func(g *game) int { call(); return g.ID }, func(g *game) *game { call(); return g })
 		},
-		"with itself": func() { Join(games, games, "v", by) },
+		"with itself": func() { Join(games, games, "v", ref) },
 		"of a Top":    func() { Count(Top(scores, "top", 1000), "v", by) },
 	} {
 		for _, panicAt = range []int{1, 2, growSize, growSize + 1, rows - 1, rows} {
@@ -1488,7 +1490,7 @@ func TestSourceDroppedWhileAViewIsMade(t *testing.T) {
 		scores := NewIndex(games, "score", func(g *game) int { return g.Score })
 		calls := 0
 		var dropper sync.WaitGroup
-		by := func(g *game) int {
+		ref := func(g *game) int {
 			if calls++; calls == 10 {
 				dropper.Go(games.Drop)
 			}
@@ -1497,16 +1499,17 @@ func TestSourceDroppedWhileAViewIsMade(t *testing.T) {
 			}
 			return g.ID
 		}
+		by := func(g *game) string { return strconv.Itoa(ref(g)) }
 		var v AnyTable
 		switch round % 4 {
 		case 0:
 			v = Count(games, "v", by)
 		case 1:
-			v = LeftJoin(games, others, "v", by)
+			v = LeftJoin(games, others, "v", ref)
 		case 2:
 			v = TopEach(scores, "v", 1, by)
 		case 3:
-			v = LeftJoin(others, games.Where(func(g *game) bool { by(g); return true }), "v", func(l *line) int { return l.ID })
+			v = LeftJoin(others, games.Where(func(g *game) bool { ref(g); return true }), "v", func(l *line) int { return l.ID })
 			for id := range 10 { // each looks for its right row
 				must[line](t)(others.Insert(line{ID: id, Score: id}))
 			}
@@ -1622,12 +1625,13 @@ func TestViewOfADroppedTable(t *testing.T) {
 	must[line](t)(others.Insert(line{ID: 1, Score: 1}))
 	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
 	games.Drop()
-	by := func(g *game) int { panic("there is no row") }
+	ref := func(g *game) int { panic("there is no row") }
+	by := func(g *game) string { panic("there is no row") }
 	same := Select(games, "same", func(g *game) int { return g.ID }, func(*game) *game { panic("there is no row") })
 	for _, v := range []AnyTable{
 		same, Select(same, "of a view", func(g *game) int { return g.ID }, func(g *game) *game { return g }),
 		Group(games, "group", by, func(*int, *game, int) {}), Count(games, "count", by),
-		Join(games, others, "left", by), LeftJoin(others, games, "right", func(l *line) int { return l.ID }),
+		Join(games, others, "left", ref), LeftJoin(others, games, "right", func(l *line) int { return l.ID }),
 		Top(scores, "top", 1), Bottom(scores, "bottom", 1), TopEach(scores, "top each", 1, by), BottomEach(scores, "bottom each", 1, by),
 	} {
 		info := v.Info()
@@ -1659,7 +1663,7 @@ func wordsErr[T any](s Stream[T]) string {
 // of that index.
 func TestReadStaysValidWhileViewsAreDropped(t *testing.T) {
 	s := newShop(t).watch()
-	first := TopEach(s.byAmount, "first", 1, func(o *order) int { return o.ID % 3 })
+	first := TopEach(s.byAmount, "first", 1, func(o *order) string { return strconv.Itoa(o.ID % 3) })
 	byBefore := NewIndex(s.orders, "before", before)
 	tables := append(s.tables(), first)
 	now := func(tx *Tx) string {
@@ -1677,7 +1681,7 @@ func TestReadStaysValidWhileViewsAreDropped(t *testing.T) {
 		for _, drop := range []func(){s.all.Drop, s.worstEach.Drop, s.billed.Drop, func() {
 			must[order](t)(s.orders.Upsert(order{100, "A", 1000}))
 		}, first.Drop, func() {
-			TopEach(s.byAmount, "another", 2, func(o *order) int { return o.ID % 2 })
+			TopEach(s.byAmount, "another", 2, func(o *order) string { return strconv.Itoa(o.ID % 2) })
 			LeftJoin(s.orders, s.customers, "another", func(o *order) string { return o.Player })
 		}, s.lines.Drop, s.totals.Drop, s.orders.Drop} {
 			drop()
@@ -1702,16 +1706,16 @@ func TestTableViews(t *testing.T) {
 	require.Empty(t, games.Views())
 	high := Select(games.Where(isHigh), "high", func(g *game) int { return g.ID }, func(g *game) *game { return g })
 	scores := NewIndex(games, "score", func(g *game) int { return g.Score })
-	by := func(g *game) int { return g.Score }
-	Group(games, "group", by, func(*int, *game, int) {})
-	Count(games, "count", by)
-	Join(games, others, "join", by)
-	LeftJoin(games, others, "left join", by)
+	ref := func(g *game) int { return g.Score }
+	Group(games, "group", scoreText, func(*int, *game, int) {})
+	Count(games, "count", scoreText)
+	Join(games, others, "join", ref)
+	LeftJoin(games, others, "left join", ref)
 	Top(scores, "top", 1)
 	Bottom(scores, "bottom", 1)
-	TopEach(scores, "top each", 1, by)
-	BottomEach(scores, "bottom each", 1, by)
-	Count(high, "of high", by)
+	TopEach(scores, "top each", 1, scoreText)
+	BottomEach(scores, "bottom each", 1, scoreText)
+	Count(high, "of high", scoreText)
 	none := []ViewInfo{
 		{Name: "high", Kind: "Select"},
 		{Name: "group", Kind: "Group"},
@@ -2005,7 +2009,7 @@ func TestNoAllocationsWithoutViews(t *testing.T) {
 	update := func() { _, _ = games.Update(1, func(g *game) { g.Score++ }) }
 	update()
 	require.EqualValues(t, 1, testing.AllocsPerRun(100, update))
-	v := Count(games, "count", func(g *game) int { return g.Score })
+	v := Count(games, "count", scoreText)
 	update()
 	require.Greater(t, testing.AllocsPerRun(100, update), 1.0)
 	v.Drop()
@@ -2013,7 +2017,7 @@ func TestNoAllocationsWithoutViews(t *testing.T) {
 	require.EqualValues(t, 1, testing.AllocsPerRun(100, update))
 
 	Bottom(NewIndex(games, "id", func(g *game) int { return -g.ID }), "newest", 1) // game 2
-	Count(games.Where(func(g *game) bool { return g.ID == 2 }), "second", func(g *game) int { return g.Score })
+	Count(games.Where(func(g *game) bool { return g.ID == 2 }), "second", scoreText)
 	Select(games.Range(2, 3), "range", func(g *game) int { return g.ID }, func(g *game) *game { return g })
 	update()
 	require.EqualValues(t, 1, testing.AllocsPerRun(100, update))
