@@ -44,6 +44,9 @@ type groupView[G, K, V, R any] struct {
 // A write to the source writes one row of the view, or two if it moves a row to another group. Each write to the view
 // first copies the group's Value, as [Table.Update] copies a row. Group panics if the source or a function is nil. See
 // [View] for what the functions may do.
+//
+// Row is the type of the view's rows. It is always Grouped[G, A], and the compiler infers it. It is a type parameter
+// because a program then compiles faster.
 func Group[G cmp.Ordered, A, K, V any, Row interface{ Grouped[G, A] }](s Source[K, V], name string, by func(row *V) G, fold func(value *A, row *V, sign int)) *View[G, Row] {
 	if by == nil || fold == nil {
 		panic("changefeed: Group: nil function")
@@ -64,7 +67,8 @@ func Group[G cmp.Ordered, A, K, V any, Row interface{ Grouped[G, A] }](s Source[
 }
 
 // Count is like [Group] but without a Value. It makes a view with a row for each group of a source's rows, and the row
-// has the number of the group's rows. The function by returns the group of a row.
+// has the number of the group's rows. The function by returns the group of a row. Row is
+// Counted[G].
 func Count[G cmp.Ordered, K, V any, Row interface{ Counted[G] }](s Source[K, V], name string, by func(row *V) G) *View[G, Row] {
 	if by == nil {
 		panic("changefeed: Count: nil function")

@@ -38,7 +38,7 @@ func checked(t *testing.T) (fset *token.FileSet, files []*ast.File, info *types.
 		require.NoError(t, err)
 		files = append(files, file)
 	}
-	info = &types.Info{Uses: make(map[*ast.Ident]types.Object)}
+	info = &types.Info{Uses: make(map[*ast.Ident]types.Object), Instances: make(map[*ast.Ident]types.Instance)}
 	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", lookup)}
 	pkg, err := conf.Check("changefeed", fset, files, info)
 	require.NoError(t, err)
@@ -160,4 +160,22 @@ func TestNoGenericStructEmbedsATable(t *testing.T) {
 		}
 	}
 	require.Greater(t, structs, 20)
+}
+
+// The rows of each table are a type parameter, and no generic type, such as Grouped[G, A]. The compiler would make all
+// code for these rows twice: once for Grouped[G, A] in the library, and once for Grouped[string, int] in a program.
+func TestTheRowsOfATableAreATypeParameter(t *testing.T) {
+	fset, _, info, _ := checked(t)
+	instances := 0
+	for id, instance := range info.Instances {
+		if !slices.Contains([]string{"Table", "NewTable", "NewTableFunc", "newTable", "newViewTable", "View"}, id.Name) {
+			continue
+		}
+		instances++
+		for arg := range instance.TypeArgs.Types() {
+			named, ok := arg.(*types.Named)
+			require.False(t, ok && named.TypeArgs().Len() > 0, "%s: %s of %s", fset.Position(id.Pos()), id.Name, arg)
+		}
+	}
+	require.Greater(t, instances, 100)
 }
