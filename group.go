@@ -67,8 +67,8 @@ func Group[G cmp.Ordered, A, K, V any, Row interface{ Grouped[G, A] }](s Source[
 }
 
 // Count is like [Group] but without a Value. It makes a view with a row for each group of a source's rows, and the row
-// has the number of the group's rows. The function by returns the group of a row. Row is
-// Counted[G].
+// has the number of the group's rows. The function by returns the group of a row.
+// Row is Counted[G].
 func Count[G cmp.Ordered, K, V any, Row interface{ Counted[G] }](s Source[K, V], name string, by func(row *V) G) *View[G, Row] {
 	if by == nil {
 		panic("changefeed: Count: nil function")

@@ -33,8 +33,7 @@ type joinView[F cmp.Ordered, K, L, R any, Row interface{ Joined[L, R] }] struct 
 // refers to the right row, and holds the lock meanwhile. The view keeps an index of left by ref. Join makes the tables
 // of both sources share a lock, also after the view is dropped.
 //
-// Join panics if a source or ref is nil. See [View] for what ref may do. Row is Joined[L, R]; see
-// [Group].
+// Join panics if a source or ref is nil. See [View] for what ref may do. Row is Joined[L, R], as [Group] explains.
 func Join[F cmp.Ordered, K, L, R any, Row interface{ Joined[L, R] }](left Source[K, L], right Source[F, R], name string, ref func(row *L) F) *View[K, Row] {
 	return newJoin[Row](left, right, "Join", name, ref, false)
 }
