@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 	"weak"
 )
 
@@ -130,21 +131,27 @@ func (f *atomicBool) Store(to bool) {
 
 // A weakMap has a value for each row, as long as the row is in memory. It is safe for
 // concurrent use.
-type weakMap[V, T any] struct{ values sync.Map } // by weak.Pointer[V]
+type weakMap[V, T any] struct{ values sync.Map } // of *weakValue[V, T], by address: to make a weak pointer takes long
+
+// A weakValue is the value of a row. Its address may be that of another row later.
+type weakValue[V, T any] struct {
+	row     weak.Pointer[V]
+	address uintptr
+	value   T
+}
 
 func (m *weakMap[V, T]) store(row *V, value T) {
-	at := weak.Make(row)
-	if _, known := m.values.Swap(at, value); !known {
-		runtime.AddCleanup(row, func(at weak.Pointer[V]) { m.values.Delete(at) }, at)
-	}
+	v := &weakValue[V, T]{weak.Make(row), uintptr(unsafe.Pointer(row)), value}
+	m.values.Store(v.address, v)
+	runtime.AddCleanup(row, func(v *weakValue[V, T]) { m.values.CompareAndDelete(v.address, v) }, v)
 }
 
 func (m *weakMap[V, T]) load(row *V) (value T, ok bool) {
-	v, ok := m.values.Load(weak.Make(row))
-	if ok {
-		value = v.(T)
+	v, ok := m.values.Load(uintptr(unsafe.Pointer(row)))
+	if !ok || v.(*weakValue[V, T]).row.Value() != row {
+		return value, false
 	}
-	return value, ok
+	return v.(*weakValue[V, T]).value, true
 }
 
 // A rowGuard panics if a row was changed after the table stored it. It keeps a copy of

@@ -370,13 +370,20 @@ func TestDebugDoesNotCheckWhatCopiesShareOrDiffersInThem(t *testing.T) {
 func TestDebugHoldsNoRow(t *testing.T) {
 	table := newGuardedTable()
 	row := weak.Make(must[guardedRow](t)(table.Insert(newGuarded())).New)
+	address := uintptr(unsafe.Pointer(row.Value()))
+	kept := func() (copied, valued bool) {
+		_, copied = table.guard.copies.values.Load(address)
+		_, valued = table.tags.guard.values.values.Load(address)
+		return copied, valued
+	}
 	runtime.GC()
 	require.NotNil(t, row.Value(), "or the test would show nothing")
+	copied, valued := kept()
+	require.True(t, copied && valued)
 	must[guardedRow](t)(table.Delete(1))
 	collected(t, "the row is held", func() bool { return row.Value() == nil })
 	collected(t, "a copy is held", func() bool {
-		_, copied := table.guard.copies.values.Load(row)
-		_, valued := table.tags.guard.values.values.Load(row)
+		copied, valued := kept()
 		return !copied && !valued
 	})
 }
