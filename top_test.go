@@ -30,8 +30,8 @@ func newRanker(t *testing.T, rows ...game) ranker {
 
 func playerOf(g *game) string { return g.Player }
 
-// scoreText returns the score of a game as text, as the group of the game: the groups in the tests are texts, because
-// the compiler makes a copy of the library for each type of groups.
+// scoreText returns the score of a game as text, to group games by. The tests have groups of one type only, because the
+// compiler makes a copy of the library for each type of groups.
 func scoreText(g *game) string { return strconv.Itoa(g.Score) }
 
 // ranked returns the first n rows of the table. If each is true, it returns the first n of each player.
