@@ -155,7 +155,7 @@ func (m *weakMap[V, T]) load(row *V) (value T, ok bool) {
 }
 
 // A rowGuard panics if a row was changed after the table stored it. It keeps a copy of
-// each row, made as for an update, and compares it with another copy when the row is
+// each row, made as for an update. It compares the copy with another one when the row is
 // read, written to and deleted, and before and after a loop has it in a change. (T3)
 //
 // It does not find a change
@@ -176,7 +176,7 @@ type rowGuard[K, V any] struct {
 	key    func(row *V) K
 	copy   func(row *V) *V
 	equal  func(a, b *[]V) bool
-	copies *weakMap[V, []V] // of one row each; not a part of the table, which the map's cleanups would hold
+	copies *weakMap[V, []V] // of one row each. It is not a part of the table, which the map's cleanups would hold
 }
 
 // begin begins to guard a new table. The table's key function checks its row from now on,

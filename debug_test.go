@@ -366,6 +366,25 @@ func TestDebugDoesNotCheckWhatCopiesShareOrDiffersInThem(t *testing.T) {
 	})
 }
 
+// A weakMap does not take a row for an earlier one at the same address, whose value is still there.
+func TestAWeakMapKnowsItsRows(t *testing.T) {
+	var m weakMap[game, int]
+	earlier, row := &game{ID: 1}, &game{ID: 2}
+	m.store(earlier, 5)
+	value, ok := m.load(earlier)
+	require.True(t, ok)
+	require.Equal(t, 5, value)
+	left, _ := m.values.Load(uintptr(unsafe.Pointer(earlier)))
+	m.values.Store(uintptr(unsafe.Pointer(row)), left)
+	_, ok = m.load(row)
+	require.False(t, ok)
+	m.store(row, 6)
+	value, ok = m.load(row)
+	require.True(t, ok)
+	require.Equal(t, 6, value)
+	runtime.KeepAlive(earlier)
+}
+
 // The guard holds neither a row nor, when the row is garbage, its copy or values.
 func TestDebugHoldsNoRow(t *testing.T) {
 	table := newGuardedTable()

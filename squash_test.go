@@ -48,7 +48,7 @@ func TestSquashedSets(t *testing.T) {
 	squash := []FeedOption{Squash(0)}
 	runScripts(t, append(tests, []feedTest{
 		{name: "many updates and a small buffer", opts: []FeedOption{Squash(0), Buffer(1)}, do: `
-			put 1 2; open; write 10000; set 2 5; write 10000; info: [feed: buffered 2, delivered 0, skipped 0, seq 2]; drop; read: 10003 20003 dropped`},
+			put 1 2; open; write 100000; set 2 5; write 100000; info: [feed: buffered 2, delivered 0, skipped 0, seq 2]; drop; read: 100003 200003 dropped`},
 		{name: "break in a set", opts: squash, polls: true, do: `
 			put 1 2 3; open; set 1 1; set 2 1; set 3 1; at 2 tx set 1 2, set 2 2, set 3 2, set 3 3; read 2: 4 5 wake
 			info: [feed: buffered 4, delivered 2, skipped 0, seq 5]; read 1: 6 wake; read: 7 8 10`},

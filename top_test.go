@@ -30,7 +30,7 @@ func newRanker(t *testing.T, rows ...game) ranker {
 
 func playerOf(g *game) string { return g.Player }
 
-// scoreText returns the score of a game as text, to group games by. The tests have groups of one type only, because the
+// scoreText returns the score of a game as text, to group games by. Most groups in the tests are texts, because the
 // compiler makes a copy of the library for each type of groups.
 func scoreText(g *game) string { return strconv.Itoa(g.Score) }
 

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -226,16 +225,15 @@ func newViewModel(t *testing.T) *viewModel {
 		return byKey(totalsOf(orders))
 	})
 
-	define(m, []*modelView{ofTotals}, func() *View[string, Counted[string]] {
-		return Count(totals, "sizes", func(g *Grouped[string, int]) string {
+	define(m, []*modelView{ofTotals}, func() *View[int, Counted[int]] {
+		return Count(totals, "sizes", func(g *Grouped[string, int]) int {
 			m.call()
-			return strconv.Itoa(g.Value / 100)
+			return g.Value / 100
 		})
-	}, func(tx *Tx) []Counted[string] {
-		want := map[string]Counted[string]{}
+	}, func(tx *Tx) []Counted[int] {
+		want := map[int]Counted[int]{}
 		for _, g := range totalsOf(m.orderRows(tx)) {
-			size := strconv.Itoa(g.Value / 100)
-			want[size] = Counted[string]{size, want[size].Count + 1}
+			want[g.Value/100] = Counted[int]{g.Value / 100, want[g.Value/100].Count + 1}
 		}
 		return byKey(want)
 	})
